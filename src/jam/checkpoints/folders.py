@@ -1,0 +1,106 @@
+"""Folders and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | None = None) -> Iterator[Path]:
+    """Yield an empty temporary sibling of `path`, which takes that name when the block ends without an error.
+
+    After an error or an interrupt the temporary folder is removed, so `path` never holds half a model.
+
+    Args:
+        overwrite: replace an existing folder, at the very end; otherwise an existing path is an error.
+        bytes_needed: size of what will be written, when known: a disk that is too small is then reported at once.
+
+    Raises:
+        ValueError: the path exists, or the disk is full.
+    """
+    path = Path(os.path.abspath(path))
+    if not overwrite:
+        refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if bytes_needed is not None and bytes_needed > shutil.disk_usage(path.parent).free:
+        raise _disk_full(path, bytes_needed)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had our id
+    partial.mkdir()
+    try:
+        yield partial
+        if not overwrite:
+            refuse_existing(path)  # another process may have been faster
+        _replace(partial, path)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if _is_disk_full(error):
+            raise _disk_full(path, bytes_needed) from error
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON; readers see the old file or the new one, never a part."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def format_bytes(count: float) -> str:
+    """`count` bytes as people write it, e.g. "13.4 GB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
+def refuse_existing(path: str | Path) -> None:
+    """Raises ValueError when there is something at `path` already."""
+    if os.path.lexists(path):
+        raise ValueError(f"{path} exists; choose another --out or remove it")
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Rename `new` to `path`. A folder that is in the way is moved aside first: a rename cannot replace it."""
+    if not os.path.lexists(path):
+        new.rename(path)
+        return
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    else:
+        old.unlink()
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return f"(os error {errno.ENOSPC})" in str(error)  # how the safetensors library reports it
+
+
+def _disk_full(path: Path, bytes_needed: int | None) -> ValueError:
+    needed = f"{format_bytes(bytes_needed)} needed" if bytes_needed is not None else "more needed"
+    free = format_bytes(shutil.disk_usage(path.parent).free)
+    return ValueError(
+        f"the disk is full: cannot write {path}: {needed}, {free} free; make room or choose another place "
+        "(nothing was left behind)"
+    )

@@ -1,0 +1,169 @@
+"""Image tokenizers behind one interface: ``encode(images) -> codes [N, h, w]``, ``decode(codes) -> images``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
+
+
+@dataclass(frozen=True)
+class ImageTokenizerInfo:
+    """What a folder's ``config.json`` says of its image tokenizer.
+
+    Args:
+        kind: class of the tokenizer, a key of `_CODERS`.
+        codebook_size: number of codes.
+        grid: codes of a picture, (height, width).
+        resolution: pixels of a picture's side.
+    """
+
+    kind: str
+    codebook_size: int
+    grid: tuple[int, int]
+    resolution: int
+
+
+def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
+    """Read codebook size and grid without loading weights. Raises ValueError for a class that is not known."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder}: no image tokenizer here (config.json is missing)")
+    config = json.loads(path.read_text())
+    kind = config.get("_class_name") or config.get("model_type")
+    match kind:
+        case "VQModel":
+            resolution = int(config["sample_size"])
+            side = resolution // 2 ** (len(config["block_out_channels"]) - 1)
+            codes = int(config["num_vq_embeddings"])
+        case "janus_vqgan":
+            side = int(config["num_patches"])
+            resolution = side * 2 ** (len(config["channel_multiplier"]) - 1)
+            codes = int(config["num_embeddings"])
+        case "emu3_vqgan":
+            factor = 2 ** (len(config["channel_multiplier"]) - 1)
+            resolution = int(config.get("sample_size", 512))
+            side = resolution // factor
+            codes = int(config["codebook_size"])
+        case _:
+            raise ValueError(f"{path}: image tokenizer {kind!r} is not known; known: {', '.join(sorted(_CODERS))}")
+    return ImageTokenizerInfo(kind, codes, (side, side), resolution)
+
+
+class ImageTokenizer:
+    """A VQ autoencoder of `diffusers` or `transformers`, with pictures going in and out as `PIL` images.
+
+    A picture of any size is cropped to its central square and resized; pixels are scaled to -1 .. 1.
+    """
+
+    def __init__(self, model: torch.nn.Module, info: ImageTokenizerInfo) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.info = info
+        self._coder = _CODERS[info.kind]
+
+    @property
+    def _placement(self) -> dict[str, Any]:
+        parameter = next(self.model.parameters())
+        return {"device": parameter.device, "dtype": parameter.dtype}
+
+    def to_pixels(self, picture: Image.Image) -> torch.Tensor:
+        """RGB ``[3, resolution, resolution]`` in -1 .. 1."""
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        square = picture.convert("RGB").crop((left, top, left + side, top + side))
+        if side != self.info.resolution:
+            square = square.resize((self.info.resolution,) * 2, Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
+
+    @torch.inference_mode()
+    def encode(self, pictures: Sequence[Image.Image], batch_size: int = 32) -> torch.Tensor:
+        """Pictures to codes, int64 ``[N, h, w]`` on the CPU."""
+        height, width = self.info.grid
+        codes = []
+        for start in range(0, len(pictures), batch_size):
+            pixels = torch.stack([self.to_pixels(picture) for picture in pictures[start : start + batch_size]])
+            codes.append(self._coder.encode(self.model, pixels.to(**self._placement)).reshape(-1, height, width).cpu())
+        return torch.cat(codes) if codes else torch.zeros(0, height, width, dtype=torch.long)
+
+    @torch.inference_mode()
+    def decode(self, codes: torch.Tensor, batch_size: int = 32) -> list[Image.Image]:
+        """Codes ``[N, h, w]`` to pictures."""
+        pictures = []
+        for part in codes.split(batch_size):
+            pixels = self._coder.decode(self.model, part.to(self._placement["device"]))
+            array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            pictures += [Image.fromarray(picture) for picture in array]
+        return pictures
+
+
+class _DiffusersVQ:
+    @staticmethod
+    def load(folder: Path, **kwargs: Any) -> torch.nn.Module:
+        from diffusers import VQModel
+
+        return VQModel.from_pretrained(folder, low_cpu_mem_usage=False, **kwargs)
+
+    @staticmethod
+    def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        _, _, (_, _, indices) = model.quantize(model.encode(pixels).latents)
+        return indices.reshape(len(pixels), -1)
+
+    @staticmethod
+    def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
+        latents = model.quantize.embedding(codes).permute(0, 3, 1, 2)
+        return model.decode(latents, force_not_quantize=True).sample
+
+
+class _JanusVQ:
+    @staticmethod
+    def load(folder: Path, **kwargs: Any) -> torch.nn.Module:
+        from transformers import JanusVQVAE
+
+        return JanusVQVAE.from_pretrained(folder, **kwargs)
+
+    @staticmethod
+    def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        return model.encode(pixels).image_tokens.reshape(len(pixels), -1)
+
+    @staticmethod
+    def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
+        return model.decode(codes.flatten(1))
+
+
+class _Emu3VQ:
+    @staticmethod
+    def load(folder: Path, **kwargs: Any) -> torch.nn.Module:
+        from transformers import Emu3VQVAE
+
+        return Emu3VQVAE.from_pretrained(folder, **kwargs)
+
+    @staticmethod
+    def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        sizes = torch.tensor([pixels.shape[-2:]] * len(pixels))
+        return torch.stack(list(model.encode(pixels, sizes).image_tokens))
+
+    @staticmethod
+    def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
+        pixels = model.decode(codes)
+        return pixels[:, 0] if pixels.ndim == 5 else pixels
+
+
+_CODERS: dict[str, Any] = {"VQModel": _DiffusersVQ, "janus_vqgan": _JanusVQ, "emu3_vqgan": _Emu3VQ}
+
+
+def load_image_tokenizer(
+    folder: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> ImageTokenizer:
+    """The image tokenizer of a folder, ready to encode and decode (evaluation mode, frozen)."""
+    info = describe_image_tokenizer(folder)
+    # Autoencoders of this kind lose detail in half precision, and are small: fp32 unless asked otherwise.
+    model = _CODERS[info.kind].load(Path(folder), torch_dtype=dtype or torch.float32)
+    return ImageTokenizer(model.to(device or "cpu"), info)

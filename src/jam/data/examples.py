@@ -1,0 +1,77 @@
+"""The only place that makes labels: from one document to inputs, targets, states of the targets and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jam import cm3
+from jam.codec import Encoded
+from jam.grammar import Grammar, State
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How documents are masked and what counts.
+
+    Args:
+        cm3: draw spans by the causally masked objective; False trains on documents as they are.
+        unconditional_rate: probability that a captioned picture masks exactly its whole text (guidance needs it).
+        sentinel_weight: weight of predicting a sentinel inside the source (1 in the authors' code, 0 in the CM3 paper).
+        image_weight: weight of image tokens against text tokens.
+    """
+
+    cm3: bool = True
+    unconditional_rate: float = 0.1
+    sentinel_weight: float = 0.0
+    image_weight: float = 1.0
+
+
+PLAIN = Objective(cm3=False, unconditional_rate=0.0)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One document of ``L + 1`` ids as arrays ``[L]``; position t predicts `targets[t]`, in state `states[t]`."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    states: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+def make_example(
+    encoded: Encoded, grammar: Grammar, objective: Objective, rng: np.random.Generator, limit: int | None = None
+) -> Example:
+    """Mask one document and make its labels.
+
+    The question (ids before `answer_start`) has weight 0, and so has what the grammar forces (the sentinels that open
+    relocated spans) and the ``</s>`` that closes an unfinished piece. `limit`: the most positions the example may have.
+    """
+    vocabulary = grammar.vocabulary
+    ids, start = encoded.ids, encoded.answer_start
+    is_open = ids[-1] != vocabulary.eos_id
+    spans: list[cm3.Span] = []
+    if start == 1 and rng.random() < objective.unconditional_rate:
+        spans = cm3.text_spans(ids, vocabulary)
+    if objective.cm3 and not spans:
+        spans = cm3.draw_spans(ids, vocabulary, rng, start)
+    masked = cm3.mask(ids, spans, vocabulary)
+    if limit is not None and len(masked) > limit + 1:
+        masked = cm3.trim(masked, limit + 1, vocabulary) or list(ids)
+    states = np.asarray(grammar.states(masked), dtype=np.int64)[1:]
+    sequence = np.asarray(masked, dtype=np.int64)
+    targets = sequence[1:]
+    is_image = (targets >= vocabulary.image_start) & (targets < vocabulary.control_start)
+    weights = np.where(is_image, objective.image_weight, 1.0).astype(np.float32)
+    weights[: start - 1] = 0.0
+    weights[states == State.CLOSED] = 0.0
+    in_source = (states == State.TEXT) | (states == State.MASKED_IMAGE)
+    weights[in_source & (targets >= vocabulary.sentinel_start)] = objective.sentinel_weight
+    if is_open and len(masked) > len(ids):
+        weights[np.flatnonzero(targets == vocabulary.eos_id)] = 0.0
+    return Example(sequence[:-1], targets, states, weights)

@@ -1,0 +1,143 @@
+"""The stream of batches: mixture, order, CM3 draws and packing as pure functions of (seed, window).
+
+A window is a fixed number of document visits. Which documents it holds follows from the weights and from one permutation a
+source and epoch; how they are masked and packed from (seed, window, place in the window). A run therefore resumes from two
+numbers, the window and the sequence within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from jam.codec import Encoded
+from jam.data.examples import PLAIN, Example, Objective, make_example
+from jam.data.packing import Batch, assign, collate
+from jam.data.shards import Shards
+from jam.data.split import split
+from jam.grammar import Grammar
+
+SEQUENCES_PER_WINDOW = 64
+
+
+@dataclass
+class Source:
+    """Shards with a weight in the mixture (share of documents visited). Long documents are visited piece by piece."""
+
+    shards: Shards
+    weight: float
+    context: int
+    pieces: list[tuple[int, int]] = field(init=False)  # document, piece
+
+    def __post_init__(self) -> None:
+        self.pieces = []
+        for document, length in enumerate(self.shards.lengths()):
+            # A document of n ids has n - 1 positions: the last id is only predicted.
+            if length <= self.context + 1:
+                self.pieces.append((document, 0))
+            else:
+                self.pieces += [(document, piece) for piece in range(len(self._split(document)))]
+
+    def _split(self, document: int) -> list[Encoded]:
+        return split(self.shards[document], self.context + 1, self.shards.vocabulary)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, index: int) -> Encoded:
+        document, piece = self.pieces[index]
+        return self._split(document)[piece]
+
+    @property
+    def mean_length(self) -> float:
+        lengths = self.shards.lengths()
+        return float(lengths.sum() / len(self))
+
+
+class Loader:
+    """An endless iterator of `Batch`; `state` and `load_state` resume it exactly.
+
+    Args:
+        sources: what to mix; each document of a source is visited once an epoch of that source.
+        grammar: gives the states of the targets.
+        context: positions of a sequence.
+        batch_size: sequences of a batch.
+        objective: masking and weights.
+        seed: of order, masks and packing.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], grammar: Grammar, context: int, batch_size: int, objective: Objective, seed: int
+    ) -> None:
+        if not sources or sum(source.weight for source in sources) <= 0:
+            raise ValueError("a mixture needs at least one source with a positive weight")
+        self.sources, self.grammar, self.objective = list(sources), grammar, objective
+        self.context, self.batch_size, self.seed = context, batch_size, seed
+        total = sum(source.weight for source in sources)
+        self.weights = [source.weight / total for source in sources]
+        mean = sum(weight * source.mean_length for weight, source in zip(self.weights, sources, strict=True))
+        self.window_size = max(len(sources), round(SEQUENCES_PER_WINDOW * context / mean))
+        self.window, self.sequence = 0, 0
+        self._sequences: list[list[Example]] | None = None
+        self._permutation = lru_cache(maxsize=2 * len(sources))(self._draw_permutation)
+
+    def state(self) -> dict[str, int]:
+        return {"window": self.window, "sequence": self.sequence}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        self.window, self.sequence, self._sequences = state["window"], state["sequence"], None
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> Batch:
+        rows = []
+        while len(rows) < self.batch_size:
+            if self._sequences is None:
+                self._sequences = self._pack(self.window)
+            if self.sequence >= len(self._sequences):
+                self.window, self.sequence, self._sequences = self.window + 1, 0, None
+                continue
+            rows.append(self._sequences[self.sequence])
+            self.sequence += 1
+        return collate(rows, self.context)
+
+    def _draw_permutation(self, source: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, 1, source, epoch]).permutation(len(self.sources[source]))
+
+    def documents_of(self, window: int) -> list[tuple[int, int]]:
+        """(source, piece) of every visit of a window."""
+        visits = []
+        for source, weight in enumerate(self.weights):
+            first, last = (round(weight * self.window_size * w) for w in (window, window + 1))
+            for visit in range(first, last):
+                epoch, place = divmod(visit, len(self.sources[source]))
+                visits.append((source, int(self._permutation(source, epoch)[place])))
+        return visits
+
+    def _pack(self, window: int) -> list[list[Example]]:
+        examples = [
+            make_example(
+                self.sources[source][piece],
+                self.grammar,
+                self.objective,
+                np.random.default_rng([self.seed, 2, window, place]),
+                self.context,
+            )
+            for place, (source, piece) in enumerate(self.documents_of(window))
+        ]
+        bins = assign([len(example) for example in examples], self.context)
+        order = np.random.default_rng([self.seed, 3, window]).permutation(len(bins))
+        return [[examples[index] for index in bins[number]] for number in order]
+
+
+def plain_batches(documents: Sequence[Encoded], grammar: Grammar, context: int, batch_size: int) -> Iterator[Batch]:
+    """Unmasked documents in packed batches, each once, for measuring; all must fit into the context."""
+    rng = np.random.default_rng(0)  # an unmasked example draws nothing that counts
+    examples = [make_example(document, grammar, PLAIN, rng) for document in documents]
+    bins = assign([len(example) for example in examples], context)
+    for start in range(0, len(bins), batch_size):
+        yield collate([[examples[index] for index in part] for part in bins[start : start + batch_size]], context)

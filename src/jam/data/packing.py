@@ -1,0 +1,89 @@
+"""Several documents in one sequence of fixed length, kept apart by their document numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from jam.data.examples import Example
+
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors ``[batch, context]``.
+
+    `documents` numbers the document of every position (-1: padding); attention, positions and spans stay within one.
+    `states` are those of the targets (`jam.grammar.State`); `weights` are 0 where nothing is learnt.
+    """
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    states: torch.Tensor
+    weights: torch.Tensor
+    positions: torch.Tensor
+    documents: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+
+    def attention_mask(self) -> torch.Tensor:
+        """Bool ``[batch, 1, context, context]``, True where a position may look: earlier in its own document."""
+        length = self.inputs.shape[1]
+        same = self.documents.unsqueeze(2) == self.documents.unsqueeze(1)
+        causal = torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
+        return (same & causal).unsqueeze(1)
+
+
+def assign(lengths: Sequence[int], context: int) -> list[list[int]]:
+    """Best-fit decreasing: indices of the documents of each sequence, none longer than `context` together."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    room: list[int] = []
+    bins: list[list[int]] = []
+    for index in order:
+        length = lengths[index]
+        assert length <= context, f"document of {length} positions in a context of {context}: split it first"
+        best = -1
+        for candidate, free in enumerate(room):
+            if free >= length and (best < 0 or free < room[best]):
+                best = candidate
+                if free == length:
+                    break
+        if best < 0:
+            bins.append([])
+            room.append(context)
+            best = len(bins) - 1
+        bins[best].append(index)
+        room[best] -= length
+    return bins
+
+
+def collate(sequences: Sequence[Sequence[Example]], context: int) -> Batch:
+    """Lay the examples of each sequence behind one another and pad to `context`."""
+    shape = (len(sequences), context)
+    arrays = {name: np.zeros(shape, dtype=np.int64) for name in ("inputs", "targets", "states", "positions")}
+    weights = np.zeros(shape, dtype=np.float32)
+    documents = np.full(shape, PADDING, dtype=np.int64)
+    for row, examples in enumerate(sequences):
+        start = 0
+        for number, example in enumerate(examples):
+            place = slice(start, start + len(example))
+            arrays["inputs"][row, place] = example.inputs
+            arrays["targets"][row, place] = example.targets
+            arrays["states"][row, place] = example.states
+            arrays["positions"][row, place] = np.arange(len(example))
+            weights[row, place] = example.weights
+            documents[row, place] = number
+            start = place.stop
+    return Batch(
+        inputs=torch.from_numpy(arrays["inputs"]),
+        targets=torch.from_numpy(arrays["targets"]),
+        states=torch.from_numpy(arrays["states"]),
+        weights=torch.from_numpy(weights),
+        positions=torch.from_numpy(arrays["positions"]),
+        documents=torch.from_numpy(documents),
+    )

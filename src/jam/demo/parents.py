@@ -1,0 +1,179 @@
+"""Trains the built-in tiny parents: an image tokenizer, a text parent and an image parent (`make parents`).
+
+The text parent reads text-only tutorials, the image parent captioned pictures; neither sees the other's documents, nor
+the held-out pairs of thing and colour. Both are Llama decoders of one shape, so that every method can fuse them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from jam.checkpoints import Manifest, new_folder
+from jam.codec import Codec, load_image_tokenizer
+from jam.codec.images import IMAGE_TOKENIZER_FOLDER
+from jam.codec.text import TOKENIZER_FOLDER
+from jam.data import prepare
+from jam.demo.image_tokenizer import train_tokenizer
+from jam.demo.progress import run_training, track
+from jam.documents import Document
+from jam.generation import GenerationSettings
+from jam.grammar import Grammar
+from jam.model import Model
+from jam.models import SingleStream
+from jam.training import RESULT, DataSource, TrainConfig, Trainer
+from jam.tutorials.corpora import captioned_pictures, text_tutorials
+from jam.vocabulary import ParentRows, Vocabulary
+
+CONTEXT = 512
+SENTINELS = 16
+TEXT_DOCUMENTS, CAPTIONS, VALIDATION = 30_000, 80_000, 256
+# A seed of its own for documents that measure, in every corpus.
+VALIDATION_SEED = 1_000_003
+
+
+def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that makes one token of every word of the built-in world."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=["</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="</s>", eos_token="</s>")
+
+
+def decoder(vocab_size: int, eos_id: int, seed: int) -> LlamaForCausalLM:
+    """A fresh Llama decoder of the tiny parents' shape."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            max_position_embeddings=CONTEXT,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            bos_token_id=eos_id,
+            eos_token_id=eos_id,
+        )
+    )
+
+
+def parent(network: LlamaForCausalLM, vocabulary: Vocabulary, rows: ParentRows, folder: Path, codec: Codec) -> Model:
+    """A parent that can be trained, measured and saved as any other model."""
+    grid = codec.image_tokenizer.info.grid if codec.image_tokenizer else (0, 0)
+    manifest = Manifest("parent", vocabulary=vocabulary.to_dict(), image_grid=list(grid), rows=asdict(rows))
+    return Model(folder, SingleStream(network, vocabulary, grid, rows), codec, manifest, GenerationSettings())
+
+
+def write_shards(documents: Iterator[Document], count: int, codec: Codec, out: Path, what: str, console: Console) -> Path:
+    for _ in track(prepare(islice(documents, count), codec, out), count, f"preparing {what}", console):
+        pass
+    return out
+
+
+def train_parent(model: Model, config: TrainConfig, out: Path, console: Console, what: str) -> None:
+    """Train and write the parent's folder, its weights in float16 (they are kept in the package)."""
+    trainer = Trainer(model.joint, config, model.save, model.load_weights)
+    run_training(trainer, what, console)
+    model.joint.half()
+    with new_folder(out, overwrite=True) as folder:
+        model.save(folder)
+    console.print(f"{what}: validation {trainer.validation_report}")
+    shutil.rmtree(config.out)
+
+
+def train_image_tokenizer(out: Path, steps: int, console: Console) -> None:
+    model = None
+    for _, _, model in track(train_tokenizer(steps), steps, "training the image tokenizer", console):
+        pass
+    assert model is not None
+    model.eval().save_pretrained(out)
+
+
+def make_parents(out: Path, tokenizer_steps: int, text_steps: int, image_steps: int, console: Console) -> None:
+    """Everything, from nothing: `out/text` and `out/image` (with `image_tokenizer/`)."""
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        tokenizer_folder = scratch / IMAGE_TOKENIZER_FOLDER
+        train_image_tokenizer(tokenizer_folder, tokenizer_steps, console)
+        corpora = (islice(text_tutorials(0), 3000), islice(captioned_pictures(0), 3000))
+        tokenizer = build_tokenizer(text for corpus in corpora for document in corpus for text in document.texts)
+        text_size, eos_id = len(tokenizer), tokenizer.eos_token_id
+
+        vocabulary = Vocabulary(text_size, 0, eos_id, sentinels=0)
+        codec = Codec(vocabulary, Grammar(vocabulary, 0), tokenizer)
+        rows = ParentRows(text_size)
+        shards = write_shards(text_tutorials(0), TEXT_DOCUMENTS, codec, scratch / "text", "texts", console)
+        held = write_shards(text_tutorials(VALIDATION_SEED), VALIDATION, codec, scratch / "text-v", "texts", console)
+        model = parent(decoder(text_size, eos_id, seed=1), vocabulary, rows, scratch, codec)
+        config = recipe(scratch / "run-text", shards, held, text_steps, cm3=False)
+        train_parent(model, config, out / "text", console, "text parent")
+
+        image_tokenizer = load_image_tokenizer(tokenizer_folder)
+        info = image_tokenizer.info
+        vocabulary = Vocabulary(text_size, info.codebook_size, eos_id, SENTINELS)
+        codec = Codec(vocabulary, Grammar(vocabulary, info.grid[0] * info.grid[1]), tokenizer, image_tokenizer)
+        rows = ParentRows(text_size, vocabulary.image_start, vocabulary.control_start, vocabulary.control_size)
+        shards = write_shards(captioned_pictures(0), CAPTIONS, codec, scratch / "captions", "captions", console)
+        held = write_shards(captioned_pictures(VALIDATION_SEED), VALIDATION, codec, scratch / "captions-v", "captions", console)
+        model = parent(decoder(vocabulary.size, eos_id, seed=2), vocabulary, rows, scratch, codec)
+        config = recipe(scratch / "run-image", shards, held, image_steps, cm3=False)
+        train_parent(model, config, out / "image", console, "image parent")
+
+
+def recipe(run: Path, shards: Path, validation: Path, steps: int, cm3: bool) -> TrainConfig:
+    return TrainConfig(
+        model="",
+        out=str(run),
+        sources=[DataSource(str(shards))],
+        validation=[str(validation)],
+        stage="parent",
+        steps=steps,
+        context=256,
+        batch_tokens=4096,
+        micro_batch_size=16,
+        lr=2e-3,
+        warmup_steps=100,
+        min_lr_ratio=0.02,
+        beta2=0.98,
+        cm3=cm3,
+        unconditional_rate=0.1,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write text/ and image/ into")
+    parser.add_argument("--tokenizer-steps", type=int, default=3000)
+    parser.add_argument("--text-steps", type=int, default=500)
+    parser.add_argument("--image-steps", type=int, default=3500)
+    arguments = parser.parse_args()
+    console = Console()
+    started = time.perf_counter()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    make_parents(arguments.out, arguments.tokenizer_steps, arguments.text_steps, arguments.image_steps, console)
+    minutes = (time.perf_counter() - started) / 60
+    console.print(f"{arguments.out}: text parent, image parent and image tokenizer, in {minutes:.0f} minutes")
+
+
+if __name__ == "__main__":
+    main()

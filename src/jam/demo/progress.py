@@ -1,0 +1,53 @@
+"""Progress of long work: a bar with what remains, and a line of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from jam.training import StepReport, Trainer
+
+T = TypeVar("T")
+
+
+def progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+    )
+
+
+def track(items: Iterable[T], total: int | None, what: str, console: Console) -> Iterator[T]:
+    """Pass items on and show how many came, how long it took and how long it will take."""
+    with progress_bar(console) as progress:
+        task = progress.add_task(what, total=total, figures="")
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def run_training(trainer: Trainer, what: str, console: Console) -> None:
+    """Run a trainer to its end with a progress bar and smoothed losses."""
+    with progress_bar(console) as progress:
+        task = progress.add_task(what, total=trainer.steps, figures="")
+        smooth: dict[str, float] = {}
+        for report in trainer.train():
+            progress.update(task, completed=report.step, figures=_figures(report, smooth))
+
+
+def _figures(report: StepReport, smooth: dict[str, float], rate: float = 0.1) -> str:
+    now = {"loss": report.loss, "text": report.text_loss, "image": report.image_loss}
+    now["tokens/s"] = report.tokens / report.seconds
+    for key, value in now.items():
+        smooth[key] = value if key not in smooth else (1 - rate) * smooth[key] + rate * value
+    losses = " ".join(f"{key} {smooth[key]:.3f}" for key in ("loss", "text", "image"))
+    return f"{losses} {smooth['tokens/s']:.0f} tokens/s"

@@ -1,0 +1,264 @@
+"""The one type that goes in and comes out everywhere: a document of text and pictures in order.
+
+JSON lines (README, "Documents") in and out, Markdown and HTML out. A picture is a file, a data URI, pixels or the codes
+of an image tokenizer; pixels are read only when they are asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as PILImage
+
+DATA_URI = "data:image/"
+
+
+@dataclass
+class Text:
+    text: str
+
+
+@dataclass
+class Image:
+    """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes` in raster order."""
+
+    path: str | None = None
+    pixels: PILImage.Image | None = None
+    codes: list[int] | None = None
+    where: str = ""  # file and line of the document, for messages
+
+    def load(self) -> PILImage.Image:
+        """The picture as RGB pixels. Raises ValueError if the file is missing, truncated or no picture."""
+        if self.pixels is not None:
+            return self.pixels.convert("RGB")
+        if self.path is None:
+            raise ValueError(f"{self.where}this picture has codes only; decode them with the model's image tokenizer")
+        try:
+            if self.path.startswith(DATA_URI):
+                source: Any = io.BytesIO(base64.b64decode(self.path.partition(",")[2], validate=True))
+            else:
+                source = self.path
+            with PILImage.open(source) as picture:
+                return picture.convert("RGB")
+        except FileNotFoundError:
+            raise ValueError(f"{self.where}picture {self.path} does not exist") from None
+        except (OSError, ValueError, SyntaxError) as error:
+            name = self.path if not self.path.startswith(DATA_URI) else "in the data URI"
+            raise ValueError(f"{self.where}picture {name} cannot be read ({error}); is it truncated?") from None
+
+
+Part = Text | Image
+
+
+@dataclass
+class Message:
+    """One turn of a conversation. `role`: "user", "assistant" or "system"."""
+
+    role: str
+    content: list[Part]
+
+
+@dataclass
+class Document:
+    """Text and pictures in order (`content`), or the turns of a conversation (`messages`); one of the two is filled.
+
+    `extra` keeps the other keys of the JSON line (id, source, license, author, ...) and, for a generated document, how
+    it came about (`finish_reason`, counts).
+    """
+
+    content: list[Part] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.content and self.messages:
+            raise ValueError("a document has either content or messages, not both")
+
+    @property
+    def parts(self) -> list[Part]:
+        """All parts in order, turns joined."""
+        return self.content or [part for message in self.messages for part in message.content]
+
+    @property
+    def texts(self) -> list[str]:
+        return [part.text for part in self.parts if isinstance(part, Text)]
+
+    @property
+    def images(self) -> list[Image]:
+        return [part for part in self.parts if isinstance(part, Image)]
+
+    @property
+    def answer(self) -> list[Part]:
+        """The parts of the last turn if it is the assistant's, else all content."""
+        if not self.messages:
+            return self.content
+        return self.messages[-1].content if self.messages[-1].role == "assistant" else []
+
+    def save(self, path: str | Path) -> Path:
+        """Write an HTML page (``.html``, pictures inside) or Markdown (``.md``, pictures in a folder beside it)."""
+        path = Path(path)
+        if path.suffix == ".html":
+            path.write_text(to_html(self), encoding="utf-8")
+        elif path.suffix == ".md":
+            path.write_text(to_markdown(self, path.with_name(path.stem + "_images")), encoding="utf-8")
+        else:
+            raise ValueError(f"{path}: a document is saved as .html or .md, not as {path.suffix or 'a file without suffix'!r}")
+        return path
+
+
+def read_documents(path: str | Path) -> Iterator[Document]:
+    """Documents of a JSON-lines file, one by one. Raises ValueError that names file and line."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of documents")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield parse_document(line, path.parent, f"{path}:{number}: ")
+
+
+def parse_document(line: str, folder: Path = Path(), where: str = "") -> Document:
+    """One JSON line to a `Document`; picture paths are relative to `folder`."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}not valid JSON: {error}") from None
+    if not isinstance(record, dict) or ("content" in record) == ("messages" in record):
+        raise ValueError(f'{where}a document is an object with either "content" or "messages"')
+    extra = {key: value for key, value in record.items() if key not in ("content", "messages")}
+    if "content" in record:
+        return Document(content=_parse_parts(record["content"], folder, where), extra=extra)
+    messages = []
+    for message in record["messages"]:
+        if not isinstance(message, dict) or message.get("role") not in ("user", "assistant", "system"):
+            raise ValueError(f'{where}a message needs a "role" of "user", "assistant" or "system"; got {message!r:.80}')
+        messages.append(Message(message["role"], _parse_parts(message.get("content"), folder, where)))
+    return Document(messages=messages, extra=extra)
+
+
+def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
+    if isinstance(parts, str):
+        return [Text(parts)]
+    if not isinstance(parts, list):
+        raise ValueError(f'{where}"content" must be a list of parts; got {type(parts).__name__}')
+    parsed: list[Part] = []
+    for part in parts:
+        match part:
+            case {"type": "text", "text": str(text)}:
+                parsed.append(Text(text))
+            case {"type": "image", "image": str(name)} if name.startswith(DATA_URI):
+                parsed.append(Image(path=name, where=where))
+            case {"type": "image", "image": str(name)}:
+                parsed.append(Image(path=str(folder / name), where=where))
+            case {"type": "image", "codes": list(codes)}:
+                parsed.append(Image(codes=[int(code) for code in codes], where=where))
+            case _:
+                raise ValueError(f'{where}a part is {{"type": "text", "text": ...}} or {{"type": "image", "image" or "codes": ...}}; got {part!r:.120}')
+    return parsed
+
+
+def to_record(document: Document) -> dict[str, Any]:
+    """The JSON-lines form; pictures with pixels become data URIs."""
+
+    def parts(content: Sequence[Part]) -> list[dict[str, Any]]:
+        return [
+            {"type": "text", "text": part.text}
+            if isinstance(part, Text)
+            else {"type": "image", "codes": part.codes}
+            if part.codes is not None and part.pixels is None and part.path is None
+            else {"type": "image", "image": part.path or data_uri(part.load())}
+            for part in content
+        ]
+
+    if document.messages:
+        body: dict[str, Any] = {"messages": [{"role": m.role, "content": parts(m.content)} for m in document.messages]}
+    else:
+        body = {"content": parts(document.content)}
+    return document.extra | body
+
+
+def write_documents(path: str | Path, documents: Sequence[Document]) -> None:
+    """Write JSON lines."""
+    with Path(path).open("w", encoding="utf-8") as lines:
+        for document in documents:
+            lines.write(json.dumps(to_record(document), ensure_ascii=False) + "\n")
+
+
+def png_bytes(picture: PILImage.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def data_uri(picture: PILImage.Image) -> str:
+    return f"{DATA_URI}png;base64,{base64.b64encode(png_bytes(picture)).decode()}"
+
+
+def to_markdown(document: Document, images: Path) -> str:
+    """Markdown text; pictures are written into the folder `images`."""
+    blocks: list[str] = []
+    for role, content in _turns(document):
+        for part in content:
+            if isinstance(part, Text):
+                blocks.append(f"## {part.text.strip()}" if role == "user" else part.text.strip())
+            else:
+                images.mkdir(parents=True, exist_ok=True)
+                name = f"{len(list(images.iterdir())) + 1:02d}.png"
+                (images / name).write_bytes(png_bytes(part.load()))
+                blocks.append(f"![]({images.name}/{name})")
+    return "\n\n".join(blocks) + "\n"
+
+
+PAGE_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 17px/1.6 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem; }
+article { margin: 0 0 3rem; }
+h2 { font-size: 1.25rem; line-height: 1.35; }
+img { display: block; width: 16rem; max-width: 100%; border-radius: .5rem; border: 1px solid #8884; background: #fff; }
+img.pixelated { image-rendering: pixelated; }
+p { white-space: pre-wrap; margin: 1.2rem 0 .6rem; }
+footer { color: #888; font-size: .85rem; }
+"""
+
+
+def to_html(document: Document, title: str = "An illustrated document") -> str:
+    """A page that needs nothing beside it."""
+    return page(title, article(document))
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{PAGE_STYLE}{style}</style></head>'
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def article(document: Document) -> str:
+    """The document as one HTML ``<article>``: questions as headings, texts as paragraphs, pictures inline."""
+    lines = ["<article>"]
+    for role, content in _turns(document):
+        for part in content:
+            if isinstance(part, Text):
+                tag = "h2" if role == "user" else "p"
+                lines.append(f"<{tag}>{html.escape(part.text.strip())}</{tag}>")
+            else:
+                picture = part.load()
+                small = ' class="pixelated"' if max(picture.size) <= 128 else ""
+                lines.append(f'<img{small} alt="" src="{data_uri(picture)}">')
+    if reason := document.extra.get("finish_reason"):
+        lines.append(f"<footer>finished: {html.escape(str(reason))}</footer>")
+    return "\n".join([*lines, "</article>"])
+
+
+def _turns(document: Document) -> list[tuple[str, list[Part]]]:
+    if document.messages:
+        return [(message.role, message.content) for message in document.messages]
+    return [("assistant", document.content)]

@@ -1,0 +1,116 @@
+"""Cross fusion (paper section 2.1.3): both parents whole, side by side, and new blocks through which they exchange."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from jam.fusion.pair import Pair
+from jam.fusion.plan import FusionPlan, PlannedTensor, Source
+from jam.fusion.rows import mean_row, merged_table
+from jam.fusion.skeleton import Shape, tensor_shapes
+from jam.models.cross import CrossForCausalLM
+from jam.models.cross_config import CrossConfig
+
+Readout = Literal["exact", "paper"]
+Step = tuple[tuple[Source, ...], str, Callable[..., Tensor]]
+
+
+def cross(pair: Pair, every: int = 2, readout: Readout = "exact", seed: int = 0) -> FusionPlan:
+    """Plan two towers that exchange after layers 0, `every`, 2 `every`, ...; 0 is no exchange.
+
+    Raises:
+        ValueError: `CrossConfig` refuses the pair (``paper`` needs equal hidden sizes).
+    """
+    config = CrossConfig(
+        text_config=pair.text.config.to_dict(),
+        image_config=pair.image.config.to_dict(),
+        vocabulary=pair.vocabulary.to_dict(),
+        image_grid=list(pair.image_grid or (1, 1)),  # no tensor depends on it
+        text_rows=asdict(pair.text_rows),
+        image_rows=asdict(pair.image_rows),
+        cross_every=every,
+        readout=readout,
+        architectures=[CrossForCausalLM.__name__],
+        dtype=pair.dtype,
+    )
+    with torch.device("meta"):
+        shapes = tensor_shapes(CrossForCausalLM(config))
+    rule = _Rule(pair, config, seed)
+    tensors = (PlannedTensor(name, shape, pair.dtype, *rule(name, shape)) for name, shape in shapes.items())
+    notes = list(pair.notes)
+    return FusionPlan(
+        "cross", config, CrossForCausalLM.__name__, tuple(tensors), pair.vocabulary, pair.image_grid, None, notes
+    )
+
+
+class _Rule:
+    """Where each tensor of the cross model comes from, by its name."""
+
+    def __init__(self, pair: Pair, config: CrossConfig, seed: int) -> None:
+        self.pair, self.seed = pair, seed
+        self.identity_at_first = config.readout == "exact"
+        text = config.text_config
+        self.std: float = getattr(text, "initializer_range", None) or getattr(text, "init_std", 0.02)  # type: ignore[assignment]
+
+    def __call__(self, name: str, shape: Shape) -> Step:
+        module, _, inner = name.partition(".")
+        if module in ("text_tower", "image_tower"):
+            return self._tower(module.removesuffix("_tower"), inner, shape)
+        if module in ("to_text", "to_image"):
+            if self.identity_at_first and name.endswith(("o_proj.weight", "fc2.weight")):
+                return (), "new: 0, so that the exchange is the identity at first", partial(torch.zeros, shape)
+            return self._random(name, shape, self.std)
+        skeletons = self.pair.text.skeleton, self.pair.image.skeleton
+        match module:
+            case "embed_tokens":
+                return self._merged(*(skeleton.input_table for skeleton in skeletons))
+            case "lm_head":
+                return self._merged(*(skeleton.output_table for skeleton in skeletons))
+            case "embed_positions":
+                role, skeleton = ("text", skeletons[0]) if skeletons[0].position_table else ("image", skeletons[1])
+                assert skeleton.position_table is not None
+                return self._copy(role, skeleton.position_table)
+            case "norm":
+                return self._copy("text", skeletons[0].norm + inner)
+            case "fuse":
+                return self._random(name, shape, shape[0] ** -0.5)
+        raise AssertionError(f"no rule for {name}")
+
+    def _tower(self, role: str, name: str, shape: Shape) -> Step:
+        parent = self.pair.parent(role)
+        if name.startswith("model."):
+            return self._copy(role, name.removeprefix("model."))
+        index = self.pair.text_index if role == "text" else self.pair.image_index
+        tables = {"absent_input": parent.skeleton.input_table, "absent_output": parent.skeleton.output_table}
+
+        def repeated_mean(table: Tensor) -> Tensor:
+            return mean_row(table, index).expand(shape)
+
+        return (Source(role, tables[name]),), "the parent's mean row", repeated_mean
+
+    def _copy(self, role: str, name: str) -> Step:
+        return (Source(role, name),), "copy", lambda tensor: tensor
+
+    def _merged(self, text_name: str, image_name: str) -> Step:
+        pair = self.pair
+        text_size = pair.vocabulary.text_size
+        compute = partial(merged_table, text_V=pair.text_index, image_V=pair.image_index, text_size=text_size)
+        sources = Source("text", text_name), Source("image", image_name)
+        return sources, "text rows from text, others from image, mean row for new ones", compute
+
+    def _random(self, name: str, shape: Shape, std: float) -> Step:
+        return (), f"new: normal, standard deviation {std:.3g}", partial(_normal, name, shape, std, self.seed)
+
+
+def _normal(name: str, shape: Shape, std: float, seed: int) -> Tensor:
+    """Random numbers that depend on nothing but the seed and the tensor's name."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.randn(shape, generator=generator) * std

@@ -1,0 +1,247 @@
+"""Two parents side by side: the joint vocabulary, and the row of every joint id in each parent's tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from jam.fusion.parents import Parent, require_same_tokenizer
+from jam.vocabulary import DEFAULT_SENTINELS, ParentRows, Vocabulary
+
+CodebookInfo = tuple[int, tuple[int, int]]
+"""Codebook size, and tokens of an image as (height, width)."""
+
+# What must agree where tensors of both parents are combined; names that a config lacks are skipped.
+SHAPE_FIELDS = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "ffn_dim",
+    "word_embed_proj_dim",
+    "activation_function",
+    "hidden_act",
+    "enable_bias",
+    "attention_bias",
+    "mlp_bias",
+    "layer_norm_elementwise_affine",
+    "do_layer_norm_before",
+    "_remove_final_layer_norm",
+    "rms_norm_eps",
+    "rope_parameters",
+    "tie_word_embeddings",
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both parents and what they share.
+
+    Args:
+        text_rows, image_rows: where each parent keeps the joint ids.
+        image_grid: (height, width) of an image in tokens; None in a plan that doesn't know it.
+        dtype: data type of the result.
+        notes: what was assumed.
+    """
+
+    text: Parent
+    image: Parent
+    vocabulary: Vocabulary
+    text_rows: ParentRows
+    image_rows: ParentRows
+    image_grid: tuple[int, int] | None
+    dtype: torch.dtype
+    notes: list[str]
+
+    def parent(self, role: str) -> Parent:
+        return {"text": self.text, "image": self.image}[role]
+
+    @cached_property
+    def text_index(self) -> Tensor:
+        """Row of every joint id in the text parent, -1 where it has none, long ``[vocabulary.size]``."""
+        return self._index(self.text, self.text_rows)
+
+    @cached_property
+    def image_index(self) -> Tensor:
+        """The same of the image parent."""
+        return self._index(self.image, self.image_rows)
+
+    def _index(self, parent: Parent, rows: ParentRows) -> Tensor:
+        index = torch.tensor(rows.row_of(self.vocabulary))
+        if index.max() >= parent.vocab_size:
+            raise ValueError(
+                f"the {parent.role} parent {parent.folder} has {parent.vocab_size} rows, but its ids go up to "
+                f"{int(index.max())} ({rows}); its config.json and its manifest.json do not belong together"
+            )
+        return index
+
+    def require_one_shape(self, method: str) -> None:
+        """Raises ValueError unless both parents have the same architecture and shape."""
+        fields = list(SHAPE_FIELDS)
+        if self.text.skeleton.position_table or self.image.skeleton.position_table:
+            fields.append("max_position_embeddings")
+        values = {name: [getattr(parent.config, name, None) for parent in (self.text, self.image)] for name in fields}
+        differing = [f"{name}: text {text}, image {image}" for name, (text, image) in values.items() if text != image]
+        if differing:
+            raise ValueError(
+                f"the parents differ in {'; '.join(differing)}; {method} fusion needs equal ones, "
+                "cross (--method cross) does not"
+            )
+
+
+def join(
+    text: Parent,
+    image: Parent,
+    image_tokenizer: CodebookInfo | None = None,
+    image_codes: int | None = None,
+    sentinels: int | None = None,
+    dtype: torch.dtype | None = None,
+    plan_only: bool = False,
+) -> Pair:
+    """Find the joint vocabulary of two parents.
+
+    A manifest says where a parent keeps its rows. A parent from elsewhere is read by rule: its text ids are its
+    tokenizer's, and image codes are the last rows of the image parent's table, which may hold nothing else.
+
+    Args:
+        image_tokenizer: codebook size and grid of the image tokenizer.
+        image_codes: number of image codes, when there is no image tokenizer to tell.
+        sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
+        plan_only: guess from the configs what is not known, and note it, instead of refusing.
+
+    Raises:
+        ValueError: the parents don't fit together, or (unless `plan_only`) do not tell enough.
+    """
+    notes: list[str] = []
+    image_size = _image_size(text, image, image_tokenizer, image_codes, plan_only, notes)
+    text_rows = _text_rows(text, image, image_size, plan_only)
+    image_rows = image.rows or _appended_codes(text_rows.text_size, image, image_size)
+    if image_rows.text_size == 0:
+        notes.append("the image parent has image rows only: it reads text through one learned vector")
+    elif text.tokenizer and image.tokenizer:
+        require_same_tokenizer(text.tokenizer, image.tokenizer)
+    elif not plan_only:
+        notes.append("the image parent has no tokenizer: that its text ids are the text parent's was not checked")
+    known = [parent.manifest.vocabulary for parent in (image, text) if parent.manifest and parent.manifest.vocabulary]
+    if sentinels is None:
+        sentinels = next((vocabulary["sentinels"] for vocabulary in known), DEFAULT_SENTINELS)
+    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels)
+    for values in known:
+        _require_same_text(values, vocabulary)
+    grid = _image_grid(image, image_tokenizer)
+    if grid is None and not plan_only:
+        raise ValueError("how many tokens an image has is not known; give the image tokenizer with --image-tokenizer")
+    dtype = dtype or torch.promote_types(text.dtype, image.dtype)
+    return Pair(text, image, vocabulary, text_rows, image_rows, grid, dtype, notes)
+
+
+def _require_same_text(values: dict[str, int], vocabulary: Vocabulary) -> None:
+    for name in ("text_size", "eos_id"):
+        if values[name] != getattr(vocabulary, name):
+            raise ValueError(
+                f"a parent's manifest says {name} {values[name]}, the text parent {getattr(vocabulary, name)}; "
+                "the parents must share a text vocabulary"
+            )
+
+
+def _image_grid(image: Parent, image_tokenizer: CodebookInfo | None) -> tuple[int, int] | None:
+    trained = tuple(image.manifest.image_grid) if image.manifest and image.manifest.image_grid else None
+    given = tuple(image_tokenizer[1]) if image_tokenizer else None
+    if trained and given and trained != given:
+        raise ValueError(
+            f"the image parent was trained on images of {trained} tokens, the image tokenizer gives {given}; "
+            "give the image tokenizer of this parent"
+        )
+    height_and_width = trained or given
+    return (height_and_width[0], height_and_width[1]) if height_and_width else None
+
+
+def _image_size(
+    text: Parent,
+    image: Parent,
+    image_tokenizer: CodebookInfo | None,
+    image_codes: int | None,
+    plan_only: bool,
+    notes: list[str],
+) -> int:
+    manifest = image.manifest.vocabulary if image.manifest else None
+    told = {
+        "the image parent's manifest": manifest["image_size"] if manifest else None,
+        "the image tokenizer": image_tokenizer[0] if image_tokenizer else None,
+        "--image-codes": image_codes,
+    }
+    sizes = {source: size for source, size in told.items() if size is not None}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{source} says {size}" for source, size in sizes.items())
+        raise ValueError(f"the number of image codes is not clear: {listed}; give the image tokenizer of this parent")
+    if sizes:
+        return next(iter(sizes.values()))
+    if not plan_only:
+        raise ValueError(
+            f"how many image codes the image parent {image.folder} has is not known: it brings neither manifest.json "
+            "nor image_tokenizer/; give its image tokenizer with --image-tokenizer"
+        )
+    appended = image.vocab_size - text.vocab_size
+    if appended > 0:
+        notes.append(f"assumed: the image parent's last {appended:,} rows are its image codes")
+        return appended
+    if appended == 0:
+        notes.append(
+            "assumed: all rows are shared text, since both configs have one vocabulary size; see --image-codes"
+        )
+        return 0
+    notes.append(f"assumed: all {image.vocab_size:,} rows of the image parent are image codes")
+    return image.vocab_size
+
+
+def _text_rows(text: Parent, image: Parent, image_size: int, plan_only: bool) -> ParentRows:
+    if text.rows is not None:
+        return text.rows
+    image_start = image.vocab_size - image_size
+    one_vocabulary = image.rows is None and text.vocab_size == image.vocab_size and image_size > 0
+    if text.tokenizer is not None:
+        text_size = len(text.tokenizer)
+    elif plan_only:
+        text_size = image_start if one_vocabulary else text.vocab_size
+    else:
+        raise ValueError(
+            f"the text parent {text.folder} has no tokenizer, neither in the folder nor in tokenizer/; copy its files "
+            "there"
+        )
+    if text_size > text.vocab_size:
+        raise ValueError(
+            f"the tokenizer of the text parent has {text_size} entries, its model {text.vocab_size} rows; "
+            "resize the model's embeddings first"
+        )
+    return ParentRows(text_size, image_start if one_vocabulary else None)
+
+
+def _appended_codes(text_size: int, image: Parent, image_size: int) -> ParentRows:
+    start = image.vocab_size - image_size
+    if start == 0:
+        return ParentRows(0, 0)
+    if start < text_size:
+        raise ValueError(
+            f"the image parent has {image.vocab_size} rows, which are neither {text_size} text ids and {image_size} "
+            "image codes nor image codes alone; describe its rows in a manifest.json, or give its own image tokenizer"
+        )
+    return ParentRows(text_size, start)
+
+
+def _eos_id(text: Parent, plan_only: bool) -> int:
+    if text.manifest and text.manifest.vocabulary:
+        return text.manifest.vocabulary["eos_id"]
+    eos_id = text.tokenizer.eos_token_id if text.tokenizer else text.config.eos_token_id
+    if isinstance(eos_id, list):
+        eos_id = eos_id[0]
+    if eos_id is None and not plan_only:
+        raise ValueError(
+            "the text parent's tokenizer has no eos token, with which documents begin and end; set eos_token"
+        )
+    return eos_id or 0

@@ -1,0 +1,155 @@
+"""A parent checkpoint: config, tensors, tokenizer and what its manifest says; weights are read only when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+
+from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
+from jam.fusion.skeleton import Skeleton
+from jam.vocabulary import ParentRows
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+PROBES = ("Hello, world! It's 12,345.67 today.", "  two spaces\n\nand new lines\t", "naïve café, Übergröße, 日本語 🙂")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One of the two models to fuse, in the folder of a plain decoder of `transformers`.
+
+    Args:
+        role: "text" or "image"; names the parent in plans and messages.
+        tokenizer: None when the folder has none, in its root or in `tokenizer/`.
+        manifest: None for a model from elsewhere.
+    """
+
+    role: str
+    folder: Path
+    config: PretrainedConfig
+    skeleton: Skeleton
+    tokenizer: Any | None
+    manifest: Manifest | None
+
+    @classmethod
+    def describe(cls, folder: str | Path, role: str) -> Parent:
+        """Read everything but the weights. Raises ValueError when the folder holds no decoder that can be fused."""
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"the {role} parent {folder} has no config.json; give the folder of a saved model")
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config.name_or_path = ""  # a path of this machine, which results must not carry
+        return cls(role, folder, config, Skeleton(config), find_tokenizer(folder), Manifest.find(folder))
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of its embedding table."""
+        return self.config.vocab_size
+
+    @property
+    def rows(self) -> ParentRows | None:
+        """Where its manifest says that the joint ids are."""
+        return ParentRows(**self.manifest.rows) if self.manifest and self.manifest.rows else None  # type: ignore[arg-type]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of its weights, or the one its config names when there are no weights."""
+        if has_weights(self.folder):
+            return next(info.dtype for info in self._reader.infos.values() if info.dtype.is_floating_point)
+        named = self.config.dtype or torch.float32
+        return getattr(torch, named) if isinstance(named, str) else named
+
+    @cached_property
+    def _reader(self) -> CheckpointReader:
+        return CheckpointReader(self.folder)
+
+    @cached_property
+    def _stored_names(self) -> dict[str, str]:
+        """Name in the model -> name in the files, which in some older checkpoints lacks the prefix "model."."""
+        known = self.skeleton.shapes.keys() | self.skeleton.tied_names
+        prefix = f"{self.skeleton.model.base_model_prefix}."
+        return {(name if name in known else prefix + name): name for name in self._reader.infos}
+
+    def check_weights(self) -> None:
+        """Raises ValueError when the weights don't have the names and shapes that the config asks for."""
+        stored = self._stored_names
+        infos: dict[str, TensorInfo] = {}
+        for name, file_name in stored.items():
+            known = name in self.skeleton.shapes or name in self.skeleton.tied_names
+            infos[name if known else file_name] = self._reader.infos[file_name]
+        derived = {name for name in infos if name.endswith("rotary_emb.inv_freq")}  # older checkpoints of Llama
+        ignore = self.skeleton.tied_names | derived
+        check_tensors(infos, self.skeleton.shapes, f"the {self.role} parent {self.folder}", ignore)
+
+    def read(self, name: str) -> Tensor:
+        """A tensor by its name in the model."""
+        return self._reader.read(self._stored_names[name])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash over the files that hold the weights."""
+        digest = hashlib.sha256()
+        for path in self._reader.files:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    @property
+    def ancestor(self) -> dict[str, str]:
+        """Its entry in the manifest of the result."""
+        architecture = type(self.skeleton.model).__name__
+        return {
+            "role": self.role,
+            "name": self.folder.resolve().name,
+            "sha256": self.sha256,
+            "architecture": architecture,
+        }
+
+
+def find_tokenizer(folder: Path) -> Any | None:
+    """The tokenizer in `folder/tokenizer`, else in `folder` itself; None if there is none."""
+    for place in (folder / "tokenizer", folder):
+        if any((place / name).is_file() for name in TOKENIZER_FILES):
+            return AutoTokenizer.from_pretrained(place, local_files_only=True)
+    return None
+
+
+def require_same_tokenizer(text: Any, image: Any) -> None:
+    """Raises ValueError, showing where they differ, unless both tokenizers give the same ids for the same text."""
+    remedy = "the parents must share a tokenizer, since they read the same ids; choose parents that do"
+    ours, theirs = text.get_vocab(), image.get_vocab()
+    if ours != theirs:
+        differing = sorted(ours.items() ^ theirs.items(), key=lambda entry: (entry[1], entry[0]))
+        shown = "; ".join(f"{token!r}: text {ours.get(token)}, image {theirs.get(token)}" for token, _ in differing[:3])
+        raise ValueError(
+            f"the parents' tokenizers differ: text has {len(ours)} entries, image {len(theirs)}; first differences: "
+            f"{shown}; {remedy}"
+        )
+    # Entries may agree where merges don't, and no few strings would show it.
+    merges = [_merges(tokenizer) for tokenizer in (text, image)]
+    if merges[0] != merges[1]:
+        number, ours, theirs = next((n, a, b) for n, (a, b) in enumerate(zip_longest(*merges)) if a != b)
+        raise ValueError(
+            f"the parents' tokenizers differ: merge {number} is {ours} for text and {theirs} for image; {remedy}"
+        )
+    for probe in PROBES:
+        encoded = [tokenizer(probe, add_special_tokens=False).input_ids for tokenizer in (text, image)]
+        if encoded[0] != encoded[1]:
+            raise ValueError(
+                f"the parents' tokenizers differ: {probe!r} is {encoded[0][:12]} for text and {encoded[1][:12]} for "
+                f"image; {remedy}"
+            )
+
+
+def _merges(tokenizer: Any) -> list[list[str]]:
+    """The merges of a BPE tokenizer, in order; none for other kinds."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return json.loads(backend.to_str())["model"].get("merges", []) if backend is not None else []

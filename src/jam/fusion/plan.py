@@ -1,0 +1,144 @@
+"""The plan of a fusion: every tensor of the result, where it comes from and how, before anything is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from jam.checkpoints import TensorInfo
+from jam.checkpoints.folders import format_bytes
+from jam.vocabulary import ParentRows, Vocabulary
+
+
+class Source(NamedTuple):
+    """A tensor of a parent; `role` is "text" or "image"."""
+
+    role: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.role}:{self.name}"
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the result.
+
+    Args:
+        sources: the parents' tensors it is made from; none for a new one.
+        operation: what is done with them, in words.
+        compute: does it: takes the sources in order, in fp32 or wider, gives a tensor of `shape`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    sources: tuple[Source, ...]
+    operation: str
+    compute: Callable[..., Tensor]
+
+    @property
+    def info(self) -> TensorInfo:
+        return TensorInfo(self.shape, self.dtype)
+
+
+@dataclass(frozen=True)
+class FusionPlan:
+    """What a fusion gives.
+
+    Args:
+        method: "uniform", "width" or "cross".
+        config: config of the result; its class says which model opens it.
+        architecture: name of that model class.
+        tensors: every stored tensor, tied ones once.
+        vocabulary: the joint vocabulary.
+        image_grid: image tokens as (height, width); None in a plan made without an image tokenizer.
+        rows: where a single-stream result keeps the joint ids; None for cross, whose config has rows per tower.
+        notes: what was assumed.
+    """
+
+    method: str
+    config: PretrainedConfig
+    architecture: str
+    tensors: tuple[PlannedTensor, ...]
+    vocabulary: Vocabulary
+    image_grid: tuple[int, int] | None
+    rows: ParentRows | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def infos(self) -> dict[str, TensorInfo]:
+        return {tensor.name: tensor.info for tensor in self.tensors}
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.info.count for tensor in self.tensors)
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.info.bytes for tensor in self.tensors)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "architecture": self.architecture,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "vocabulary": self.vocabulary.to_dict(),
+            "notes": self.notes,
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "shape": list(tensor.shape),
+                    "dtype": str(tensor.dtype).removeprefix("torch."),
+                    "from": [str(source) for source in tensor.sources],
+                    "operation": tensor.operation,
+                }
+                for tensor in self.tensors
+            ],
+        }
+
+    def table(self) -> Table:
+        """A table to print; tensors that differ in the layer's number only share a line."""
+        groups: dict[tuple[str, ...], list[PlannedTensor]] = {}
+        for tensor in self.tensors:
+            key = (_any_layer(tensor.name), " x ".join(map(str, tensor.shape)), _origin(tensor), tensor.operation)
+            groups.setdefault(key, []).append(tensor)
+        table = Table(title=self.summary, title_justify="left")
+        table.add_column("tensor", overflow="fold")
+        for heading in ("shape", "number", "parameters"):
+            table.add_column(heading, justify="right")
+        for heading in ("from", "operation"):
+            table.add_column(heading, overflow="fold", max_width=34)
+        for (name, shape, origin, operation), members in groups.items():
+            parameters = sum(tensor.info.count for tensor in members)
+            table.add_row(name, shape, str(len(members)), f"{parameters:,}", origin, escape(operation))
+        return table
+
+    @property
+    def summary(self) -> str:
+        v = self.vocabulary
+        return (
+            f"{self.method} -> {self.architecture}: {self.parameters:,} parameters, "
+            f"{format_bytes(self.bytes)}; vocabulary {v.size:,} = {v.text_size:,} text + {v.image_size:,} image "
+            f"+ {v.control_size:,} control"
+        )
+
+
+def _any_layer(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", name)
+
+
+def _origin(tensor: PlannedTensor) -> str:
+    """The sources in short: roles alone where the name is the parent's own."""
+    roles = " + ".join(dict.fromkeys(source.role for source in tensor.sources)) or "-"
+    names = {_any_layer(source.name) for source in tensor.sources if not tensor.name.endswith(source.name)}
+    return f"{roles}: {', '.join(sorted(names))}" if names else roles

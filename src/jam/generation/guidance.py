@@ -1,0 +1,20 @@
+"""Classifier-free guidance on image tokens (paper eq. 6, REFERENCE sections 3 and 7)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from jam.vocabulary import Vocabulary
+
+
+def unconditional_prefix(vocabulary: Vocabulary) -> list[int]:
+    """A document whose whole text is masked, up to where `<break>` begins its picture: `</s> <sentinel:0>`."""
+    return [vocabulary.eos_id, vocabulary.sentinel_id(0)]
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
+    """Eq. 6: uncond + alpha (cond - uncond). Logits [R, V], alpha [R].
+
+    Ids that are impossible in both (-inf) come out as nan: mask afterwards.
+    """
+    return unconditional + scale.unsqueeze(-1) * (conditional - unconditional)

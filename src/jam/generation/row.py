@@ -1,0 +1,156 @@
+"""One request while it is decoded: where it stands in the grammar, its budget, its draws, its place in the cache."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from jam.generation.sampling import draws
+from jam.generation.settings import GenerationSettings
+from jam.grammar import Cursor, Grammar, State
+
+FinishReason = Literal["end", "max_new_tokens", "context"]
+
+
+@dataclass
+class Generation:
+    """What came out for one prompt.
+
+    Args:
+        prompt_ids: the prompt as given.
+        new_ids: what was written; ends in ``</s>`` exactly when the reason is "end".
+        log_probs: of each new id, under the model as it is: within the grammar, unguided, temperature 1, no top-p.
+        finish_reason: "end" (the model closed the document), "max_new_tokens" or "context" (what ran out).
+        images: pictures completed in `new_ids`; each is whole.
+    """
+
+    prompt_ids: list[int]
+    new_ids: list[int]
+    log_probs: list[float]
+    finish_reason: FinishReason
+    images: int
+
+
+@dataclass
+class Stream:
+    """One row of the cache and the ids that are to be read into it next."""
+
+    slot: int
+    pending: list[int]
+
+
+class Row:
+    """One prompt and what has been written so far.
+
+    Raises:
+        ValueError: the prompt is empty, breaks the grammar, is closed, holds mask tokens, leaves no room for an answer,
+            or opens a picture that does not fit.
+    """
+
+    def __init__(
+        self, prompt: list[int], settings: GenerationSettings, grammar: Grammar, context_length: int, slot: int
+    ) -> None:
+        self.prompt, self.settings, self.grammar = prompt, settings, grammar
+        self.cursor = _read_prompt(prompt, grammar)
+        if len(prompt) >= context_length:
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens and the model's context {context_length}: no room for an answer; "
+                "shorten the prompt"
+            )
+        self.budget = min(settings.max_new_tokens, context_length - len(prompt))
+        self.new_ids: list[int] = []
+        self.log_probs: list[float] = []
+        self.finish_reason: FinishReason | None = None
+        self.uniforms: list[float] = draws(settings, self.budget).tolist()
+        self._images_in_prompt = self.cursor.images
+
+        self.stream = Stream(slot, pending=list(prompt))
+        self.unconditional: Stream | None = None
+        if self.state is State.IMAGE:
+            self._check_open_image()
+
+    def add_guidance(self, slot: int) -> None:
+        """Give the row an unconditional stream; its prefix lies in the cache whenever a picture begins."""
+        self.unconditional = Stream(slot, pending=[])
+        if self.guiding is not None:
+            self.guiding.pending = self.prompt[-1 - self.cursor.codes :]  # <break> and the codes so far
+
+    @property
+    def state(self) -> State:
+        """State of the next token."""
+        return self.cursor.state
+
+    @property
+    def guiding(self) -> Stream | None:
+        """The unconditional stream, if it guides the next token: image tokens only."""
+        return self.unconditional if self.state is State.IMAGE else None
+
+    @property
+    def begins_image(self) -> bool:
+        """Whether the next token is the first of a picture."""
+        return self.state is State.IMAGE and self.cursor.codes == 0
+
+    @property
+    def remaining(self) -> int:
+        """How many tokens may still be written."""
+        return self.budget - len(self.new_ids)
+
+    @property
+    def images(self) -> int:
+        """Pictures completed in the new tokens."""
+        return self.cursor.images - self._images_in_prompt
+
+    @property
+    def may_break(self) -> bool:
+        """Whether `<break>` may be offered: behind text only if a whole picture and one token more fit behind it."""
+        if self.state is not State.TEXT:
+            return True
+        has_room = self.remaining >= 1 + self.grammar.image_tokens + 1
+        return has_room and (self.settings.max_images is None or self.images < self.settings.max_images)
+
+    @property
+    def uniform(self) -> float:
+        """The random number that decides the next token."""
+        return self.uniforms[len(self.new_ids)]
+
+    def take(self, token: int, log_prob: float) -> None:
+        """Append the next token."""
+        if math.isnan(log_prob):
+            raise ValueError(f"the model's logits are nan at token {len(self.new_ids)}; try --dtype float32")
+        self.cursor.feed(token)
+        self.new_ids.append(token)
+        self.log_probs.append(log_prob)
+        if token == self.grammar.vocabulary.eos_id:
+            self.finish_reason = "end"
+        elif self.remaining == 0:
+            self.finish_reason = "max_new_tokens" if self.budget == self.settings.max_new_tokens else "context"
+        self.stream.pending.append(token)
+        if self.guiding is not None:
+            self.guiding.pending.append(token)
+
+    def result(self) -> Generation:
+        assert self.finish_reason is not None
+        return Generation(self.prompt, self.new_ids, self.log_probs, self.finish_reason, self.images)
+
+    def _check_open_image(self) -> None:
+        needed = self.grammar.image_tokens - self.cursor.codes + 1
+        if needed > self.budget:
+            raise ValueError(
+                f"the prompt opens a picture that needs {needed} more tokens, and {self.budget} are left "
+                f"(max_new_tokens {self.settings.max_new_tokens}, prompt {len(self.prompt)}); "
+                "raise max_new_tokens or shorten the prompt"
+            )
+
+
+def _read_prompt(prompt: list[int], grammar: Grammar) -> Cursor:
+    v = grammar.vocabulary
+    if not prompt:
+        raise ValueError(f"the prompt is empty: it must hold at least {v.name(v.eos_id)}, which begins a document")
+    grammar.states(prompt)  # names the position of what breaks the grammar
+    cursor = Cursor(grammar)
+    for token in prompt[1:]:
+        cursor.feed(token)
+    if cursor.spans or cursor.state not in (State.TEXT, State.IMAGE, State.IMAGE_END):
+        raise ValueError("the prompt is closed by </s> or holds mask tokens; give the open beginning of a document")
+    return cursor

@@ -1,0 +1,177 @@
+"""A model folder, loaded: the joint model with its codec, manifest and generation settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from jam.checkpoints import CheckpointReader, Manifest, check_tensors, write_json
+from jam.codec import Codec, load_image_tokenizer, load_tokenizer
+from jam.codec.images import IMAGE_TOKENIZER_FOLDER
+from jam.codec.text import TOKENIZER_FOLDER
+from jam.documents import Document
+from jam.generation import Engine, Generation, GenerationSettings
+from jam.grammar import Grammar
+from jam.models import CrossForCausalLM, SingleStream
+from jam.vocabulary import ParentRows, Vocabulary
+
+GENERATION_CONFIG = "generation_config.json"
+
+
+@dataclass
+class Model:
+    """What `load` returns.
+
+    Args:
+        folder: where it was loaded from.
+        joint: the network (`CrossForCausalLM`, or `SingleStream` around a plain decoder).
+        codec: documents to ids and back.
+        manifest: what it was made from, and its stage.
+        settings: defaults of `generate`.
+    """
+
+    folder: Path
+    joint: CrossForCausalLM | SingleStream
+    codec: Codec
+    manifest: Manifest
+    settings: GenerationSettings
+
+    @overload
+    def generate(self, prompts: str | Document, **settings: Any) -> Document: ...
+    @overload
+    def generate(self, prompts: Sequence[str | Document], **settings: Any) -> list[Document]: ...
+    def generate(self, prompts: Any, **settings: Any) -> Document | list[Document]:
+        """Answer one prompt, or several in one batch, with an illustrated document each.
+
+        Args:
+            prompts: a question, the beginning of a document, or a list of them.
+            settings: fields of `GenerationSettings`; the others come from the folder's ``generation_config.json``.
+
+        Returns:
+            A document of two messages, the prompt and the answer; ``extra`` says why it ended (``finish_reason``) and
+            how many tokens and pictures it has.
+        """
+        single = isinstance(prompts, str | Document)
+        documents = self.generate_all([prompts] if single else list(prompts), replace(self.settings, **settings))
+        return documents[0] if single else documents
+
+    def generate_all(
+        self,
+        prompts: Sequence[str | Document],
+        settings: GenerationSettings,
+        on_step: Callable[[Any], None] | None = None,
+    ) -> list[Document]:
+        """As `generate`, with whole settings and a callback for progress."""
+        ids = [self.codec.encode_prompt(prompt) for prompt in prompts]
+        self.joint.eval()
+        generations = Engine(self.joint).run(ids, settings, on_step)
+        return [self._document(generation) for generation in generations]
+
+    def _document(self, generation: Generation) -> Document:
+        ids = [*generation.prompt_ids, *generation.new_ids]
+        document = self.codec.decode(ids, answer_start=len(generation.prompt_ids))
+        document.extra = {
+            "finish_reason": generation.finish_reason,
+            "tokens": len(generation.new_ids),
+            "images": generation.images,
+        }
+        return document
+
+    def save(self, folder: str | Path, stage: str | None = None) -> None:
+        """Write a whole model folder into the existing folder `folder`."""
+        folder = Path(folder)
+        self.joint.save_pretrained(folder)
+        self.codec.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+        if (tokenizer := self.folder / IMAGE_TOKENIZER_FOLDER).is_dir():
+            shutil.copytree(tokenizer, folder / IMAGE_TOKENIZER_FOLDER)
+        write_settings(folder, self.settings, self.joint.vocabulary.eos_id)
+        replace(self.manifest, stage=stage or self.manifest.stage).save(folder)
+
+    def load_weights(self, folder: str | Path) -> None:
+        """Take the weights of another folder of the same model. Raises ValueError if tensors are missing or extra."""
+        network = self.joint.model if isinstance(self.joint, SingleStream) else self.joint
+        reader = CheckpointReader(folder)
+        tied = network.all_tied_weights_keys
+        own = {name: value for name, value in network.state_dict().items() if name not in tied}
+        check_tensors(reader.infos, {name: tuple(value.shape) for name, value in own.items()}, str(folder), ignore=tied)
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(reader.read(name))
+
+
+def load(folder: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None) -> Model:
+    """Load a folder that `jam fuse` or `jam train` wrote.
+
+    Args:
+        folder: the model folder.
+        device: default: the GPU if there is one, else the CPU.
+        dtype: "float32", "bfloat16" or "float16"; default: float32 on the CPU, else as stored.
+
+    Raises:
+        ValueError: it is no model folder of jam, or tensors are missing or extra.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder")
+    manifest = Manifest.load(folder)
+    if manifest.vocabulary is None or manifest.image_grid is None:
+        raise ValueError(f"{folder}/manifest.json does not say vocabulary and image_grid; fuse the parents again")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    vocabulary = Vocabulary.from_dict(manifest.vocabulary)
+    network = _load_network(folder, device, dtype)
+    joint: CrossForCausalLM | SingleStream
+    if isinstance(network, CrossForCausalLM):
+        joint = network
+    else:
+        if manifest.rows is None:
+            raise ValueError(f"{folder}/manifest.json does not say the rows of this model; fuse the parents again")
+        joint = SingleStream(network, vocabulary, manifest.image_grid, ParentRows(**manifest.rows))  # type: ignore[arg-type]
+    images = folder / IMAGE_TOKENIZER_FOLDER
+    codec = Codec(
+        vocabulary,
+        Grammar(vocabulary, manifest.image_grid[0] * manifest.image_grid[1]),
+        load_tokenizer(folder),
+        load_image_tokenizer(images, device) if images.is_dir() else None,
+    )
+    return Model(folder, joint.eval(), codec, manifest, read_settings(folder))
+
+
+def _load_network(folder: Path, device: str, dtype: str | torch.dtype | None) -> Any:
+    chosen = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    if chosen is None:
+        chosen = torch.float32 if torch.device(device).type == "cpu" else "auto"
+    CheckpointReader(folder)  # a truncated or missing file is named before anything is loaded
+    network, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=chosen, local_files_only=True, output_loading_info=True
+    )
+    wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info.get(kind)}
+    if wrong:
+        listed = "; ".join(f"{len(names)} {kind.replace('_', ' ')}: {', '.join(names[:4])}" for kind, names in wrong.items())
+        raise ValueError(f"{folder}: the weights do not fit config.json: {listed}")
+    return network.to(device)
+
+
+def read_settings(folder: Path) -> GenerationSettings:
+    """Defaults of generation in the folder's ``generation_config.json``; keys that are not ours are left to others."""
+    path = folder / GENERATION_CONFIG
+    values = json.loads(path.read_text()) if path.is_file() else {}
+    known = {field.name for field in fields(GenerationSettings)}
+    return GenerationSettings(**{key: value for key, value in values.items() if key in known})
+
+
+def write_settings(folder: Path, settings: GenerationSettings, eos_id: int) -> None:
+    defaults = GenerationSettings()
+    chosen = {
+        field.name: getattr(settings, field.name)
+        for field in fields(settings)
+        if getattr(settings, field.name) != getattr(defaults, field.name)
+    }
+    base = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
+    write_json(folder / GENERATION_CONFIG, base | chosen | {"bos_token_id": eos_id, "eos_token_id": eos_id})

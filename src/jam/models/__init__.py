@@ -1,0 +1,44 @@
+"""Models over the joint vocabulary. Nothing here knows about files or data."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from jam.grammar import Grammar
+from jam.models.cache import RowCache
+from jam.models.cross import CrossForCausalLM
+from jam.models.cross_config import CrossConfig
+from jam.models.single import SingleStream
+from jam.models.towers import JointTower, Tower
+from jam.vocabulary import Vocabulary
+
+
+@runtime_checkable
+class JointModel(Protocol):
+    """What training, evaluation and generation need of a model: `CrossForCausalLM` and `SingleStream` have it."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def grammar(self) -> Grammar: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    def new_cache(self, rows: int, max_length: int) -> RowCache: ...
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: RowCache | None = None,
+    ) -> Tensor: ...
+
+    def logits(self, hidden: Tensor, states: Tensor) -> Tensor: ...
+
+
+__all__ = ["CrossConfig", "CrossForCausalLM", "JointModel", "JointTower", "RowCache", "SingleStream", "Tower"]

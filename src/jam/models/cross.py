@@ -1,0 +1,282 @@
+"""The cross-attention model: two towers side by side on the same tokens (REFERENCE section 2).
+
+Shapes: B batch, T time, K keys, N positions, V joint vocabulary, H what `hidden` returns a position.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from jam.grammar import IMAGE_STATES, Cursor, Grammar, State
+from jam.models.cache import RowCache
+from jam.models.cross_block import CrossBlock
+from jam.models.cross_config import CrossConfig
+from jam.models.rows import JointRows
+from jam.models.towers import JointTower, Tower
+from jam.vocabulary import Vocabulary
+
+
+class CrossForCausalLM(PreTrainedModel):
+    """Towers `text_tower` and `image_tower` that exchange through the cross blocks `to_text` and `to_image`.
+
+    With the readout ``exact`` each tower keeps its embedding, final norm and head, a softmax runs inside what the
+    grammar allows, and cross blocks start as the identity: before training, text logits are the text parent's and image
+    logits the image parent's. With ``paper`` there is one `embed_tokens` (and one `embed_positions` where positions are
+    learned), the last states go through `fuse` and `norm`, and one softmax runs over everything.
+    """
+
+    config_class = CrossConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["CrossBlock"]  # noqa: RUF012 (the library's own convention)
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
+
+    allowed: Tensor
+    image_states: Tensor
+
+    def __init__(self, config: CrossConfig) -> None:
+        super().__init__(config)
+        text, image = config.text_config, config.image_config
+        vocabulary, (text_rows, image_rows) = config.joint_vocabulary, config.parent_rows
+        self.grammar = Grammar(vocabulary, config.image_grid[0] * config.image_grid[1])
+        depth = text.num_hidden_layers
+        if config.readout == "exact":
+            if image_rows.image_start is None:
+                raise ValueError("the image parent has no image codes: image_rows.image_start is None")
+            self.text_tower: Tower = JointTower(text, vocabulary, text_rows)
+            self.image_tower: Tower = JointTower(image, vocabulary, image_rows, first_layer=depth)
+            shape = len(State), vocabulary.size
+            self.text_tower.joint.check(text.vocab_size, "the text parent")
+            self.image_tower.joint.check(image.vocab_size, "the image parent")
+            self.register_buffer("allowed", torch.empty(shape, dtype=torch.bool), persistent=False)
+            self.register_buffer("image_states", torch.empty(len(State), dtype=torch.bool), persistent=False)
+            self._fill_tables()
+        else:
+            self.text_tower, self.image_tower = Tower(text), Tower(image, first_layer=depth)
+            self._share(vocabulary)
+        first = depth + image.num_hidden_layers
+        activation = getattr(text, "hidden_act", None) or text.activation_function
+        sizes = text.hidden_size, image.hidden_size
+        count = len(config.exchanges)
+        self.to_text = nn.ModuleList(
+            CrossBlock(text, sizes[1], activation, first + 2 * index) for index in range(count)
+        )
+        self.to_image = nn.ModuleList(
+            CrossBlock(image, sizes[0], activation, first + 2 * index + 1) for index in range(count)
+        )
+        self.post_init()
+
+    def _share(self, vocabulary: Vocabulary) -> None:
+        """Put one embedding, position table, norm and head in the place of the towers' (readout ``paper``)."""
+        text, image = self.text_tower, self.image_tower
+        size = self.config.text_config.hidden_size
+        self.embed_tokens = nn.Embedding(vocabulary.size, size)
+        tables = [tower.take(tower.family.positions) for tower in (text, image)]
+        self.embed_positions = next((table for table in tables if table is not None), None)
+        self.position_family = (text if tables[0] is not None else image).family
+        self.fuse = nn.Linear(2 * size, size, bias=False)
+        norms = [tower.take(tower.family.norm) for tower in (text, image)]
+        self.norm = norms[0] or nn.Identity()
+        tied = self.config.text_config.tie_word_embeddings
+        self.lm_head = None if tied else nn.Linear(size, vocabulary.size, bias=False)
+        for tower in (text, image):
+            tower.drop_vocabulary()
+
+    def _fill_tables(self) -> None:
+        self.allowed.copy_(self.grammar.allowed())
+        self.image_states.copy_(IMAGE_STATES)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fresh weights of what is not inside a parent (parents initialise their own), and the buffers' contents.
+
+        `init` leaves alone what a checkpoint has filled. Modules come after their children.
+        """
+        text = self.config.text_config
+        std = text.init_std if hasattr(text, "init_std") else text.initializer_range
+        if isinstance(module, JointRows):
+            module.fill()
+        elif isinstance(module, JointTower):
+            init.copy_(module.absent_input, module.embedding.weight.mean(0).expand_as(module.absent_input))
+            if module.absent_output is not None:
+                init.copy_(module.absent_output, module.head.weight.mean(0).expand_as(module.absent_output))
+        elif isinstance(module, CrossBlock):
+            if self.config.readout == "exact":  # the exchange starts as the identity
+                init.zeros_(module.o_proj.weight)
+                init.zeros_(module.fc2.weight)
+        elif module is self:
+            if self.config.readout == "exact":
+                self._fill_tables()
+            else:
+                init.normal_(self.fuse.weight, std=self.fuse.out_features**-0.5)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.grammar.vocabulary
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence that both towers take."""
+        return self.config.max_position_embeddings
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_tower.embedding if self.config.readout == "exact" else self.embed_tokens
+
+    def new_cache(self, rows: int, max_length: int) -> RowCache:
+        """An empty cache for `rows` sequences of up to `max_length` tokens."""
+        check_length(max_length, self.context_length)
+        return RowCache(self.config.num_hidden_layers, rows, max_length)
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: RowCache | None = None,
+    ) -> Tensor:
+        """The states that `logits` reads, [B, T, H].
+
+        Args:
+            input_ids: joint ids, long [B, T].
+            position_ids: long [B, T] (or [1, T]); None: 0, 1, 2, ...
+            attention_mask: bool [B, 1, T, K], True where visible; None: plain causal.
+            cache: after `RowCache.step`, whose positions and mask are the other arguments.
+        """
+        if position_ids is None:
+            check_length(input_ids.shape[1], self.context_length)
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        check_mask(attention_mask, cache)
+        (text, text_rotary), (image, image_rotary) = self._enter(input_ids, position_ids)
+        both_rotary = text_rotary is not None and image_rotary is not None
+        exchanges = {layer: index for index, layer in enumerate(self.config.exchanges)}
+        text_depth, image_depth = len(self.text_tower.layers), len(self.image_tower.layers)
+        for depth in range(max(text_depth, image_depth)):
+            if depth < text_depth:
+                text = self.text_tower.layer(depth, text, text_rotary, attention_mask, cache)
+            if depth < image_depth:
+                image = self.image_tower.layer(depth, image, image_rotary, attention_mask, cache)
+            if depth in exchanges:
+                to_text, to_image = self.to_text[exchanges[depth]], self.to_image[exchanges[depth]]
+                text, image = (  # both from the states before the exchange
+                    to_text(text, image, attention_mask, text_rotary if both_rotary else None, cache),
+                    to_image(image, text, attention_mask, image_rotary if both_rotary else None, cache),
+                )
+        if self.config.readout == "exact":
+            return torch.cat([self.text_tower.leave(text), self.image_tower.leave(image)], dim=-1)
+        return self.norm(self.fuse(torch.cat([text, image], dim=-1)))
+
+    def _enter(self, input_ids: Tensor, position_ids: Tensor) -> list:
+        """First input and rotary positions of each tower."""
+        towers = self.text_tower, self.image_tower
+        if self.config.readout == "exact":
+            return [tower.enter(tower.embed(input_ids), position_ids) for tower in towers]
+        embedded = self.embed_tokens(input_ids)
+        if self.embed_positions is not None:
+            embedded = embedded + self.position_family.positions_of(self.embed_positions, position_ids)
+        return [tower.enter(embedded, position_ids) for tower in towers]
+
+    def logits(self, hidden: Tensor, states: Tensor) -> Tensor:
+        """Logits [..., V] from `hidden` [..., H] and the states of the targets, long [...].
+
+        ``exact``: the tower that the state names answers, and what the grammar forbids is -inf. With gradients only the
+        rows of `hidden` that a head answers for go through it; without, all do, so that the result equals the parents'
+        to the last bit (see `JointTower.columns`). ``paper``: one head and no mask; states are not looked at.
+        """
+        if self.config.readout == "paper":
+            return F.linear(hidden, (self.lm_head or self.embed_tokens).weight)
+        states_N = states.reshape(-1)
+        text, image = self.text_tower, self.image_tower
+        text_NH, image_NH = hidden.reshape(-1, hidden.shape[-1]).split(
+            [text.head.in_features, image.head.in_features], dim=-1
+        )
+        is_image = self.image_states[states_N]
+        images = int(is_image.sum())
+        if images == 0:
+            logits = text.columns(text_NH, image=False)
+        elif images == len(is_image):
+            logits = image.columns(image_NH, image=True)
+        elif torch.is_grad_enabled():
+            at_text, at_image = (~is_image).nonzero()[:, 0], is_image.nonzero()[:, 0]
+            text_logits = text.columns(text_NH.index_select(0, at_text), image=False)
+            image_logits = image.columns(image_NH.index_select(0, at_image), image=True)
+            logits = text_logits.new_empty(len(states_N), text_logits.shape[1])
+            logits = logits.index_copy(0, at_text, text_logits).index_copy_(0, at_image, image_logits)
+        else:
+            logits = torch.where(is_image[:, None], image.columns(image_NH, True), text.columns(text_NH, False))
+        logits.masked_fill_(~self.allowed[states_N], -torch.inf)
+        return logits.view(*states.shape, -1)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        states: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: RowCache | None = None,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, T, V] of the next tokens.
+
+        Args:
+            states: state of every target (of the token that follows), long [B, T]. None: found by the grammar; rows are
+                whole documents, or beginnings of them, then.
+            past_key_values: a cache. Without `position_ids` all its rows take part, each with all T tokens, and the
+                cache is advanced; else the caller has called `RowCache.step`, and calls `advance`.
+
+        The other arguments are those of `hidden`.
+        """
+        if states is None:
+            if past_key_values is not None or position_ids is not None:
+                raise ValueError("states of the targets are needed with a cache or packed rows; pass `states`")
+            states = target_states(self.grammar, input_ids)
+        if past_key_values is not None and position_ids is None:
+            counts = torch.full((len(input_ids),), input_ids.shape[1], device=input_ids.device)
+            position_ids, attention_mask = past_key_values.step(counts)
+            hidden = self.hidden(input_ids, position_ids, attention_mask, past_key_values)
+            past_key_values.advance()
+        else:
+            hidden = self.hidden(input_ids, position_ids, attention_mask, past_key_values)
+        return CausalLMOutputWithPast(logits=self.logits(hidden, states), past_key_values=past_key_values)
+
+
+def target_states(grammar: Grammar, input_ids: Tensor) -> Tensor:
+    """State in which the token after each id is chosen, long [B, T], for rows that begin a document."""
+    result = []
+    for ids in input_ids.tolist():
+        chosen_in = grammar.states(ids)
+        cursor = Cursor(grammar)
+        for token, state in zip(ids[1:], chosen_in[1:], strict=True):
+            if state is State.MASKED_IMAGE and cursor.state is State.IMAGE:
+                cursor.enter_masked_image()
+            cursor.feed(token)
+        result.append([*chosen_in[1:], cursor.state])
+    return torch.tensor(result, device=input_ids.device)
+
+
+def check_length(length: int, context_length: int) -> None:
+    if length > context_length:
+        raise ValueError(f"a sequence of {length} tokens is longer than the model's context of {context_length}")
+
+
+def check_mask(attention_mask: Tensor | None, cache: RowCache | None) -> None:
+    if cache is not None and attention_mask is None:
+        raise ValueError("a cache needs the positions and the mask that RowCache.step returns")
+    if attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.ndim != 4):
+        raise ValueError(
+            f"attention_mask is {attention_mask.dtype} {list(attention_mask.shape)}; it must be bool [batch, 1, time, "
+            "keys], True where visible (right padding needs no mask)"
+        )
+
+
+AutoConfig.register(CrossConfig.model_type, CrossConfig, exist_ok=True)
+AutoModelForCausalLM.register(CrossConfig, CrossForCausalLM, exist_ok=True)

@@ -1,0 +1,72 @@
+"""One direction of the exchange between towers (JAM paper section 2.1.3; REFERENCE section 2).
+
+Shapes: B batch, T time, K keys, d width of the receiving tower, o width of the other one.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+
+class CrossBlock(GradientCheckpointingLayer):
+    """``x += Attention(q = LN(x), k = v = other stream, not normed); x += FFN(LN(x))``, without biases.
+
+    Pre-norm without learned parameters, the heads of the receiving tower (as many for keys as for queries), an FFN of
+    4d. When both towers have rotary positions, queries and keys are rotated by the receiving tower's: the streams carry
+    no positions then, and the exchange would not know how far apart two tokens are.
+
+    Args:
+        config: of the receiving tower.
+        other_size: width o of the other tower.
+        activation: name of the FFN's activation.
+        layer_idx: index in the cache.
+    """
+
+    def __init__(self, config: PretrainedConfig, other_size: int, activation: str, layer_idx: int) -> None:
+        super().__init__()
+        size, heads = config.hidden_size, config.num_attention_heads
+        self.head_dim = getattr(config, "head_dim", None) or size // heads
+        self.layer_idx = layer_idx
+        inner = heads * self.head_dim
+        self.attention_norm = nn.LayerNorm(size, elementwise_affine=False)
+        self.q_proj = nn.Linear(size, inner, bias=False)
+        self.k_proj = nn.Linear(other_size, inner, bias=False)
+        self.v_proj = nn.Linear(other_size, inner, bias=False)
+        self.o_proj = nn.Linear(inner, size, bias=False)
+        self.ffn_norm = nn.LayerNorm(size, elementwise_affine=False)
+        self.fc1 = nn.Linear(size, 4 * size, bias=False)
+        self.activation = ACT2FN[activation]
+        self.fc2 = nn.Linear(4 * size, size, bias=False)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        other: Tensor,
+        mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: Cache | None,
+    ) -> Tensor:
+        """Receiving stream [B, T, d] and the other stream [B, T, o] to the receiving stream [B, T, d].
+
+        The mask is the towers' (bool [B, 1, T, K]; None: plain causal): a token sees of the other stream the positions
+        that it sees of its own.
+        """
+        query = self._split_heads(self.q_proj(self.attention_norm(hidden)))
+        key, value = self._split_heads(self.k_proj(other)), self._split_heads(self.v_proj(other))
+        if rotary is not None:
+            query, key = apply_rotary_pos_emb(query, key, *rotary)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        hidden = hidden + self.o_proj(attended.transpose(1, 2).flatten(2))
+        return hidden + self.fc2(self.activation(self.fc1(self.ffn_norm(hidden))))
+
+    def _split_heads(self, projected: Tensor) -> Tensor:
+        """[B, T, heads * head_dim] to [B, heads, T, head_dim]."""
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -1,0 +1,105 @@
+"""Configuration of the cross-attention model."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from jam.models.towers import family_of
+from jam.vocabulary import ParentRows, Vocabulary
+
+READOUTS = ("exact", "paper")
+
+
+class CrossConfig(PretrainedConfig):
+    """Two parents side by side.
+
+    Args:
+        text_config: config of the text parent.
+        image_config: config of the image parent.
+        vocabulary: the joint vocabulary (`Vocabulary.to_dict`).
+        image_grid: height and width of an image in tokens.
+        text_rows: rows of the text parent's tables (`dataclasses.asdict` of `ParentRows`).
+        image_rows: rows of the image parent's tables.
+        cross_every: k: the towers exchange after layers 0, k, 2k, ...; 0: never.
+        readout: ``exact`` (embeddings, norms and heads of each tower) or ``paper`` (shared ones); REFERENCE section 2.
+    """
+
+    model_type = "jam_cross"
+    sub_configs: ClassVar[dict[str, type]] = {"text_config": AutoConfig, "image_config": AutoConfig}
+    has_no_defaults_at_init = True
+
+    text_config: Any = None  # a dict in config.json, the parent's own class after construction
+    image_config: Any = None
+    vocabulary: dict = field(default_factory=dict)
+    image_grid: list = field(default_factory=list)
+    text_rows: dict = field(default_factory=dict)
+    image_rows: dict = field(default_factory=dict)
+    cross_every: int = 2
+    readout: str = "exact"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in ("text_config", "image_config", "vocabulary", "image_grid", "text_rows", "image_rows"):
+            if not getattr(self, name):
+                raise ValueError(f"CrossConfig needs {name}")
+        self.text_config = _sub_config(self.text_config)
+        self.image_config = _sub_config(self.image_config)
+        self.image_grid = [int(side) for side in self.image_grid]
+        if self.readout not in READOUTS:
+            raise ValueError(f"readout {self.readout!r} does not exist; choose one of {', '.join(READOUTS)}")
+        if self.cross_every < 0:
+            raise ValueError(f"cross_every is {self.cross_every}; it must be 1 or more, or 0 for no cross blocks")
+        sizes = self.text_config.hidden_size, self.image_config.hidden_size
+        if self.readout == "paper" and sizes[0] != sizes[1]:
+            raise ValueError(
+                f"hidden sizes differ: text {sizes[0]}, image {sizes[1]}; the readout 'paper' has one embedding for "
+                "both towers and needs equal sizes, the readout 'exact' does not"
+            )
+        # Parents tie inside their towers; of our own tables only the paper's could be tied.
+        self.tie_word_embeddings = self.readout == "paper" and bool(self.text_config.tie_word_embeddings)
+        super().__post_init__(**kwargs)
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> CrossConfig:
+        """Itself: `transformers` sizes caches by this config's `num_hidden_layers`."""
+        return self
+
+    @property
+    def exchanges(self) -> list[int]:
+        """The layers after which the towers exchange: 0, k, 2k, ... as long as both towers have them."""
+        shared = min(self.text_config.num_hidden_layers, self.image_config.num_hidden_layers)
+        return list(range(0, shared, self.cross_every)) if self.cross_every else []
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers in the cache: the text tower's, the image tower's, then two cross blocks an exchange."""
+        return self.text_config.num_hidden_layers + self.image_config.num_hidden_layers + 2 * len(self.exchanges)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.joint_vocabulary.size
+
+    @property
+    def max_position_embeddings(self) -> int:
+        return min(self.text_config.max_position_embeddings, self.image_config.max_position_embeddings)
+
+    @property
+    def joint_vocabulary(self) -> Vocabulary:
+        return Vocabulary.from_dict(self.vocabulary)
+
+    @property
+    def parent_rows(self) -> tuple[ParentRows, ParentRows]:
+        """Rows of the text parent and of the image parent."""
+        return ParentRows(**self.text_rows), ParentRows(**self.image_rows)
+
+
+def _sub_config(config: dict | PretrainedConfig) -> PretrainedConfig:
+    if isinstance(config, dict):
+        model_type = config.get("model_type")
+        if model_type is None or model_type not in CONFIG_MAPPING:
+            raise ValueError(f"a parent's config has the model_type {model_type!r}, which transformers does not know")
+        config = CONFIG_MAPPING[model_type](**config)
+    family_of(config)
+    return config

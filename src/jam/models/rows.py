@@ -1,0 +1,74 @@
+"""Which rows of a parent's tables the joint ids have, and columns of logits in joint order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from jam.vocabulary import ParentRows, Vocabulary
+
+
+def missing_controls(vocabulary: Vocabulary, rows: ParentRows) -> list[int]:
+    """Ids that every tower must be able to write (``</s>``, ``<break>``, ``<eoss>``, sentinels) but this parent cannot.
+
+    In this order they own the rows ``absent_input[1:]`` and ``absent_output`` of a `JointTower`.
+    """
+    row_of = rows.row_of(vocabulary)
+    controls = [vocabulary.eos_id, *range(vocabulary.control_start, vocabulary.size)]
+    return [token for token in controls if row_of[token] < 0]
+
+
+class JointRows(nn.Module):
+    """The input rows of all joint ids, as buffers that move with the model.
+
+    Attributes:
+        parent_row: long [V], the row of the parent's table, -1 where it has none.
+        absent_row: long [V], the row of `absent_input` for such an id: 0, the one vector of all absent ids, or a
+            missing control's own; 0 where the parent has a row.
+        missing: the missing controls (see `missing_controls`).
+    """
+
+    parent_row: Tensor
+    absent_row: Tensor
+
+    def __init__(self, vocabulary: Vocabulary, rows: ParentRows) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.rows = rows
+        self.missing = missing_controls(vocabulary, rows)
+        self.controls = min(rows.control_size, vocabulary.control_size) if rows.control_start is not None else 0
+        for name in ("parent_row", "absent_row"):
+            self.register_buffer(name, torch.empty(vocabulary.size, dtype=torch.long), persistent=False)
+        self.fill()
+
+    def check(self, table_size: int, owner: str) -> None:
+        """Raise ValueError unless the parent's tables of `table_size` rows have all rows that are used."""
+        largest = max(self.rows.row_of(self.vocabulary))
+        if largest >= table_size:
+            raise ValueError(
+                f"the joint vocabulary needs row {largest} of {owner}'s embedding, which has {table_size}; the "
+                "vocabulary belongs to another model"
+            )
+
+    def fill(self) -> None:
+        """Compute the buffers; `from_pretrained` builds them without content and calls this once more."""
+        self.parent_row.copy_(torch.tensor(self.rows.row_of(self.vocabulary)))
+        own = {token: 1 + index for index, token in enumerate(self.missing)}
+        self.absent_row.copy_(torch.tensor([own.get(token, 0) for token in range(self.vocabulary.size)]))
+
+
+def spread(pieces: dict[int, Tensor], size: int) -> Tensor:
+    """Logits [N, size] from pieces [N, n] that begin at the given columns; -inf in all other columns."""
+    parts: list[Tensor] = []
+    end = 0
+    example = next(iter(pieces.values()))
+    nothing = example.new_full((), -torch.inf)
+    for start, piece in sorted(pieces.items()):
+        assert start >= end, "pieces of logits overlap"
+        if start > end:
+            parts.append(nothing.expand(len(piece), start - end))
+        parts.append(piece)
+        end = start + piece.shape[1]
+    if end < size:
+        parts.append(nothing.expand(len(example), size - end))
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,103 @@
+"""One plain decoder behind the joint models' methods: a parent alone, or the result of uniform or width fusion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from jam.grammar import Grammar
+from jam.models.cache import RowCache
+from jam.models.cross import check_length, check_mask
+from jam.models.rows import JointRows, spread
+from jam.models.towers import Tower
+from jam.vocabulary import ParentRows, Vocabulary
+
+
+class SingleStream(nn.Module):
+    """A decoder of `transformers` that reads and writes joint ids.
+
+    Ids without a row of the model's are read through its mean input row and have the logit -inf; one softmax runs over
+    all others, whatever the state.
+
+    Args:
+        model: the plain decoder; training changes it in place.
+        vocabulary: the joint vocabulary.
+        image_grid: height and width of an image in tokens.
+        rows: which rows of the model's tables the joint ids have.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, vocabulary: Vocabulary, image_grid: tuple[int, int] | list[int], rows: ParentRows
+    ) -> None:
+        super().__init__()
+        self.tower = Tower(model)
+        self.joint = JointRows(vocabulary, rows)
+        self.joint.check(self.tower.embedding.num_embeddings, "the model")
+        self.grammar = Grammar(vocabulary, image_grid[0] * image_grid[1])
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.tower.model
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.grammar.vocabulary
+
+    @property
+    def context_length(self) -> int:
+        return self.tower.config.max_position_embeddings
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def new_cache(self, rows: int, max_length: int) -> RowCache:
+        """An empty cache for `rows` sequences of up to `max_length` tokens."""
+        check_length(max_length, self.context_length)
+        return RowCache(self.tower.config.num_hidden_layers, rows, max_length)
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: RowCache | None = None,
+    ) -> Tensor:
+        """The head's input, [B, T, H]; arguments as in `CrossForCausalLM.hidden`."""
+        if position_ids is None:
+            check_length(input_ids.shape[1], self.context_length)
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        check_mask(attention_mask, cache)
+        return self.tower(self._embed(input_ids), position_ids, attention_mask, cache)
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        row = self.joint.parent_row[input_ids]
+        embedded = self.tower.embedding(row.clamp(min=0))
+        present = row >= 0
+        if bool(present.all()):  # the mean of a large table is not free
+            return embedded
+        mean = self.tower.embedding.weight.detach().mean(0)
+        return torch.where(present[..., None], embedded, mean.to(embedded.dtype))
+
+    def logits(self, hidden: Tensor, states: Tensor | None = None) -> Tensor:
+        """Logits [..., V] in the order of joint ids; states are not looked at."""
+        parent = self.tower.head(hidden).reshape(-1, self.tower.head.out_features)
+        vocabulary, rows = self.vocabulary, self.joint.rows
+        pieces = {0: parent[:, : rows.text_size]}
+        if rows.image_start is not None:
+            pieces[vocabulary.image_start] = parent[:, rows.image_start : rows.image_start + vocabulary.image_size]
+        if self.joint.controls:
+            assert rows.control_start is not None
+            pieces[vocabulary.control_start] = parent[:, rows.control_start : rows.control_start + self.joint.controls]
+        return spread(pieces, vocabulary.size).view(*hidden.shape[:-1], -1)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save the plain model; it opens with `AutoModelForCausalLM`."""
+        self.model.save_pretrained(folder)

@@ -1,0 +1,188 @@
+"""A parent as a tower.
+
+Shapes: B batch, T time, K keys, d width of the tower, V size of the joint vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from jam.models.rows import JointRows, spread
+from jam.models.towers.base import Family, Rotary
+from jam.models.towers.llama import LlamaFamily
+from jam.models.towers.opt import OPTFamily
+from jam.vocabulary import ParentRows, Vocabulary
+
+FAMILIES: dict[str, Family] = {"opt": OPTFamily(), "llama": LlamaFamily()}
+
+
+def family_of(config: PretrainedConfig) -> Family:
+    """The family of a parent's config. Raises ValueError for an architecture that has none."""
+    if config.model_type not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise ValueError(f"no tower for the architecture {config.model_type!r}; there are towers for: {known}")
+    return FAMILIES[config.model_type]
+
+
+class Tower(nn.Module):
+    """A whole ...ForCausalLM as the submodule `model`, so that state-dict keys are the parent's own behind a prefix.
+
+    Args:
+        model: the parent, or its config (then with fresh weights).
+        first_layer: index in the cache of the tower's first layer.
+    """
+
+    def __init__(self, model: PreTrainedModel | PretrainedConfig, first_layer: int = 0) -> None:
+        super().__init__()
+        config = model.config if isinstance(model, PreTrainedModel) else model
+        self.family = family_of(config)
+        self.model = model if isinstance(model, PreTrainedModel) else self.family.model_class(config)
+        if self.model.config._attn_implementation != "sdpa":
+            raise ValueError(
+                f"attention implementation {self.model.config._attn_implementation!r} is not supported: towers pass "
+                "boolean masks, which only 'sdpa' takes; load the model with attn_implementation='sdpa'"
+            )
+        for index, layer in enumerate(self.layers, start=first_layer):
+            self.family.attention_of(layer).layer_idx = index
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.model.config
+
+    @property
+    def all_tied_weights_keys(self) -> dict[str, str]:
+        """Read by `PreTrainedModel.post_init` of a model that contains this tower."""
+        return {f"model.{target}": f"model.{source}" for target, source in self.model.all_tied_weights_keys.items()}
+
+    @property
+    def _no_split_modules(self) -> set[str]:
+        return set(self.model._no_split_modules or [])
+
+    def _part(self, name: str | None) -> nn.Module | None:
+        parent, _, leaf = (name or "").rpartition(".")
+        return getattr(self.model.get_submodule(parent), leaf) if name else None
+
+    def take(self, name: str | None) -> nn.Module | None:
+        """Remove a part (one of the family's names) from the tower and return it."""
+        part = self._part(name)
+        if name and part is not None:
+            parent, _, leaf = name.rpartition(".")
+            setattr(self.model.get_submodule(parent), leaf, None)
+        return part
+
+    def drop_vocabulary(self) -> None:
+        """Remove embedding and head: the tower is layers only, between states that others make and read."""
+        self.take(self.family.embedding)
+        self.take(self.family.head)
+        self.model._tied_weights_keys = None
+        self.model.all_tied_weights_keys = {}
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        part = self._part(self.family.embedding)
+        assert isinstance(part, nn.Embedding)
+        return part
+
+    @property
+    def head(self) -> nn.Linear:
+        part = self._part(self.family.head)
+        assert isinstance(part, nn.Linear) and part.bias is None
+        return part
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        part = self._part(self.family.layers)
+        assert isinstance(part, nn.ModuleList)
+        return part
+
+    def enter(self, embedded: Tensor, position_ids: Tensor) -> tuple[Tensor, Rotary]:
+        """Embedded tokens [B, T, embedding width] to the first layer's input [B, T, d], and rotary positions if any."""
+        hidden = self.family.widen(self.model, embedded)
+        table = self._part(self.family.positions)
+        if table is not None:
+            hidden = hidden + self.family.positions_of(table, position_ids)
+        return hidden, self.family.rotary(self.model, hidden, position_ids)
+
+    def layer(self, index: int, hidden: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        """Layer `index`, [B, T, d] to [B, T, d]. Mask: bool [B, 1, T, K], True where visible; None is plain causal."""
+        return self.family.call_layer(self.layers[index], hidden, rotary, mask, cache)
+
+    def leave(self, hidden: Tensor) -> Tensor:
+        """The last layer's output [B, T, d] to the head's input: the final norm, where there is one."""
+        norm = self._part(self.family.norm)
+        return self.family.narrow(self.model, hidden if norm is None else norm(hidden))
+
+    def forward(
+        self, embedded: Tensor, position_ids: Tensor, mask: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """The plain decoder: embedded tokens [B, T, embedding width] to the head's input [B, T, head width]."""
+        hidden, rotary = self.enter(embedded, position_ids)
+        for index in range(len(self.layers)):
+            hidden = self.layer(index, hidden, rotary, mask, cache)
+        return self.leave(hidden)
+
+
+class JointTower(Tower):
+    """A tower that reads and writes joint ids (the `exact` input and readout).
+
+    An id without a row of the parent's is read through one learned vector, ``absent_input[0]``; `missing_controls` have
+    their own rows, ``absent_input[1:]`` and ``absent_output``. All start at the parent's mean row.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel | PretrainedConfig, vocabulary: Vocabulary, rows: ParentRows, first_layer: int = 0
+    ) -> None:
+        super().__init__(model, first_layer)
+        self.joint = JointRows(vocabulary, rows)
+        missing = len(self.joint.missing)
+        self.absent_input = nn.Parameter(torch.empty(1 + missing, self.embedding.embedding_dim))
+        self.absent_output = nn.Parameter(torch.empty(missing, self.head.in_features)) if missing else None
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Joint ids [B, T] to embedded tokens [B, T, embedding width]."""
+        row = self.joint.parent_row[input_ids]
+        own = self.embedding(row.clamp(min=0))
+        absent = F.embedding(self.joint.absent_row[input_ids], self.absent_input)
+        return torch.where((row >= 0)[..., None], own, absent)
+
+    def columns(self, hidden: Tensor, image: bool) -> Tensor:
+        """Logits [N, V] from the head's input [N, head width] over one modality and the controls; -inf elsewhere."""
+        vocabulary, rows = self.joint.vocabulary, self.joint.rows
+        take = self._products(hidden)
+        pieces: dict[int, Tensor] = {}
+        if image:
+            assert rows.image_start is not None
+            pieces[vocabulary.image_start] = take(rows.image_start, vocabulary.image_size)
+            if vocabulary.eos_id < rows.text_size:
+                pieces[vocabulary.eos_id] = take(vocabulary.eos_id, 1)
+        else:
+            pieces[0] = take(0, rows.text_size)
+        if self.joint.controls:
+            assert rows.control_start is not None
+            pieces[vocabulary.control_start] = take(rows.control_start, self.joint.controls)
+        if self.absent_output is not None:
+            extra = F.linear(hidden, self.absent_output)
+            own_eos = int(self.joint.missing[0] == vocabulary.eos_id)
+            if own_eos:
+                pieces[vocabulary.eos_id] = extra[:, :1]
+            if len(self.joint.missing) > own_eos:
+                pieces[self.joint.missing[own_eos]] = extra[:, own_eos:]
+        return spread(pieces, vocabulary.size)
+
+    def _products(self, hidden: Tensor) -> Callable[[int, int], Tensor]:
+        """A function (first row, number of rows) -> logits of these rows of the parent's head.
+
+        A matrix product's kernel, and with it the last bit of the result, depends on the shape of the matrix: to equal
+        the parent exactly, the parent's whole head is multiplied. Training leaves out the rows that it does not need.
+        """
+        weight = self.head.weight
+        if torch.is_grad_enabled():
+            return lambda start, size: F.linear(hidden, weight[start : start + size])
+        whole = F.linear(hidden, weight)
+        return lambda start, size: whole[:, start : start + size]

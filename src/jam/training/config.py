@@ -1,0 +1,103 @@
+"""Settings of a training run; a recipe is this as YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class DataSource:
+    """One source of the mixture.
+
+    Args:
+        path: folder of token shards (`jam prepare`).
+        weight: share of documents visited, relative to the other sources.
+    """
+
+    path: str
+    weight: float = 1.0
+
+
+@dataclass
+class TrainConfig:
+    """Settings of `jam train`.
+
+    Args:
+        model: folder of the model to start from.
+        out: folder of the run: checkpoints, records and at last `model/`.
+        sources: what to train on.
+        validation: token shards whose perplexity is measured, by modality.
+        stage: what the result is called in its manifest.
+        steps: optimiser steps; give this or `epochs`.
+        epochs: passes over the first source; give this or `steps`.
+        context: positions of a sequence; default: the model's.
+        batch_tokens: positions of a batch, padding included.
+        micro_batch_size: sequences in one forward; a batch has as many of these as it takes.
+        lr: peak learning rate.
+        warmup_steps: linear warm-up from 0.
+        schedule: what follows the warm-up.
+        min_lr_ratio: learning rate at the end, relative to the peak.
+        beta1: of AdamW.
+        beta2: of AdamW.
+        eps: of AdamW.
+        weight_decay: of AdamW, on matrices.
+        max_grad_norm: gradients are clipped to this norm.
+        cm3: causally masked objective; for messages, spans lie in the answer.
+        unconditional_rate: share of captioned pictures whose text is masked whole, for guidance.
+        sentinel_weight: weight of predicting a sentinel inside the source.
+        image_weight: weight of image tokens against text tokens.
+        precision: "bf16" runs matrix products under autocast.
+        validate_every: steps between validations; 0: only at the end.
+        validation_documents: at most so many documents of each validation source.
+        checkpoint_every: steps between checkpoints; 0: only at the end.
+        keep_checkpoints: how many of the last checkpoints to keep.
+        resume: go on from the last checkpoint in `out`.
+        seed: of order, masks and packing.
+        device: default: a GPU if there is one.
+        dtype: data type of the weights.
+    """
+
+    model: str
+    out: str
+    sources: list[DataSource]
+    validation: list[str] = field(default_factory=list)
+    stage: Literal["parent", "aligned", "instructed"] = "aligned"
+    steps: int | None = None
+    epochs: float | None = None
+    context: int | None = None
+    batch_tokens: int = 2**23
+    micro_batch_size: int = 1
+    lr: float = 3e-5
+    warmup_steps: int = 500
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    min_lr_ratio: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+    cm3: bool = True
+    unconditional_rate: float = 0.1
+    sentinel_weight: float = 0.0
+    image_weight: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    validate_every: int = 0
+    validation_documents: int = 256
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    resume: bool = False
+    seed: int = 0
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"give either steps or epochs; got steps {self.steps} and epochs {self.epochs}")
+        if not self.sources:
+            raise ValueError("sources is empty: name at least one folder of token shards")
+        positive = ("steps", "epochs", "context", "batch_tokens", "micro_batch_size", "lr", "max_grad_norm")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be positive")

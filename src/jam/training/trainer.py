@@ -1,0 +1,243 @@
+"""The trainer: one readable `train_step`, and around it the loop, records, checkpoints and resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from jam.checkpoints import new_folder, write_json
+from jam.data import Batch, Loader, Objective, Shards, Source, plain_batches, split
+from jam.models import JointModel
+from jam.models.scoring import Perplexity, token_nll
+from jam.training.checkpoint import checkpoints, load_optimizer, read_state, save_checkpoint
+from jam.training.config import TrainConfig
+from jam.training.schedule import lr_factor
+
+RESULT = "model"
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did. `loss`: weighted mean in nats; `tokens`: positions that are no padding."""
+
+    step: int
+    loss: float
+    text_loss: float
+    image_loss: float
+    grad_norm: float
+    lr: float
+    tokens: int
+    seconds: float
+
+
+def select(batch: Batch, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Hidden states, targets, states and weights of the positions that count, flattened to [N, ...]."""
+    at = (batch.weights.flatten() > 0).nonzero()[:, 0]
+    flat = [tensor.flatten()[at] for tensor in (batch.targets, batch.states, batch.weights)]
+    return (hidden.flatten(0, 1).index_select(0, at), *flat)
+
+
+def batch_hidden(model: JointModel, batch: Batch) -> torch.Tensor:
+    return model.hidden(batch.inputs, batch.positions, batch.attention_mask())
+
+
+class Trainer:
+    """Trains `model` in place.
+
+    Args:
+        model: a joint model that is a `torch.nn.Module` too.
+        config: the recipe.
+        save_model: writes a whole model folder; called with an empty folder and the stage reached.
+        load_weights: takes the weights of a folder that `save_model` wrote.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        config: TrainConfig,
+        save_model: Callable[[Path, str], None],
+        load_weights: Callable[[Path], None],
+    ) -> None:
+        self.model, self.config = model, config
+        self.save_model, self.load_weights = save_model, load_weights
+        self.run = Path(config.out)
+        self.device = next(model.parameters()).device
+        self.context = config.context or model.context_length
+        if self.context > model.context_length:
+            raise ValueError(f"context is {self.context}, the model takes {model.context_length} positions")
+        sources = [
+            Source(Shards(source.path, model.vocabulary), source.weight, self.context) for source in config.sources
+        ]
+        objective = Objective(config.cm3, config.unconditional_rate, config.sentinel_weight, config.image_weight)
+        self.loader = Loader(
+            sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed
+        )
+        self.accumulation = max(1, round(config.batch_tokens / (config.micro_batch_size * self.context)))
+        self.steps = config.steps or self._steps_of(config.epochs or 1.0)
+        self.names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        matrices = [p for p in self.names if p.ndim >= 2]
+        vectors = [p for p in self.names if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            fused=True,
+        )
+        self.step = 0
+        self.validation_report: dict[str, float | int | None] = {}
+        self.validation = [Shards(path, model.vocabulary) for path in config.validation]
+
+    def _steps_of(self, epochs: float) -> int:
+        source = self.loader.sources[0]
+        share = self.loader.weights[0]
+        positions = epochs * len(source) * source.mean_length / share
+        return max(1, math.ceil(positions / (self.accumulation * self.config.micro_batch_size * self.context)))
+
+    def train_step(self) -> StepReport:
+        """One optimiser step over `accumulation` micro-batches, each weighted by its share of what counts."""
+        started = time.perf_counter()
+        batches = [next(self.loader).to(self.device) for _ in range(self.accumulation)]
+        total = sum(float(batch.weights.sum()) for batch in batches)
+        lr = self._set_lr()
+        self.optimizer.zero_grad(set_to_none=True)
+        counts = Perplexity()
+        loss_sum = 0.0
+        for batch in batches:
+            with self._autocast():
+                hidden, targets, states, weights = select(batch, batch_hidden(self.model, batch))
+                nll = token_nll(self.model, hidden, targets, states)
+            loss = (nll * weights).sum() / total
+            loss.backward()
+            loss_sum += loss.item()
+            counts.add(nll.detach(), self._is_image(targets))
+        norm = torch.nn.utils.clip_grad_norm_(self.names, self.config.max_grad_norm)
+        if not math.isfinite(loss_sum) or not torch.isfinite(norm):
+            raise ValueError(f"step {self.step}: loss {loss_sum} and gradient norm {float(norm)}: lower lr or resume earlier")
+        self.optimizer.step()
+        self.step += 1
+        return StepReport(
+            step=self.step,
+            loss=loss_sum,
+            text_loss=counts.text_nats / max(1, counts.text_tokens),
+            image_loss=counts.image_nats / max(1, counts.image_tokens),
+            grad_norm=float(norm),
+            lr=lr,
+            tokens=sum(int((batch.documents >= 0).sum()) for batch in batches),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _set_lr(self) -> float:
+        c = self.config
+        lr = c.lr * lr_factor(self.step, self.steps, c.warmup_steps, c.schedule, c.min_lr_ratio)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _autocast(self) -> Any:
+        if self.config.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _is_image(self, targets: torch.Tensor) -> torch.Tensor:
+        v = self.model.vocabulary
+        return (targets >= v.image_start) & (targets < v.control_start)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float | int | None]:
+        """Perplexity by modality over the validation documents, unmasked."""
+        counts = Perplexity()
+        for shards in self.validation:
+            pieces = [
+                piece
+                for document in range(min(len(shards), self.config.validation_documents))
+                for piece in split(shards[document], self.context + 1, shards.vocabulary)
+            ]
+            for batch in plain_batches(pieces, self.model.grammar, self.context, self.config.micro_batch_size):
+                batch = batch.to(self.device)
+                with self._autocast():
+                    hidden, targets, states, _ = select(batch, batch_hidden(self.model, batch))
+                    counts.add(token_nll(self.model, hidden, targets, states), self._is_image(targets))
+        return counts.report()
+
+    def train(self) -> Iterator[StepReport]:
+        """Run to the end, yielding after every step; afterwards the model lies in ``out/model``.
+
+        An interrupt (or closing the iterator) saves a checkpoint first; ``resume`` goes on from it.
+        """
+        self._begin()
+        self.model.train()
+        with SummaryWriter(self.run / "tensorboard") as board, (self.run / "metrics.jsonl").open("a") as records:
+            try:
+                while self.step < self.steps:
+                    report = self.train_step()
+                    self._record(asdict(report), board, records)
+                    yield report
+                    if self._is_due(self.config.checkpoint_every):
+                        self.save_checkpoint()
+                    if self._is_due(self.config.validate_every):
+                        self._record(self._validation_record(), board, records)
+            except (KeyboardInterrupt, GeneratorExit):
+                self.save_checkpoint()
+                raise
+            self._record(self._validation_record(), board, records)
+        self.save_checkpoint()
+        self._finish()
+
+    def _validation_record(self) -> dict[str, Any]:
+        self.validation_report = self.validate()
+        return {"step": self.step} | {f"validation_{key}": value for key, value in self.validation_report.items()}
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0 and self.step < self.steps
+
+    def _begin(self) -> None:
+        found = checkpoints(self.run)
+        if (self.run / RESULT).exists():
+            raise ValueError(f"{self.run} holds a finished run; choose another --out or remove it")
+        if found and not self.config.resume:
+            raise ValueError(f"{self.run} holds a run at {found[-1].name}; pass --resume true, or choose another --out")
+        if found:
+            self.load_checkpoint(found[-1])
+        self.run.mkdir(parents=True, exist_ok=True)
+        write_json(self.run / "recipe.json", asdict(self.config))
+
+    def save_checkpoint(self) -> Path:
+        return save_checkpoint(
+            self.run,
+            self.step,
+            lambda folder: self.save_model(folder, self.config.stage),
+            self.optimizer,
+            self.names,
+            {"loader": self.loader.state(), "config": asdict(self.config)},
+            self.config.keep_checkpoints,
+        )
+
+    def load_checkpoint(self, checkpoint: Path) -> None:
+        """Weights, moments, step and place in the data."""
+        self.load_weights(checkpoint)
+        load_optimizer(checkpoint, self.optimizer, self.names)
+        state = read_state(checkpoint)
+        self.step = state["step"]
+        self.loader.load_state(state["loader"])
+
+    def _finish(self) -> None:
+        with new_folder(self.run / RESULT) as folder:
+            self.save_model(folder, self.config.stage)
+
+    @staticmethod
+    def _record(values: dict[str, Any], board: SummaryWriter, records: Any) -> None:
+        records.write(json.dumps(values) + "\n")
+        records.flush()
+        for key, value in values.items():
+            if key != "step" and value is not None:
+                board.add_scalar(key, value, values["step"])

@@ -1,0 +1,60 @@
+"""A scene of the built-in world: a thing, where it stands, its size and the coloured parts drawn so far."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from PIL import Image, ImageDraw
+
+from jam.tutorials.things import BACKGROUND, BASELINE, COLOURS, HELD_OUT, PLACES, RESOLUTION, SIZES, THINGS
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`parts` are (part name, colour) in the order in which they are drawn."""
+
+    thing: str
+    size: str
+    place: str
+    parts: tuple[tuple[str, str], ...]
+
+    @property
+    def is_held_out(self) -> bool:
+        return (self.thing, dict(self.parts).get(THINGS[self.thing].main)) in HELD_OUT
+
+    @property
+    def is_complete(self) -> bool:
+        return sorted(name for name, _ in self.parts) == sorted(part.name for part in THINGS[self.thing].parts)
+
+    def first(self, count: int) -> Scene:
+        """The scene after `count` steps."""
+        return replace(self, parts=self.parts[:count])
+
+    def steps(self) -> Iterator[Scene]:
+        return (self.first(count) for count in range(1, len(self.parts) + 1))
+
+    def draw(self) -> Image.Image:
+        """The picture, RGB, `RESOLUTION` x `RESOLUTION` pixels, flat colours without smoothing."""
+        picture = Image.new("RGB", (RESOLUTION, RESOLUTION), BACKGROUND)
+        canvas = ImageDraw.Draw(picture)
+        unit = SIZES[self.size]
+        # The middle of a small thing is rounded to the grid of 8 pixels.
+        room = RESOLUTION - 3 * unit
+        left = {"left": 0, "middle": -(-room // 16) * 8, "right": room}[self.place]
+        for name, colour in self.parts:
+            for shape in THINGS[self.thing].part(name).shapes:
+                shape.draw(canvas, COLOURS[colour], left, BASELINE - 3 * unit, unit)
+        return picture
+
+
+def random_scene(rng: random.Random, held_out: bool = False) -> Scene:
+    """A complete scene with all its parts in distinct colours, from the pairs held out or from the others."""
+    while True:
+        thing = THINGS[rng.choice(list(THINGS))]
+        colours = rng.sample(list(COLOURS), len(thing.parts))
+        parts = tuple((part.name, colour) for part, colour in zip(thing.parts, colours, strict=True))
+        scene = Scene(thing.name, rng.choice(list(SIZES)), rng.choice(list(PLACES)), parts)
+        if scene.is_held_out == held_out:
+            return scene

@@ -1,0 +1,195 @@
+"""What can be drawn: twelve things, each a few flat parts on a grid of 3 x 3 units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import ImageDraw
+
+BACKGROUND = (255, 255, 255)
+COLOURS = {
+    "red": (222, 30, 38),
+    "orange": (255, 140, 0),
+    "yellow": (255, 225, 40),
+    "green": (40, 160, 65),
+    "blue": (30, 90, 225),
+    "purple": (140, 40, 180),
+    "pink": (255, 150, 205),
+    "brown": (120, 70, 25),
+}
+SIZES = {"small": 8, "big": 16}  # pixels a unit
+PLACES = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
+RESOLUTION = 64
+BASELINE = 56  # y of the lower edge of every thing
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A rectangle, ellipse, dome (upper half of an ellipse) or polygon; coordinates in units, y downwards."""
+
+    kind: str
+    coordinates: tuple[float, ...]
+
+    def draw(self, canvas: ImageDraw.ImageDraw, colour: tuple[int, int, int], left: int, top: int, unit: int) -> None:
+        xs = [left + round(x * unit) for x in self.coordinates[::2]]
+        ys = [top + round(y * unit) for y in self.coordinates[1::2]]
+        if self.kind == "polygon":
+            # Pixel centres of the right and lower edge belong to the shape, as they do for boxes.
+            xs = [x - (x == max(xs)) for x in xs]
+            ys = [y - (y == max(ys)) for y in ys]
+            canvas.polygon(list(zip(xs, ys, strict=True)), fill=colour)
+            return
+        box = (xs[0], ys[0], xs[1] - 1, ys[1] - 1)
+        if self.kind == "rectangle":
+            canvas.rectangle(box, fill=colour)
+        elif self.kind == "ellipse":
+            canvas.ellipse(box, fill=colour)
+        else:
+            canvas.pieslice(box, 180, 360, fill=colour)
+
+
+def rectangle(*coordinates: float) -> Shape:
+    return Shape("rectangle", coordinates)
+
+
+def ellipse(*coordinates: float) -> Shape:
+    return Shape("ellipse", coordinates)
+
+
+def dome(*coordinates: float) -> Shape:
+    return Shape("dome", coordinates)
+
+
+def polygon(*coordinates: float) -> Shape:
+    return Shape("polygon", coordinates)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of one colour; `plural` parts take no article ("red wheels")."""
+
+    name: str
+    shapes: tuple[Shape, ...]
+    plural: bool = False
+
+
+@dataclass(frozen=True)
+class Thing:
+    """`main` is the part that gives the thing its colour: a red house has red walls."""
+
+    name: str
+    main: str
+    parts: tuple[Part, ...]
+
+    def part(self, name: str) -> Part:
+        return next(part for part in self.parts if part.name == name)
+
+
+THINGS = {
+    thing.name: thing
+    for thing in (
+        Thing(
+            "house",
+            "walls",
+            (
+                Part("walls", (rectangle(0, 1, 3, 3),), plural=True),
+                Part("roof", (polygon(0, 1, 1.5, 0, 3, 1),)),
+                Part("door", (rectangle(1, 2, 2, 3),)),
+            ),
+        ),
+        Thing(
+            "tree",
+            "crown",
+            (Part("trunk", (rectangle(1, 2, 2, 3),)), Part("crown", (ellipse(0, 0, 3, 2),))),
+        ),
+        Thing(
+            "boat",
+            "hull",
+            (
+                Part("hull", (polygon(0, 2, 3, 2, 2.5, 3, 0.5, 3),)),
+                Part("mast", (rectangle(1, 0, 1.5, 2),)),
+                Part("sail", (polygon(1.5, 0, 3, 2, 1.5, 2),)),
+            ),
+        ),
+        Thing(
+            "car",
+            "body",
+            (
+                Part("body", (rectangle(0, 1, 3, 2),)),
+                Part("wheels", (ellipse(0, 2, 1, 3), ellipse(2, 2, 3, 3)), plural=True),
+                Part("cabin", (rectangle(0.5, 0, 2.5, 1),)),
+            ),
+        ),
+        Thing(
+            "fish",
+            "belly",
+            (
+                Part("belly", (ellipse(0, 0, 2, 3),)),
+                Part("tail", (polygon(2, 1.5, 3, 0, 3, 3),)),
+                Part("eye", (rectangle(0.5, 1, 1.5, 2),)),
+            ),
+        ),
+        Thing(
+            "flower",
+            "petals",
+            (
+                Part("stem", (rectangle(1, 2, 1.5, 3),)),
+                Part("petals", (ellipse(0, 0, 2.5, 2),), plural=True),
+                Part("heart", (rectangle(1, 0.5, 2, 1.5),)),
+                Part("leaf", (polygon(1.5, 3, 3, 2, 3, 3),)),
+            ),
+        ),
+        Thing(
+            "rocket",
+            "tube",
+            (
+                Part("tube", (rectangle(1, 1, 2, 3),)),
+                Part("nose", (polygon(1, 1, 1.5, 0, 2, 1),)),
+                Part("fins", (polygon(1, 2, 0, 3, 1, 3), polygon(2, 2, 3, 3, 2, 3)), plural=True),
+                Part("window", (rectangle(1, 1, 2, 2),)),
+            ),
+        ),
+        Thing(
+            "snowman",
+            "snowball",
+            (
+                Part("snowball", (ellipse(0, 1, 3, 3),)),
+                Part("head", (ellipse(1, 0, 2, 1),)),
+                Part("scarf", (rectangle(0.5, 1, 2.5, 1.5),)),
+            ),
+        ),
+        Thing(
+            "mushroom",
+            "cap",
+            (Part("stalk", (rectangle(1, 1, 2, 3),)), Part("cap", (dome(0, 0, 3, 3),))),
+        ),
+        Thing(
+            "cake",
+            "base",
+            (
+                Part("base", (rectangle(0, 2, 3, 3),)),
+                Part("icing", (rectangle(0.5, 1, 2.5, 2),)),
+                Part("candle", (rectangle(1, 0, 1.5, 1),)),
+            ),
+        ),
+        Thing(
+            "robot",
+            "chest",
+            (
+                Part("chest", (rectangle(0.5, 1, 2.5, 2),)),
+                Part("face", (rectangle(1, 0, 2, 1),)),
+                Part("legs", (rectangle(0.5, 2, 1, 3), rectangle(2, 2, 2.5, 3)), plural=True),
+                Part("arms", (rectangle(0, 1, 0.5, 2), rectangle(2.5, 1, 3, 2)), plural=True),
+            ),
+        ),
+        Thing(
+            "balloon",
+            "envelope",
+            (Part("envelope", (ellipse(0.5, 0, 2.5, 2),)), Part("basket", (rectangle(1, 2, 2, 3),))),
+        ),
+    )
+}
+PART_NAMES = {part.name for thing in THINGS.values() for part in thing.parts}
+
+# One colour of every thing occurs in no corpus; these pairs are what is tested.
+HELD_OUT = {(thing, list(COLOURS)[(3 * index + 1) % len(COLOURS)]) for index, thing in enumerate(THINGS)}
