@@ -258,7 +258,9 @@ def test_trained_values_survive_saving_and_loading(name: str, readout: str, tmp_
     ids = torch.tensor([DOCUMENT])
     with torch.no_grad():
         assert torch.equal(model(ids).logits, loaded(ids).logits)
-    assert AutoConfig.from_pretrained(tmp_path).to_dict() == loaded.config.to_dict()
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(config, CrossConfig) and config.exchanges == model.config.exchanges
+    assert config.text_config.to_dict() == AutoConfig.from_pretrained(tmp_path).text_config.to_dict()
 
 
 def test_tied_parents_stay_tied(tmp_path: Path) -> None:
@@ -334,6 +336,24 @@ def test_training_computes_the_same_logits_and_gradients() -> None:
         logits = model.logits(hidden[row : row + 1], state[None])
         logits.masked_fill(logits.isinf(), 0).mul(weight[row]).sum().backward()
     torch.testing.assert_close(mixed, hidden.grad)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable")  # its successor is not in 5.17
+@pytest.mark.parametrize("name", ["opt", "llama"])
+def test_recomputing_activations_changes_nothing(name: str) -> None:
+    model = cross(name, trained=True).train()
+    ids = torch.tensor([DOCUMENT])
+    gradients = []
+    for recompute in (False, True):
+        if recompute:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        logits = model(ids).logits
+        logits.masked_fill(logits.isinf(), 0).square().sum().backward()
+        gradients.append({key: value.grad for key, value in model.named_parameters() if value.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient)
 
 
 def test_states_of_targets_follow_the_grammar() -> None:
@@ -462,6 +482,9 @@ def test_mistakes_are_explained() -> None:
     text, image = pair("unequal")
     with pytest.raises(ValueError, match=r"hidden sizes differ: text 32, image 48.*'exact' does not"):
         config_of(text, image, readout="paper")
+    projected = opt(TEXT_SIZE, word_embed_proj_dim=16)
+    with pytest.raises(ValueError, match=r"the text parent's embedding is 16 wide and its layers 32.*'exact' keeps it"):
+        config_of(projected, opt(IMAGE_SIZE), readout="paper")
     with pytest.raises(ValueError, match="readout 'joint' does not exist; choose one of exact, paper"):
         config_of(text, image, readout="joint")
     with pytest.raises(ValueError, match="cross_every is -1"):

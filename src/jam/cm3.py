@@ -1,12 +1,13 @@
 """CM3, the causally masked objective: spans move to the end of the document behind sentinels (REFERENCE section 4).
 
-``</s> a b c d </s>`` with the span ``b c`` masked is ``</s> a <sentinel:0> d </s> <sentinel:0> b c <eoss>``. The unit is one
-document; no span crosses ``<break>``, the document's ends or, for messages, the beginning of the answer.
+``</s> a b c d </s>`` with the span ``b c`` masked is ``</s> a <sentinel:0> d </s> <sentinel:0> b c <eoss>``. The unit
+is one document; no span crosses ``<break>``, the document's ends or, for messages, the beginning of the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,23 +20,26 @@ def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list
     """Runs between ``<break>`` tokens from `start` to the closing ``</s>`` (or the end of an open piece)."""
     stop = len(ids) - (ids[-1] == vocabulary.eos_id and len(ids) > start)
     edges = [start - 1, *(i for i in range(start, stop) if ids[i] == vocabulary.break_id), stop]
-    return [(left + 1, right) for left, right in zip(edges, edges[1:], strict=False) if left + 1 < right]
+    return [(left + 1, right) for left, right in pairwise(edges) if left + 1 < right]
 
 
 def draw_spans(
     ids: Sequence[int], vocabulary: Vocabulary, rng: np.random.Generator, start: int = 1, poisson: float = 1.0
 ) -> list[Span]:
-    """Spans to mask by rules 1 to 3 of REFERENCE section 4, in order; none (37 % of the time) leaves the document as it is."""
+    """Spans to mask by rules 1 to 3 of REFERENCE section 4, in order; none (37 % and more) keeps the document whole.
+
+    Of the n^2 candidates (one if n is 1) the first n that don't intersect are kept; then empty ones are dropped, and
+    the others clipped to one segment each.
+    """
     parts = segments(ids, vocabulary, start)
-    if not parts or vocabulary.sentinels < 2:
+    if not parts:
         return []
     length = parts[-1][1] - start
-    count = min(int(rng.poisson(poisson)), vocabulary.sentinels - 1)
-    candidates = np.sort(rng.random((count * count, 2)), axis=1)
+    count = min(int(rng.poisson(poisson)), max(0, vocabulary.sentinels - 1))
     kept: list[Span] = []
-    for low, high in candidates:
+    for low, high in np.sort(rng.random((count * count, 2)), axis=1):
         left, right = start + int(low * length), start + int(high * length + 0.5)
-        if left < right and all(right <= other[0] or left >= other[1] for other in kept):
+        if all(right <= other[0] or left >= other[1] for other in kept):
             kept.append((left, right))
         if len(kept) == count:
             break
@@ -81,42 +85,53 @@ def mask(ids: Sequence[int], spans: Sequence[Span], vocabulary: Vocabulary) -> l
 
 
 def unmask(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
-    """Undo `mask`: every span goes back to its sentinel. Raises ValueError for sentinels without span."""
+    """Undo `mask`: every span goes back to its sentinel.
+
+    Raises:
+        ValueError: a sentinel without span, or a span without sentinel.
+    """
     if not any(vocabulary.is_sentinel(int(token)) for token in ids):
         return list(ids)
-    close = next(i for i in range(1, len(ids)) if ids[i] == vocabulary.eos_id)
+    close = _close(ids, vocabulary)
     spans: dict[int, list[int]] = {}
     position = close + 1
     while position < len(ids):
-        sentinel = int(ids[position])
         end = position + 1
         while end < len(ids) and ids[end] != vocabulary.eoss_id:
             end += 1
-        spans[sentinel] = [int(token) for token in ids[position + 1 : end]]
+        spans[int(ids[position])] = [int(token) for token in ids[position + 1 : end]]
         position = end + 1
     document: list[int] = []
-    for token in ids[: close + 1]:
-        if vocabulary.is_sentinel(int(token)):
-            if int(token) not in spans:
-                raise ValueError(f"{vocabulary.name(int(token))} has no span behind the document")
-            document += spans[int(token)]
+    for token in map(int, ids[: close + 1]):
+        if not vocabulary.is_sentinel(token):
+            document.append(token)
+        elif token in spans:
+            document += spans.pop(token)
         else:
-            document.append(int(token))
+            raise ValueError(f"{vocabulary.name(token)} has no span behind the document")
+    if spans:
+        raise ValueError(f"the span of {vocabulary.name(next(iter(spans)))} belongs to no sentinel in the document")
     return document
 
 
-def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary) -> list[int] | None:
-    """Cut a masked document to `limit` ids: text of the source goes, from its end; spans and images stay whole.
+def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int = 1) -> list[int] | None:
+    """Cut a masked document to `limit` ids: the last text ids of its source from `start` on go.
 
-    None if there is too little text to cut.
+    Relocated spans, sentinels and images stay whole. None if there is too little text to cut.
     """
     excess = len(ids) - limit
     if excess <= 0:
         return list(ids)
-    close = next(i for i in range(1, len(ids)) if ids[i] == vocabulary.eos_id)
-    last = close
-    while last > 1 and vocabulary.is_text(int(ids[last - 1])):
-        last -= 1
-    if close - last <= excess:
+    places = [place for place in range(start, _close(ids, vocabulary)) if vocabulary.is_text(int(ids[place]))]
+    if len(places) <= excess:
         return None
-    return [*ids[: close - excess], *ids[close:]]
+    cut = set(places[-excess:])
+    return [token for place, token in enumerate(ids) if place not in cut]
+
+
+def _close(ids: Sequence[int], vocabulary: Vocabulary) -> int:
+    """Where ``</s>`` closes the source."""
+    for position in range(1, len(ids)):
+        if ids[position] == vocabulary.eos_id:
+            return position
+    raise ValueError("a document with sentinels must be closed by </s>, with the spans behind it")

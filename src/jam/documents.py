@@ -10,7 +10,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Text:
 
 @dataclass
 class Image:
-    """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes` in raster order."""
+    """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes`, row by row."""
 
     path: str | None = None
     pixels: PILImage.Image | None = None
@@ -70,12 +70,13 @@ class Document:
     """Text and pictures in order (`content`), or the turns of a conversation (`messages`); one of the two is filled.
 
     `extra` keeps the other keys of the JSON line (id, source, license, author, ...) and, for a generated document, how
-    it came about (`finish_reason`, counts).
+    it came about (`finish_reason`, counts). `where` is the file and line it was read from, for messages.
     """
 
     content: list[Part] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
 
     def __post_init__(self) -> None:
         if self.content and self.messages:
@@ -109,7 +110,7 @@ class Document:
         elif path.suffix == ".md":
             path.write_text(to_markdown(self, path.with_name(path.stem + "_images")), encoding="utf-8")
         else:
-            raise ValueError(f"{path}: a document is saved as .html or .md, not as {path.suffix or 'a file without suffix'!r}")
+            raise ValueError(f"{path}: a document is saved as .html or .md, not as {path.suffix or 'no suffix'!r}")
         return path
 
 
@@ -118,29 +119,31 @@ def read_documents(path: str | Path) -> Iterator[Document]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file of documents")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield parse_document(line, path.parent, f"{path}:{number}: ")
 
 
-def parse_document(line: str, folder: Path = Path(), where: str = "") -> Document:
+def parse_document(line: str | bytes, folder: Path = Path(), where: str = "") -> Document:
     """One JSON line to a `Document`; picture paths are relative to `folder`."""
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{where}not valid JSON: {error}") from None
     if not isinstance(record, dict) or ("content" in record) == ("messages" in record):
         raise ValueError(f'{where}a document is an object with either "content" or "messages"')
     extra = {key: value for key, value in record.items() if key not in ("content", "messages")}
     if "content" in record:
-        return Document(content=_parse_parts(record["content"], folder, where), extra=extra)
+        return Document(content=_parse_parts(record["content"], folder, where), extra=extra, where=where)
+    if not isinstance(record["messages"], list):
+        raise ValueError(f'{where}"messages" must be a list; got {type(record["messages"]).__name__}')
     messages = []
     for message in record["messages"]:
         if not isinstance(message, dict) or message.get("role") not in ("user", "assistant", "system"):
             raise ValueError(f'{where}a message needs a "role" of "user", "assistant" or "system"; got {message!r:.80}')
         messages.append(Message(message["role"], _parse_parts(message.get("content"), folder, where)))
-    return Document(messages=messages, extra=extra)
+    return Document(messages=messages, extra=extra, where=where)
 
 
 def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
@@ -153,38 +156,40 @@ def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
         match part:
             case {"type": "text", "text": str(text)}:
                 parsed.append(Text(text))
-            case {"type": "image", "image": str(name)} if name.startswith(DATA_URI):
-                parsed.append(Image(path=name, where=where))
             case {"type": "image", "image": str(name)}:
-                parsed.append(Image(path=str(folder / name), where=where))
-            case {"type": "image", "codes": list(codes)}:
-                parsed.append(Image(codes=[int(code) for code in codes], where=where))
+                path = name if name.startswith(DATA_URI) else str(folder / name)
+                parsed.append(Image(path=path, where=where))
+            case {"type": "image", "codes": list(codes)} if all(type(code) is int for code in codes):
+                parsed.append(Image(codes=codes, where=where))
             case _:
-                raise ValueError(f'{where}a part is {{"type": "text", "text": ...}} or {{"type": "image", "image" or "codes": ...}}; got {part!r:.120}')
+                raise ValueError(
+                    f'{where}a part is {{"type": "text", "text": ...}} or {{"type": "image", "image" or "codes": ...}};'
+                    f" got {part!r:.120}"
+                )
     return parsed
 
 
 def to_record(document: Document) -> dict[str, Any]:
     """The JSON-lines form; pictures with pixels become data URIs."""
-
-    def parts(content: Sequence[Part]) -> list[dict[str, Any]]:
-        return [
-            {"type": "text", "text": part.text}
-            if isinstance(part, Text)
-            else {"type": "image", "codes": part.codes}
-            if part.codes is not None and part.pixels is None and part.path is None
-            else {"type": "image", "image": part.path or data_uri(part.load())}
-            for part in content
-        ]
-
     if document.messages:
-        body: dict[str, Any] = {"messages": [{"role": m.role, "content": parts(m.content)} for m in document.messages]}
-    else:
-        body = {"content": parts(document.content)}
-    return document.extra | body
+        turns = [{"role": turn.role, "content": _to_records(turn.content)} for turn in document.messages]
+        return {**document.extra, "messages": turns}
+    return {**document.extra, "content": _to_records(document.content)}
 
 
-def write_documents(path: str | Path, documents: Sequence[Document]) -> None:
+def _to_records(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, Text):
+            records.append({"type": "text", "text": part.text})
+        elif part.codes is not None and part.pixels is None and part.path is None:
+            records.append({"type": "image", "codes": part.codes})
+        else:
+            records.append({"type": "image", "image": part.path or data_uri(part.load())})
+    return records
+
+
+def write_documents(path: str | Path, documents: Iterable[Document]) -> None:
     """Write JSON lines."""
     with Path(path).open("w", encoding="utf-8") as lines:
         for document in documents:
@@ -204,15 +209,15 @@ def data_uri(picture: PILImage.Image) -> str:
 def to_markdown(document: Document, images: Path) -> str:
     """Markdown text; pictures are written into the folder `images`."""
     blocks: list[str] = []
-    for role, content in _turns(document):
-        for part in content:
-            if isinstance(part, Text):
-                blocks.append(f"## {part.text.strip()}" if role == "user" else part.text.strip())
-            else:
-                images.mkdir(parents=True, exist_ok=True)
-                name = f"{len(list(images.iterdir())) + 1:02d}.png"
-                (images / name).write_bytes(png_bytes(part.load()))
-                blocks.append(f"![]({images.name}/{name})")
+    count = 0
+    for role, part in _shown(document):
+        if isinstance(part, Text):
+            blocks.append(f"## {part.text.strip()}" if role == "user" else part.text.strip())
+        else:
+            count += 1
+            images.mkdir(parents=True, exist_ok=True)
+            (images / f"{count:02d}.png").write_bytes(png_bytes(part.load()))
+            blocks.append(f"![]({images.name}/{count:02d}.png)")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -244,21 +249,22 @@ def page(title: str, body: str, style: str = "") -> str:
 def article(document: Document) -> str:
     """The document as one HTML ``<article>``: questions as headings, texts as paragraphs, pictures inline."""
     lines = ["<article>"]
-    for role, content in _turns(document):
-        for part in content:
-            if isinstance(part, Text):
-                tag = "h2" if role == "user" else "p"
-                lines.append(f"<{tag}>{html.escape(part.text.strip())}</{tag}>")
-            else:
-                picture = part.load()
-                small = ' class="pixelated"' if max(picture.size) <= 128 else ""
-                lines.append(f'<img{small} alt="" src="{data_uri(picture)}">')
+    for role, part in _shown(document):
+        if isinstance(part, Text):
+            tag = "h2" if role == "user" else "p"
+            lines.append(f"<{tag}>{html.escape(part.text.strip())}</{tag}>")
+        else:
+            picture = part.load()
+            small = ' class="pixelated"' if max(picture.size) <= 128 else ""
+            lines.append(f'<img{small} alt="" src="{data_uri(picture)}">')
     if reason := document.extra.get("finish_reason"):
         lines.append(f"<footer>finished: {html.escape(str(reason))}</footer>")
     return "\n".join([*lines, "</article>"])
 
 
-def _turns(document: Document) -> list[tuple[str, list[Part]]]:
-    if document.messages:
-        return [(message.role, message.content) for message in document.messages]
-    return [("assistant", document.content)]
+def _shown(document: Document) -> Iterator[tuple[str, Part]]:
+    """Parts that a page shows, with the role of their turn: all but empty texts."""
+    for turn in document.messages or [Message("assistant", document.content)]:
+        for part in turn.content:
+            if isinstance(part, Image) or part.text.strip():
+                yield turn.role, part

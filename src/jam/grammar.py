@@ -1,8 +1,8 @@
 """The grammar of mixed-modal sequences: what may come next (REFERENCE section 3).
 
 One object serves the loss (state of every target), the readout (which vocabulary is possible) and decoding (what may be
-sampled), so that a broken stream can be neither trained nor produced. `<break>` toggles between text and image; an image
-that begins a document, or follows another image, therefore stands behind an empty text.
+sampled), so that a broken stream can be neither trained nor produced. `<break>` toggles between text and image; an
+image that begins a document, or follows another image, therefore stands behind an empty text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
+import numpy as np
 import torch
 
 from jam.vocabulary import Vocabulary
@@ -33,6 +35,7 @@ class State(IntEnum):
         return self in (State.IMAGE, State.MASKED_IMAGE, State.IMAGE_SPAN)
 
 
+STATES = tuple(State)
 IMAGE_STATES = torch.tensor([state.is_image for state in State])
 
 
@@ -50,8 +53,9 @@ class Grammar:
     def allowed(self) -> torch.Tensor:
         """Table of allowed ids, bool ``[states, vocabulary.size]``."""
         v = self.vocabulary
-        table = torch.zeros(len(State), v.size, dtype=torch.bool)
-        text, codes, sentinels = slice(0, v.text_size), slice(v.image_start, v.control_start), slice(v.sentinel_start, v.size)
+        table = torch.zeros(len(State), v.size, dtype=torch.bool, device="cpu")
+        text, codes = slice(0, v.text_size), slice(v.image_start, v.control_start)
+        sentinels = slice(v.sentinel_start, v.size)
         table[State.TEXT, text] = table[State.TEXT, sentinels] = True
         table[State.TEXT, v.break_id] = v.image_size > 0
         table[State.IMAGE, codes] = True
@@ -65,32 +69,72 @@ class Grammar:
         table[[State.TEXT_SPAN, State.IMAGE_SPAN], v.eoss_id] = True
         return table
 
+    @cached_property
+    def _allowed(self) -> np.ndarray:
+        return self.allowed().numpy()
+
     def states(self, ids: Sequence[int]) -> list[State]:
-        """The state in which each id of one whole document was chosen; the first id (``</s>``) counts as TEXT.
+        """The state in which each id of one document was chosen; the first id (``</s>``) counts as TEXT.
+
+        The document may be unfinished. What an image is depends on what follows in it: one that holds a sentinel is
+        MASKED_IMAGE from its first position.
 
         Raises:
             ValueError: the sequence breaks the grammar (the message names the position).
         """
+        return [STATES[state] for state in self.state_array(ids).tolist()]
+
+    def state_array(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """`states` as int64 ``[len(ids)]``, computed segment by segment; every training example passes through here."""
         v = self.vocabulary
-        if not len(ids) or ids[0] != v.eos_id:
+        tokens = np.asarray(ids, dtype=np.int64)
+        if not len(tokens) or tokens[0] != v.eos_id:
             raise ValueError("a document must begin with </s>")
-        states = [State.TEXT]
-        cursor = Cursor(self)
-        segment_end = 0
-        for position in range(1, len(ids)):
-            token = int(ids[position])
-            if cursor.state is State.IMAGE and position >= segment_end:
-                segment_end = position
-                while segment_end < len(ids) and ids[segment_end] not in (v.break_id, v.eos_id):
-                    segment_end += 1
-                if any(v.is_sentinel(int(other)) for other in ids[position:segment_end]):
-                    cursor.enter_masked_image()
-            states.append(cursor.state)
-            try:
-                cursor.feed(token)
-            except ValueError as error:
-                raise ValueError(f"position {position}: {error}") from None
+        states = np.full(len(tokens), State.TEXT, dtype=np.int64)
+        closes = np.flatnonzero(tokens[1:] == v.eos_id)
+        source_end = int(closes[0]) + 2 if len(closes) else len(tokens)  # behind the closing </s>
+        known = (tokens >= 0) & (tokens < v.size)
+        is_sentinel = known & (tokens >= v.sentinel_start)
+        breaks = np.flatnonzero(tokens[:source_end] == v.break_id).tolist()
+        last = source_end - (1 if len(closes) else 0)
+        for left, right in zip(breaks[::2], [*breaks[1::2], last], strict=False):  # images; `right` ends them
+            first = left + 1
+            if is_sentinel[first:right].any():
+                states[first : right + 1] = State.MASKED_IMAGE
+            else:
+                full = first + self.image_tokens
+                states[first : min(full, right + 1)] = State.IMAGE
+                states[full : right + 1] = State.IMAGE_END
+        in_order = self._follow_spans(tokens, states, source_end, np.flatnonzero(is_sentinel[:source_end]))
+        fits = known & in_order & self._allowed[states, np.where(known, tokens, 0)]
+        fits[0] = True
+        if not fits.all():
+            position = int(fits.argmin())
+            token, state = int(tokens[position]), State(states[position])
+            name = v.name(token) if known[position] else f"id {token}, outside this vocabulary of {v.size},"
+            raise ValueError(f"position {position}: {name} may not come in state {state.name}")
         return states
+
+    def _follow_spans(self, tokens: np.ndarray, states: np.ndarray, start: int, sentinels: np.ndarray) -> np.ndarray:
+        """Fill in the states of the relocated spans from `start`; returns where sentinels keep their order, bool.
+
+        `sentinels`: positions of those in the source.
+        """
+        v = self.vocabulary
+        in_order = np.ones(len(tokens), dtype=bool)
+        span_states = [
+            State.IMAGE_SPAN if states[position] == State.MASKED_IMAGE else State.TEXT_SPAN for position in sentinels
+        ]
+        ends = (np.flatnonzero(tokens[start:] == v.eoss_id) + start + 1).tolist()
+        for index, (left, right) in enumerate(zip([start, *ends], [*ends, len(tokens)], strict=True)):
+            if left == right:
+                break
+            states[left] = State.CLOSED
+            if index >= len(span_states) or tokens[left] != v.sentinel_start + index:
+                in_order[left] = False
+                break
+            states[left + 1 : right] = span_states[index]
+        return in_order
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from jam.checkpoints import CheckpointReader, Manifest, check_tensors, write_json
 from jam.codec import Codec, load_image_tokenizer, load_tokenizer
@@ -23,6 +24,8 @@ from jam.models import CrossForCausalLM, SingleStream
 from jam.vocabulary import ParentRows, Vocabulary
 
 GENERATION_CONFIG = "generation_config.json"
+
+logging.disable_progress_bar()  # ours show the work as a whole
 
 
 @dataclass
@@ -148,13 +151,19 @@ def _load_network(folder: Path, device: str, dtype: str | torch.dtype | None) ->
     if chosen is None:
         chosen = torch.float32 if torch.device(device).type == "cpu" else "auto"
     CheckpointReader(folder)  # a truncated or missing file is named before anything is loaded
-    network, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=chosen, local_files_only=True, output_loading_info=True
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=chosen, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info.get(kind)}
-    if wrong:
-        listed = "; ".join(f"{len(names)} {kind.replace('_', ' ')}: {', '.join(names[:4])}" for kind, names in wrong.items())
-        raise ValueError(f"{folder}: the weights do not fit config.json: {listed}")
+    network, info = loaded
+    problems = []
+    for key, what in (("missing", "missing"), ("unexpected", "not expected"), ("mismatched", "of another shape")):
+        if names := sorted(name if isinstance(name, str) else name[0] for name in info[f"{key}_keys"]):
+            problems.append(f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})")
+    if problems:
+        raise ValueError(
+            f"{folder}: the tensors do not fit its config.json: {', '.join(problems)}; "
+            "use the config.json that belongs to these weights"
+        )
     return network.to(device)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -20,6 +21,8 @@ from jam.grammar import Grammar
 from jam.vocabulary import Vocabulary
 
 TURN_END = "\n"
+
+Codes = dict[int, list[int]]  # codes of pictures by id(picture)
 
 
 @dataclass(frozen=True)
@@ -45,26 +48,39 @@ class Codec:
         info = self.image_tokenizer.info
         if info.codebook_size != self.vocabulary.image_size:
             raise ValueError(
-                f"the image tokenizer has {info.codebook_size} codes, the vocabulary {self.vocabulary.image_size} image ids"
+                f"the image tokenizer has {info.codebook_size} codes, "
+                f"the vocabulary {self.vocabulary.image_size} image ids"
             )
         if info.grid[0] * info.grid[1] != self.grammar.image_tokens:
-            raise ValueError(f"the image tokenizer has a grid of {info.grid}, the grammar {self.grammar.image_tokens} tokens")
+            raise ValueError(
+                f"the image tokenizer has a grid of {info.grid}, the grammar {self.grammar.image_tokens} tokens"
+            )
 
     def encode(self, document: Document) -> Encoded:
-        """A whole document, with its closing ``</s>``. Raises ValueError if it has pictures and the model does not."""
-        turns = document.messages or [Message("assistant", document.content)]
-        ids = [self.vocabulary.eos_id]
-        answer_start = 1
-        self.tokenize_images([document])
-        writer = _Writer(self, ids)
-        for index, turn in enumerate(turns):
-            if index == len(turns) - 1 and turn.role == "assistant" and index:
-                answer_start = writer.begin_text()
-            writer.write(turn.content)
-            if index < len(turns) - 1:
-                writer.write([Text(TURN_END)])
-        ids.append(self.vocabulary.eos_id)
-        return Encoded(ids, answer_start)
+        """A whole document, with its closing ``</s>``.
+
+        Raises:
+            ValueError: it has pictures and the model has no image tokens, or a conversation ends with a question.
+        """
+        return self.encode_batch([document])[0]
+
+    def encode_batch(self, documents: Sequence[Document]) -> list[Encoded]:
+        """As `encode`, with the pictures of all documents tokenized together."""
+        codes = self._tokenize([image for document in documents for image in document.images])
+        return [self._encode(document, codes) for document in documents]
+
+    def _encode(self, document: Document, codes: Codes) -> Encoded:
+        if document.messages and document.messages[-1].role != "assistant":
+            raise ValueError(
+                f"{document.where}the last message is of role {document.messages[-1].role!r}; "
+                "a conversation to learn from ends with the assistant's answer"
+            )
+        writer = _Writer(self, codes)
+        if len(document.messages) > 1:
+            writer.write(_question(document.messages[:-1]))
+        answer_start = writer.begin_text()
+        writer.write(document.answer)
+        return Encoded([*writer.ids, self.vocabulary.eos_id], answer_start)
 
     def encode_prompt(self, prompt: str | Document) -> list[int]:
         """Opening ``</s>``, the prompt and a turn's end: what an answer is generated after.
@@ -75,34 +91,28 @@ class Codec:
         document = Document(content=[Text(prompt)]) if isinstance(prompt, str) else prompt
         if not any(isinstance(part, Image) or part.text.strip() for part in document.parts):
             raise ValueError("the prompt is empty: give a question, the beginning of a document or a picture")
-        ids = [self.vocabulary.eos_id]
-        self.tokenize_images([document])
-        writer = _Writer(self, ids)
-        turns = document.messages or [Message("user", document.content)]
-        for turn in turns:
-            writer.write([*turn.content, Text(TURN_END)])
-        return ids
+        writer = _Writer(self, self._tokenize(document.images))
+        writer.write(_question(document.messages or [Message("user", document.content)]))
+        return writer.ids
 
-    def tokenize_images(self, documents: Sequence[Document]) -> None:
-        """Give codes to the pictures of all these documents, in one batch; `encode` does it for one document."""
-        self._tokenize([part for document in documents for part in document.parts if isinstance(part, Image)])
-
-    def _tokenize(self, images: Sequence[Image]) -> None:
+    def _tokenize(self, images: Sequence[Image]) -> Codes:
+        """Codes of pictures, in one batch, by the picture's identity: the same picture may lie in several documents."""
         if images and not self.vocabulary.image_size:
             raise ValueError(f"{images[0].where}this document has a picture, and the model has no image tokens")
         for image in images:
             if image.codes is not None and len(image.codes) != self.grammar.image_tokens:
                 raise ValueError(
-                    f"{image.where}a picture has {len(image.codes)} codes, this model's have {self.grammar.image_tokens}"
+                    f"{image.where}a picture has {len(image.codes)} codes, "
+                    f"this model's have {self.grammar.image_tokens}"
                 )
+        codes = {id(image): image.codes for image in images if image.codes is not None}
         missing = [image for image in images if image.codes is None]
         if not missing:
-            return
+            return codes
         if self.image_tokenizer is None:
             raise ValueError(f"{missing[0].where}a picture must be encoded, and there is no image tokenizer")
         encoded = self.image_tokenizer.encode([image.load() for image in missing])
-        for image, codes in zip(missing, encoded.flatten(1).tolist(), strict=True):
-            image.codes = codes
+        return codes | {id(image): rows for image, rows in zip(missing, encoded.flatten(1).tolist(), strict=True)}
 
     def decode(self, ids: Sequence[int], answer_start: int = 1) -> Document:
         """Ids of a document, closed by ``</s>`` or not yet, back to a `Document`.
@@ -110,13 +120,13 @@ class Codec:
         With `answer_start` the part before it becomes the user's message, without the turn's end.
 
         Raises:
-            ValueError: the ids break the grammar, or hold sentinels (unmask them first).
+            ValueError: the ids break the grammar, hold sentinels (unmask them first) or an unfinished picture.
         """
-        states = self.grammar.states(ids)
+        self.grammar.states(ids)
         sources = [i for i, token in enumerate(ids) if self.vocabulary.is_sentinel(token)]
         if sources:
             raise ValueError(f"a sentinel stands at position {sources[0]}: undo the masking before decoding")
-        closed = len(states) > 1 and ids[-1] == self.vocabulary.eos_id
+        closed = len(ids) > 1 and ids[-1] == self.vocabulary.eos_id
         body = list(ids[1 : len(ids) - closed])
         if answer_start <= 1:
             return Document(content=self._parts(body))
@@ -128,22 +138,18 @@ class Codec:
         return Document(messages=[Message("user", question), Message("assistant", answer)])
 
     def _parts(self, body: Sequence[int]) -> list[Part]:
+        """Parts of ids between the frames. Runs of odd number are images; of the empty texts only a last one counts."""
+        v = self.vocabulary
+        edges = [-1, *(place for place, token in enumerate(body) if token == v.break_id), len(body)]
         parts: list[Part] = []
-        run: list[int] = []
-
-        def flush() -> None:
-            if run and self.vocabulary.is_image(run[0]):
-                parts.append(Image(codes=self.vocabulary.to_codes(run)))
-            elif run:
+        for number, (left, right) in enumerate(pairwise(edges)):
+            run = [int(token) for token in body[left + 1 : right]]
+            if number % 2:
+                if len(run) < self.grammar.image_tokens:
+                    raise ValueError(f"a picture is unfinished: it has {len(run)} of {self.grammar.image_tokens} codes")
+                parts.append(Image(codes=v.to_codes(run)))
+            elif run or (number and right == len(body)):
                 parts.append(Text(decode_text(self.tokenizer, run)))
-            run.clear()
-
-        for token in body:
-            if token == self.vocabulary.break_id:
-                flush()
-            else:
-                run.append(int(token))
-        flush()
         self._draw([part for part in parts if isinstance(part, Image)])
         return parts
 
@@ -156,11 +162,17 @@ class Codec:
                 image.pixels = picture
 
 
+def _question(turns: Sequence[Message]) -> list[Part]:
+    """The turns before an answer, each with its end."""
+    return [part for turn in turns for part in (*turn.content, Text(TURN_END))]
+
+
 class _Writer:
     """Appends parts to ids and sets `<break>` where the modality changes."""
 
-    def __init__(self, codec: Codec, ids: list[int]) -> None:
-        self.codec, self.ids = codec, ids
+    def __init__(self, codec: Codec, codes: Codes) -> None:
+        self.codec, self.codes = codec, codes
+        self.ids = [codec.vocabulary.eos_id]
         self.after_image = False
 
     def begin_text(self) -> int:
@@ -171,15 +183,20 @@ class _Writer:
         return len(self.ids)
 
     def write(self, parts: Sequence[Part]) -> None:
+        """Neighbouring texts are joined before they are tokenized, so that what is read back gives the same ids."""
         vocabulary = self.codec.vocabulary
-        for part in parts:
-            if isinstance(part, Text):
-                if text := encode_text(self.codec.tokenizer, part.text):
-                    self.begin_text()
-                    self.ids.extend(text)
-            else:
+        for is_image, run in groupby(parts, key=lambda part: isinstance(part, Image)):
+            if not is_image:
                 self.begin_text()
-                self.ids.append(vocabulary.break_id)
-                assert part.codes is not None  # `tokenize_images` came before
-                self.ids.extend(vocabulary.to_image_ids(part.codes))
+                self.ids += self._text("".join(part.text for part in run if isinstance(part, Text)))
+                continue
+            for part in run:
+                self.begin_text()
+                self.ids += [vocabulary.break_id, *vocabulary.to_image_ids(self.codes[id(part)])]
                 self.after_image = True
+
+    def _text(self, text: str) -> list[int]:
+        ids = encode_text(self.codec.tokenizer, text)
+        if self.codec.vocabulary.eos_id in ids:
+            raise ValueError(f"the tokenizer reads </s>, the end of a document, out of the text {text!r:.80}")
+        return ids

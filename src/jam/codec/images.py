@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
@@ -41,8 +43,8 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
     kind = config.get("_class_name") or config.get("model_type")
     match kind:
         case "VQModel":
-            resolution = int(config["sample_size"])
-            side = resolution // 2 ** (len(config["block_out_channels"]) - 1)
+            side = int(config["sample_size"]) // 2 ** (len(config["block_out_channels"]) - 1)
+            resolution = int(config["sample_size"]) * _patch_size(int(config["in_channels"]))
             codes = int(config["num_vq_embeddings"])
         case "janus_vqgan":
             side = int(config["num_patches"])
@@ -104,30 +106,45 @@ class ImageTokenizer:
         return pictures
 
 
-class _DiffusersVQ:
-    @staticmethod
-    def load(folder: Path, **kwargs: Any) -> torch.nn.Module:
-        from diffusers import VQModel
+def _patch_size(in_channels: int) -> int:
+    """Side of the pixel blocks that a model with more than 3 input channels reads as one position."""
+    side = math.isqrt(in_channels // 3)
+    if 3 * side * side != in_channels:
+        raise ValueError(f"in_channels is {in_channels}; RGB blocks of side s have 3 s * s channels")
+    return side
 
-        return VQModel.from_pretrained(folder, low_cpu_mem_usage=False, **kwargs)
+
+class _DiffusersVQ:
+    """`diffusers.VQModel`; one with 3 s^2 input channels reads blocks of s x s pixels (space to depth)."""
+
+    @staticmethod
+    def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+        from diffusers import VQModel
+        from diffusers.utils import logging
+
+        logging.set_verbosity_error()  # it warns of its own cast to float32
+
+        return VQModel.from_pretrained(folder, low_cpu_mem_usage=False, torch_dtype=dtype)
 
     @staticmethod
     def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-        _, _, (_, _, indices) = model.quantize(model.encode(pixels).latents)
+        blocks = F.pixel_unshuffle(pixels, _patch_size(model.config.in_channels))
+        _, _, (_, _, indices) = model.quantize(model.encode(blocks).latents)
         return indices.reshape(len(pixels), -1)
 
     @staticmethod
     def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
         latents = model.quantize.embedding(codes).permute(0, 3, 1, 2)
-        return model.decode(latents, force_not_quantize=True).sample
+        blocks = model.decode(latents, force_not_quantize=True).sample
+        return F.pixel_shuffle(blocks, _patch_size(model.config.out_channels))
 
 
 class _JanusVQ:
     @staticmethod
-    def load(folder: Path, **kwargs: Any) -> torch.nn.Module:
+    def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from transformers import JanusVQVAE
 
-        return JanusVQVAE.from_pretrained(folder, **kwargs)
+        return JanusVQVAE.from_pretrained(folder, dtype=dtype)
 
     @staticmethod
     def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -140,10 +157,10 @@ class _JanusVQ:
 
 class _Emu3VQ:
     @staticmethod
-    def load(folder: Path, **kwargs: Any) -> torch.nn.Module:
+    def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from transformers import Emu3VQVAE
 
-        return Emu3VQVAE.from_pretrained(folder, **kwargs)
+        return Emu3VQVAE.from_pretrained(folder, dtype=dtype)
 
     @staticmethod
     def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -152,8 +169,7 @@ class _Emu3VQ:
 
     @staticmethod
     def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
-        pixels = model.decode(codes)
-        return pixels[:, 0] if pixels.ndim == 5 else pixels
+        return model.decode(codes)
 
 
 _CODERS: dict[str, Any] = {"VQModel": _DiffusersVQ, "janus_vqgan": _JanusVQ, "emu3_vqgan": _Emu3VQ}
@@ -165,5 +181,5 @@ def load_image_tokenizer(
     """The image tokenizer of a folder, ready to encode and decode (evaluation mode, frozen)."""
     info = describe_image_tokenizer(folder)
     # Autoencoders of this kind lose detail in half precision, and are small: fp32 unless asked otherwise.
-    model = _CODERS[info.kind].load(Path(folder), torch_dtype=dtype or torch.float32)
+    model = _CODERS[info.kind].load(Path(folder), dtype or torch.float32)
     return ImageTokenizer(model.to(device or "cpu"), info)

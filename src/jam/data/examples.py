@@ -49,29 +49,30 @@ def make_example(
 ) -> Example:
     """Mask one document and make its labels.
 
-    The question (ids before `answer_start`) has weight 0, and so has what the grammar forces (the sentinels that open
-    relocated spans) and the ``</s>`` that closes an unfinished piece. `limit`: the most positions the example may have.
+    The question (ids before `answer_start`) has weight 0, and so has what is no fact about documents: the sentinels
+    that open relocated spans (the grammar forces them), and the ``</s>`` where a masked piece was closed early, because
+    it goes on elsewhere or was trimmed. `limit`: the most positions the example may have.
     """
     vocabulary = grammar.vocabulary
     ids, start = encoded.ids, encoded.answer_start
-    is_open = ids[-1] != vocabulary.eos_id
     spans: list[cm3.Span] = []
     if start == 1 and rng.random() < objective.unconditional_rate:
         spans = cm3.text_spans(ids, vocabulary)
     if objective.cm3 and not spans:
         spans = cm3.draw_spans(ids, vocabulary, rng, start)
     masked = cm3.mask(ids, spans, vocabulary)
+    closed_early = bool(spans) and ids[-1] != vocabulary.eos_id
     if limit is not None and len(masked) > limit + 1:
-        masked = cm3.trim(masked, limit + 1, vocabulary) or list(ids)
-    states = np.asarray(grammar.states(masked), dtype=np.int64)[1:]
+        trimmed = cm3.trim(masked, limit + 1, vocabulary, start)
+        masked, closed_early = (ids, False) if trimmed is None else (trimmed, True)
     sequence = np.asarray(masked, dtype=np.int64)
-    targets = sequence[1:]
+    states, targets = grammar.state_array(sequence)[1:], sequence[1:]
     is_image = (targets >= vocabulary.image_start) & (targets < vocabulary.control_start)
     weights = np.where(is_image, objective.image_weight, 1.0).astype(np.float32)
     weights[: start - 1] = 0.0
     weights[states == State.CLOSED] = 0.0
     in_source = (states == State.TEXT) | (states == State.MASKED_IMAGE)
     weights[in_source & (targets >= vocabulary.sentinel_start)] = objective.sentinel_weight
-    if is_open and len(masked) > len(ids):
-        weights[np.flatnonzero(targets == vocabulary.eos_id)] = 0.0
+    if closed_early:
+        weights[targets == vocabulary.eos_id] = 0.0
     return Example(sequence[:-1], targets, states, weights)

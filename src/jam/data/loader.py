@@ -1,8 +1,8 @@
 """The stream of batches: mixture, order, CM3 draws and packing as pure functions of (seed, window).
 
-A window is a fixed number of document visits. Which documents it holds follows from the weights and from one permutation a
-source and epoch; how they are masked and packed from (seed, window, place in the window). A run therefore resumes from two
-numbers, the window and the sequence within it.
+A window is a fixed number of document visits. Which documents it holds follows from the weights and from one
+permutation a source and epoch; how they are masked and packed from (seed, window, place in the window). A run therefore
+resumes from two numbers, the window and the sequence within it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ class Source:
     pieces: list[tuple[int, int]] = field(init=False)  # document, piece
 
     def __post_init__(self) -> None:
+        self._split = lru_cache(maxsize=16)(self._pieces_of)
         self.pieces = []
         for document, length in enumerate(self.shards.lengths()):
-            # A document of n ids has n - 1 positions: the last id is only predicted.
-            if length <= self.context + 1:
-                self.pieces.append((document, 0))
-            else:
-                self.pieces += [(document, piece) for piece in range(len(self._split(document)))]
+            count = 1 if length <= self.context + 1 else len(self._split(document))
+            self.pieces += [(document, piece) for piece in range(count)]
 
-    def _split(self, document: int) -> list[Encoded]:
-        return split(self.shards[document], self.context + 1, self.shards.vocabulary)
+    def _pieces_of(self, document: int) -> list[Encoded]:
+        try:  # a document of n ids has n - 1 positions: the last id is only predicted
+            return split(self.shards[document], self.context + 1, self.shards.vocabulary)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.shards.folder}, document {document + 1}: {error}; train on a longer context or leave it out"
+            ) from None
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -53,6 +56,7 @@ class Source:
 
     @property
     def mean_length(self) -> float:
+        """Ids of a piece, without what is repeated in each."""
         lengths = self.shards.lengths()
         return float(lengths.sum() / len(self))
 
@@ -70,10 +74,16 @@ class Loader:
     """
 
     def __init__(
-        self, sources: Sequence[Source], grammar: Grammar, context: int, batch_size: int, objective: Objective, seed: int
+        self,
+        sources: Sequence[Source],
+        grammar: Grammar,
+        context: int,
+        batch_size: int,
+        objective: Objective,
+        seed: int,
     ) -> None:
-        if not sources or sum(source.weight for source in sources) <= 0:
-            raise ValueError("a mixture needs at least one source with a positive weight")
+        if not sources or min(source.weight for source in sources) <= 0:
+            raise ValueError(f"weights of sources must be positive; got {[source.weight for source in sources]}")
         self.sources, self.grammar, self.objective = list(sources), grammar, objective
         self.context, self.batch_size, self.seed = context, batch_size, seed
         total = sum(source.weight for source in sources)
@@ -85,6 +95,7 @@ class Loader:
         self._permutation = lru_cache(maxsize=2 * len(sources))(self._draw_permutation)
 
     def state(self) -> dict[str, int]:
+        """The place in the stream: all that a resumed run needs."""
         return {"window": self.window, "sequence": self.sequence}
 
     def load_state(self, state: dict[str, int]) -> None:
@@ -94,7 +105,7 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        rows = []
+        rows: list[list[Example]] = []
         while len(rows) < self.batch_size:
             if self._sequences is None:
                 self._sequences = self._pack(self.window)
@@ -107,6 +118,11 @@ class Loader:
 
     def _draw_permutation(self, source: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, 1, source, epoch]).permutation(len(self.sources[source]))
+
+    def sequences_per_epoch(self) -> float:
+        """Sequences that visit each piece of the first source once, masks and padding included; of the first window."""
+        visits_per_epoch = len(self.sources[0]) / self.weights[0]
+        return len(self._pack(0)) * visits_per_epoch / len(self.documents_of(0))
 
     def documents_of(self, window: int) -> list[tuple[int, int]]:
         """(source, piece) of every visit of a window."""

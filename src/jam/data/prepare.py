@@ -18,9 +18,7 @@ def encode_all(documents: Iterable[Document], codec: Codec) -> Iterator[Encoded]
     """Encode documents in order, the pictures of several documents in one batch."""
     stream = iter(documents)
     while batch := list(islice(stream, BATCH)):
-        codec.tokenize_images(batch)
-        for document in batch:
-            yield codec.encode(document)
+        yield from codec.encode_batch(batch)
 
 
 def prepare(documents: Iterable[Document], codec: Codec, out: str | Path) -> Iterator[dict[str, int | str]]:
@@ -30,13 +28,11 @@ def prepare(documents: Iterable[Document], codec: Codec, out: str | Path) -> Ite
         ValueError: a document cannot be read (file and line are named), or `out` exists. Nothing is left then.
     """
     with new_folder(out) as folder:
-        writer = ShardWriter(folder, codec.vocabulary)
-        try:
+        with ShardWriter(folder, codec.vocabulary) as writer:
             for encoded in encode_all(documents, codec):
                 writer.add(encoded)
                 yield {"documents": writer.documents, "images": writer.images, "tokens": writer.tokens}
-        finally:
-            summary = writer.close()
         if not writer.documents:
             raise ValueError("there are no documents to prepare")
-        yield summary
+        summary = writer.finish()
+    yield summary

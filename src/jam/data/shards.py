@@ -21,7 +21,7 @@ def dtype_for(vocabulary: Vocabulary) -> np.dtype:
 
 
 class ShardWriter:
-    """Collects encoded documents and writes them into an existing, empty folder."""
+    """Writes encoded documents into an existing, empty folder: `add` them inside a ``with`` block, then `finish`."""
 
     def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
         self.folder, self.vocabulary = folder, vocabulary
@@ -29,6 +29,12 @@ class ShardWriter:
         self._offsets = [0]
         self._answers: list[int] = []
         self._images: list[tuple[int, int]] = []
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
     @property
     def documents(self) -> int:
@@ -51,9 +57,9 @@ class ShardWriter:
         self._offsets.append(self.tokens + len(ids))
         self._answers.append(encoded.answer_start)
 
-    def close(self) -> dict[str, int | str]:
-        """Finish the files; returns what ``shards.json`` says."""
-        self._file.close()
+    def finish(self) -> dict[str, int | str]:
+        """Write what lies beside the ids; returns what ``shards.json`` says."""
+        assert self._file.closed
         np.save(self.folder / "offsets.npy", np.asarray(self._offsets, dtype=np.int64))
         np.save(self.folder / "answers.npy", np.asarray(self._answers, dtype=np.int32))
         np.save(self.folder / "images.npy", np.asarray(self._images, dtype=np.int64).reshape(-1, 2))
@@ -69,12 +75,18 @@ class ShardWriter:
 
 
 class Shards:
-    """Reads a folder of token shards. Raises ValueError if it is incomplete or of another vocabulary."""
+    """Reads a folder of token shards; ids stay on the disk and are mapped.
+
+    Raises:
+        ValueError: the folder is none, incomplete, empty or of another vocabulary.
+    """
 
     def __init__(self, folder: str | Path, vocabulary: Vocabulary) -> None:
         folder = Path(folder)
         if not (folder / "shards.json").is_file():
-            raise ValueError(f"{folder}: no token shards here; make them with `jam prepare DOCS.jsonl --model DIR --out {folder}`")
+            raise ValueError(
+                f"{folder}: no token shards here; make them with `jam prepare DOCS.jsonl --model DIR --out {folder}`"
+            )
         summary = json.loads((folder / "shards.json").read_text())
         if summary["vocabulary"] != vocabulary.hash:
             raise ValueError(
@@ -82,15 +94,19 @@ class Shards:
                 "run `jam prepare` again with this model"
             )
         self.folder, self.vocabulary = folder, vocabulary
-        self.offsets = np.load(folder / "offsets.npy")
-        self.answers = np.load(folder / "answers.npy")
-        self.images = np.load(folder / "images.npy")
-        dtype = np.dtype(summary["dtype"])
-        expected, found = int(self.offsets[-1]) * dtype.itemsize, (folder / "ids.bin").stat().st_size
-        if expected != found:
-            raise ValueError(f"{folder}/ids.bin has {found} bytes, the offsets ask for {expected}; prepare the shards again")
+        try:
+            self.offsets, self.answers, self.images = (
+                np.load(folder / f"{name}.npy") for name in ("offsets", "answers", "images")
+            )
+            found = (folder / "ids.bin").stat().st_size
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{folder}: the token shards are incomplete ({error}); prepare them again") from None
         if not len(self):
             raise ValueError(f"{folder}: these shards hold no documents")
+        dtype = np.dtype(summary["dtype"])
+        expected = int(self.offsets[-1]) * dtype.itemsize
+        if expected != found:
+            raise ValueError(f"{folder}/ids.bin has {found} bytes, its offsets ask for {expected}; prepare it again")
         self._ids = np.memmap(folder / "ids.bin", dtype=dtype, mode="r")
 
     def __len__(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from jam.cm3 import segments
 from jam.codec import Encoded
 from jam.vocabulary import Vocabulary
@@ -12,46 +10,56 @@ from jam.vocabulary import Vocabulary
 def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]:
     """Pieces of at most `limit` ids, each a document that begins with ``</s>`` and the question.
 
-    Only the last piece is closed by ``</s>``. A text longer than a whole piece is cut between tokens.
+    A text and the picture that follows it go into one piece where they fit. Only the last piece is closed by ``</s>``.
+    A text longer than a whole piece is cut between tokens.
 
     Raises:
-        ValueError: an image together with the question does not fit into `limit`.
+        ValueError: the question, or an image together with it, does not fit into `limit`.
     """
     ids, start = encoded.ids, encoded.answer_start
     if len(ids) <= limit:
         return [encoded]
-    prefix = ids[:start]
-    room = limit - len(prefix) - 1  # one for the closing </s>
-    pieces: list[Encoded] = []
-    body: list[int] = []
-    after_image = False
-
-    def close() -> None:
-        nonlocal body, after_image
-        pieces.append(Encoded(prefix + body, start))
-        body, after_image = [], False
-
-    for part, is_image in _parts(ids, start, vocabulary):
-        joint = [vocabulary.break_id] * (after_image + is_image)
-        if body and len(body) + len(joint) + len(part) > room:
-            close()
-            joint = [vocabulary.break_id] * is_image
-        while not is_image and len(part) > room > 0:
-            body = part[:room]
-            part = part[room:]
-            close()
-        if len(joint) + len(part) > room:
-            raise ValueError(
-                f"an image of {len(part)} tokens behind a question of {len(prefix)} does not fit into a context of {limit}"
-            )
-        body += joint + part
-        after_image = is_image
-    if ids[-1] == vocabulary.eos_id:
-        body.append(vocabulary.eos_id)
-    close()
-    return pieces
-
-
-def _parts(ids: Sequence[int], start: int, vocabulary: Vocabulary) -> list[tuple[list[int], bool]]:
     spans = segments(ids, vocabulary, start)
-    return [(list(ids[left:right]), vocabulary.is_image(int(ids[left]))) for left, right in spans]
+    tail = ids[spans[-1][1] if spans else start :]
+    prefix = ids[:start]
+    room = limit - len(prefix) - len(tail)
+    if room < 1:
+        raise ValueError(f"a question of {len(prefix)} ids leaves no room for its answer in a context of {limit}")
+    units: list[list[list[int]]] = []  # text and the picture behind it
+    for left, right in spans:
+        part = ids[left:right]
+        if not units or not vocabulary.is_image(part[0]) or vocabulary.is_image(units[-1][-1][0]):
+            units.append([])
+        units[-1].append(part)
+    bodies: list[list[int]] = [[]]
+    for unit in units:
+        whole = _joined(bodies[-1], unit, vocabulary)
+        if len(whole) <= room:
+            bodies[-1] = whole
+            continue
+        if bodies[-1]:
+            bodies.append([])
+        for part in unit:
+            if len(longer := _joined(bodies[-1], [part], vocabulary)) > room and bodies[-1]:
+                bodies.append([])
+                longer = _joined([], [part], vocabulary)
+            if vocabulary.is_image(part[0]) and len(longer) > room:
+                raise ValueError(
+                    f"an image of {len(part)} tokens behind a question of {len(prefix)} ids does not fit "
+                    f"into a context of {limit}"
+                )
+            while len(longer) > room:
+                bodies[-1], longer = longer[:room], longer[room:]
+                bodies.append([])
+            bodies[-1] = longer
+    bodies[-1] += tail
+    return [Encoded(prefix + body, start) for body in bodies]
+
+
+def _joined(body: list[int], parts: list[list[int]], vocabulary: Vocabulary) -> list[int]:
+    """`body` and the parts behind it, with `<break>` where a picture begins or ends."""
+    result = list(body)
+    for part in parts:
+        after_image = bool(result) and vocabulary.is_image(result[-1])
+        result += [vocabulary.break_id] * (after_image + vocabulary.is_image(part[0])) + part
+    return result

@@ -23,7 +23,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from jam.checkpoints import Manifest, new_folder
 from jam.codec import Codec, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
-from jam.codec.text import TOKENIZER_FOLDER
 from jam.data import prepare
 from jam.demo.image_tokenizer import train_tokenizer
 from jam.demo.progress import run_training, track
@@ -103,17 +102,17 @@ def train_parent(model: Model, config: TrainConfig, out: Path, console: Console,
 
 def train_image_tokenizer(out: Path, steps: int, console: Console) -> None:
     model = None
-    for _, _, model in track(train_tokenizer(steps), steps, "training the image tokenizer", console):
+    for _, model in track(train_tokenizer(steps), steps, "training the image tokenizer", console):
         pass
     assert model is not None
-    model.eval().save_pretrained(out)
+    model.eval().half().save_pretrained(out)
 
 
 def make_parents(out: Path, tokenizer_steps: int, text_steps: int, image_steps: int, console: Console) -> None:
     """Everything, from nothing: `out/text` and `out/image` (with `image_tokenizer/`)."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        tokenizer_folder = scratch / IMAGE_TOKENIZER_FOLDER
+        tokenizer_folder = scratch / "image" / IMAGE_TOKENIZER_FOLDER
         train_image_tokenizer(tokenizer_folder, tokenizer_steps, console)
         corpora = (islice(text_tutorials(0), 3000), islice(captioned_pictures(0), 3000))
         tokenizer = build_tokenizer(text for corpus in corpora for document in corpus for text in document.texts)
@@ -122,9 +121,9 @@ def make_parents(out: Path, tokenizer_steps: int, text_steps: int, image_steps: 
         vocabulary = Vocabulary(text_size, 0, eos_id, sentinels=0)
         codec = Codec(vocabulary, Grammar(vocabulary, 0), tokenizer)
         rows = ParentRows(text_size)
-        shards = write_shards(text_tutorials(0), TEXT_DOCUMENTS, codec, scratch / "text", "texts", console)
-        held = write_shards(text_tutorials(VALIDATION_SEED), VALIDATION, codec, scratch / "text-v", "texts", console)
-        model = parent(decoder(text_size, eos_id, seed=1), vocabulary, rows, scratch, codec)
+        shards = write_shards(text_tutorials(0), TEXT_DOCUMENTS, codec, scratch / "texts", "texts", console)
+        held = write_shards(text_tutorials(VALIDATION_SEED), VALIDATION, codec, scratch / "texts-v", "texts", console)
+        model = parent(decoder(text_size, eos_id, seed=1), vocabulary, rows, scratch / "text", codec)
         config = recipe(scratch / "run-text", shards, held, text_steps, cm3=False)
         train_parent(model, config, out / "text", console, "text parent")
 
@@ -135,7 +134,7 @@ def make_parents(out: Path, tokenizer_steps: int, text_steps: int, image_steps: 
         rows = ParentRows(text_size, vocabulary.image_start, vocabulary.control_start, vocabulary.control_size)
         shards = write_shards(captioned_pictures(0), CAPTIONS, codec, scratch / "captions", "captions", console)
         held = write_shards(captioned_pictures(VALIDATION_SEED), VALIDATION, codec, scratch / "captions-v", "captions", console)
-        model = parent(decoder(vocabulary.size, eos_id, seed=2), vocabulary, rows, scratch, codec)
+        model = parent(decoder(vocabulary.size, eos_id, seed=2), vocabulary, rows, scratch / "image", codec)
         config = recipe(scratch / "run-image", shards, held, image_steps, cm3=False)
         train_parent(model, config, out / "image", console, "image parent")
 
@@ -163,9 +162,9 @@ def recipe(run: Path, shards: Path, validation: Path, steps: int, cm3: bool) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write text/ and image/ into")
-    parser.add_argument("--tokenizer-steps", type=int, default=3000)
+    parser.add_argument("--tokenizer-steps", type=int, default=6500)
     parser.add_argument("--text-steps", type=int, default=500)
-    parser.add_argument("--image-steps", type=int, default=3500)
+    parser.add_argument("--image-steps", type=int, default=3000)
     arguments = parser.parse_args()
     console = Console()
     started = time.perf_counter()

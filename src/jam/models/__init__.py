@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from jam.grammar import Grammar
@@ -27,6 +28,9 @@ class JointModel(Protocol):
 
     @property
     def context_length(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def new_cache(self, rows: int, max_length: int) -> RowCache: ...
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from jam.grammar import IMAGE_STATES, Cursor, Grammar, State
 from jam.models.cache import RowCache
-from jam.models.cross_block import CrossBlock
+from jam.models.cross_block import CrossBlock, Projection
 from jam.models.cross_config import CrossConfig
 from jam.models.rows import JointRows
-from jam.models.towers import JointTower, Tower
+from jam.models.towers import JointTower, Rotary, Tower
 from jam.vocabulary import Vocabulary
 
 
@@ -49,28 +49,37 @@ class CrossForCausalLM(PreTrainedModel):
         if config.readout == "exact":
             if image_rows.image_start is None:
                 raise ValueError("the image parent has no image codes: image_rows.image_start is None")
-            self.text_tower: Tower = JointTower(text, vocabulary, text_rows)
-            self.image_tower: Tower = JointTower(image, vocabulary, image_rows, first_layer=depth)
+            text_tower = JointTower(text, vocabulary, text_rows)
+            image_tower = JointTower(image, vocabulary, image_rows, first_layer=depth)
+            text_tower.joint.check(text.vocab_size, "the text parent")
+            image_tower.joint.check(image.vocab_size, "the image parent")
+            self.text_tower: Tower = text_tower
+            self.image_tower: Tower = image_tower
             shape = len(State), vocabulary.size
-            self.text_tower.joint.check(text.vocab_size, "the text parent")
-            self.image_tower.joint.check(image.vocab_size, "the image parent")
             self.register_buffer("allowed", torch.empty(shape, dtype=torch.bool), persistent=False)
             self.register_buffer("image_states", torch.empty(len(State), dtype=torch.bool), persistent=False)
             self._fill_tables()
         else:
             self.text_tower, self.image_tower = Tower(text), Tower(image, first_layer=depth)
             self._share(vocabulary)
-        first = depth + image.num_hidden_layers
-        activation = getattr(text, "hidden_act", None) or text.activation_function
-        sizes = text.hidden_size, image.hidden_size
-        count = len(config.exchanges)
-        self.to_text = nn.ModuleList(
-            CrossBlock(text, sizes[1], activation, first + 2 * index) for index in range(count)
-        )
-        self.to_image = nn.ModuleList(
-            CrossBlock(image, sizes[0], activation, first + 2 * index + 1) for index in range(count)
-        )
+        self.to_text = self._blocks(text, image.hidden_size, first_layer=depth + image.num_hidden_layers)
+        self.to_image = self._blocks(image, text.hidden_size, first_layer=depth + image.num_hidden_layers + 1)
         self.post_init()
+
+    def _blocks(self, receiver: PretrainedConfig, other_size: int, first_layer: int) -> nn.ModuleList:
+        """Cross blocks of one direction; those of the other one have the cache indices between."""
+        text, std = self.config.text_config, self._fresh_std
+        activation = getattr(text, "hidden_act", None) or text.activation_function
+        output_std = 0.0 if self.config.readout == "exact" else std
+        return nn.ModuleList(
+            CrossBlock(receiver, other_size, activation, first_layer + 2 * index, std, output_std)
+            for index in range(len(self.config.exchanges))
+        )
+
+    @property
+    def _fresh_std(self) -> float:
+        text = self.config.text_config
+        return text.init_std if hasattr(text, "init_std") else text.initializer_range
 
     def _share(self, vocabulary: Vocabulary) -> None:
         """Put one embedding, position table, norm and head in the place of the towers' (readout ``paper``)."""
@@ -80,7 +89,7 @@ class CrossForCausalLM(PreTrainedModel):
         tables = [tower.take(tower.family.positions) for tower in (text, image)]
         self.embed_positions = next((table for table in tables if table is not None), None)
         self.position_family = (text if tables[0] is not None else image).family
-        self.fuse = nn.Linear(2 * size, size, bias=False)
+        self.fuse = Projection(2 * size, size, std=size**-0.5)
         norms = [tower.take(tower.family.norm) for tower in (text, image)]
         self.norm = norms[0] or nn.Identity()
         tied = self.config.text_config.tie_word_embeddings
@@ -96,30 +105,21 @@ class CrossForCausalLM(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Fresh weights of what is not inside a parent (parents initialise their own), and the buffers' contents.
 
-        `init` leaves alone what a checkpoint has filled. Modules come after their children.
+        `init` leaves alone what a checkpoint has filled. The library calls this for the modules that have parameters or
+        buffers of their own, children first.
         """
-        text = self.config.text_config
-        std = text.init_std if hasattr(text, "init_std") else text.initializer_range
         if isinstance(module, JointRows):
             module.fill()
         elif isinstance(module, JointTower):
             init.copy_(module.absent_input, module.embedding.weight.mean(0).expand_as(module.absent_input))
             if module.absent_output is not None:
                 init.copy_(module.absent_output, module.head.weight.mean(0).expand_as(module.absent_output))
-        elif isinstance(module, CrossBlock):
-            if self.config.readout == "exact":  # the exchange starts as the identity
-                init.zeros_(module.o_proj.weight)
-                init.zeros_(module.fc2.weight)
-        elif module is self:
-            if self.config.readout == "exact":
-                self._fill_tables()
-            else:
-                init.normal_(self.fuse.weight, std=self.fuse.out_features**-0.5)
+        elif isinstance(module, Projection):
+            init.normal_(module.weight, std=module.std)
         elif isinstance(module, nn.Linear | nn.Embedding):
-            init.normal_(module.weight, std=std)
-        elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
+            init.normal_(module.weight, std=self._fresh_std)
+        elif module is self and self.config.readout == "exact":
+            self._fill_tables()
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -176,15 +176,19 @@ class CrossForCausalLM(PreTrainedModel):
             return torch.cat([self.text_tower.leave(text), self.image_tower.leave(image)], dim=-1)
         return self.norm(self.fuse(torch.cat([text, image], dim=-1)))
 
-    def _enter(self, input_ids: Tensor, position_ids: Tensor) -> list:
+    def _joint_towers(self) -> tuple[JointTower, JointTower]:
+        text, image = self.text_tower, self.image_tower
+        assert isinstance(text, JointTower) and isinstance(image, JointTower), "only `exact` has them"
+        return text, image
+
+    def _enter(self, input_ids: Tensor, position_ids: Tensor) -> list[tuple[Tensor, Rotary]]:
         """First input and rotary positions of each tower."""
-        towers = self.text_tower, self.image_tower
         if self.config.readout == "exact":
-            return [tower.enter(tower.embed(input_ids), position_ids) for tower in towers]
+            return [tower.enter(tower.embed(input_ids), position_ids) for tower in self._joint_towers()]
         embedded = self.embed_tokens(input_ids)
         if self.embed_positions is not None:
             embedded = embedded + self.position_family.positions_of(self.embed_positions, position_ids)
-        return [tower.enter(embedded, position_ids) for tower in towers]
+        return [tower.enter(embedded, position_ids) for tower in (self.text_tower, self.image_tower)]
 
     def logits(self, hidden: Tensor, states: Tensor) -> Tensor:
         """Logits [..., V] from `hidden` [..., H] and the states of the targets, long [...].
@@ -196,7 +200,7 @@ class CrossForCausalLM(PreTrainedModel):
         if self.config.readout == "paper":
             return F.linear(hidden, (self.lm_head or self.embed_tokens).weight)
         states_N = states.reshape(-1)
-        text, image = self.text_tower, self.image_tower
+        text, image = self._joint_towers()
         text_NH, image_NH = hidden.reshape(-1, hidden.shape[-1]).split(
             [text.head.in_features, image.head.in_features], dim=-1
         )
@@ -211,7 +215,7 @@ class CrossForCausalLM(PreTrainedModel):
             text_logits = text.columns(text_NH.index_select(0, at_text), image=False)
             image_logits = image.columns(image_NH.index_select(0, at_image), image=True)
             logits = text_logits.new_empty(len(states_N), text_logits.shape[1])
-            logits = logits.index_copy(0, at_text, text_logits).index_copy_(0, at_image, image_logits)
+            logits.index_copy_(0, at_text, text_logits).index_copy_(0, at_image, image_logits)
         else:
             logits = torch.where(is_image[:, None], image.columns(image_NH, True), text.columns(text_NH, False))
         logits.masked_fill_(~self.allowed[states_N], -torch.inf)

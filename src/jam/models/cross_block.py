@@ -14,6 +14,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 
+class Projection(nn.Linear):
+    """A matrix without bias that knows the standard deviation of its fresh weights (`PreTrainedModel` makes them)."""
+
+    def __init__(self, in_features: int, out_features: int, std: float) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        self.std = std
+
+
 class CrossBlock(GradientCheckpointingLayer):
     """``x += Attention(q = LN(x), k = v = other stream, not normed); x += FFN(LN(x))``, without biases.
 
@@ -26,23 +34,33 @@ class CrossBlock(GradientCheckpointingLayer):
         other_size: width o of the other tower.
         activation: name of the FFN's activation.
         layer_idx: index in the cache.
+        std: standard deviation of fresh weights.
+        output_std: the same for the two matrices that write to the stream; 0: the exchange starts as the identity.
     """
 
-    def __init__(self, config: PretrainedConfig, other_size: int, activation: str, layer_idx: int) -> None:
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        other_size: int,
+        activation: str,
+        layer_idx: int,
+        std: float = 0.02,
+        output_std: float = 0.0,
+    ) -> None:
         super().__init__()
         size, heads = config.hidden_size, config.num_attention_heads
         self.head_dim = getattr(config, "head_dim", None) or size // heads
         self.layer_idx = layer_idx
         inner = heads * self.head_dim
         self.attention_norm = nn.LayerNorm(size, elementwise_affine=False)
-        self.q_proj = nn.Linear(size, inner, bias=False)
-        self.k_proj = nn.Linear(other_size, inner, bias=False)
-        self.v_proj = nn.Linear(other_size, inner, bias=False)
-        self.o_proj = nn.Linear(inner, size, bias=False)
+        self.q_proj = Projection(size, inner, std)
+        self.k_proj = Projection(other_size, inner, std)
+        self.v_proj = Projection(other_size, inner, std)
+        self.o_proj = Projection(inner, size, output_std)
         self.ffn_norm = nn.LayerNorm(size, elementwise_affine=False)
-        self.fc1 = nn.Linear(size, 4 * size, bias=False)
+        self.fc1 = Projection(size, 4 * size, std)
         self.activation = ACT2FN[activation]
-        self.fc2 = nn.Linear(4 * size, size, bias=False)
+        self.fc2 = Projection(4 * size, size, output_std)
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import field
 from typing import Any, ClassVar
 
@@ -58,6 +59,13 @@ class CrossConfig(PretrainedConfig):
                 f"hidden sizes differ: text {sizes[0]}, image {sizes[1]}; the readout 'paper' has one embedding for "
                 "both towers and needs equal sizes, the readout 'exact' does not"
             )
+        for role, config in (("text", self.text_config), ("image", self.image_config)):
+            width = getattr(config, "word_embed_proj_dim", config.hidden_size)
+            if self.readout == "paper" and width != config.hidden_size:
+                raise ValueError(
+                    f"the {role} parent's embedding is {width} wide and its layers {config.hidden_size}; the readout "
+                    "'paper' shares one embedding without such a projection, the readout 'exact' keeps it"
+                )
         # Parents tie inside their towers; of our own tables only the paper's could be tied.
         self.tie_word_embeddings = self.readout == "paper" and bool(self.text_config.tie_word_embeddings)
         super().__post_init__(**kwargs)
@@ -102,4 +110,5 @@ def _sub_config(config: dict | PretrainedConfig) -> PretrainedConfig:
             raise ValueError(f"a parent's config has the model_type {model_type!r}, which transformers does not know")
         config = CONFIG_MAPPING[model_type](**config)
     family_of(config)
-    return config
+    # Ours: settings spread from this config to its parts (the attention implementation for one), not to the parent.
+    return copy.deepcopy(config)

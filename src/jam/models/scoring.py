@@ -33,7 +33,7 @@ def token_nll(model: JointModel, hidden: Tensor, targets: Tensor, states: Tensor
 
 @dataclass
 class Perplexity:
-    """Sums of nats and counts of targets by modality: image codes are "image", all others "text" (controls included)."""
+    """Sums of nats and counts of targets by modality: image codes are "image", all others "text", controls included."""
 
     text_nats: float = 0.0
     text_tokens: int = 0
@@ -48,7 +48,7 @@ class Perplexity:
         self.text_tokens += int((~is_image).sum())
 
     def report(self) -> dict[str, float | int | None]:
-        """``{"text_ppl", "image_ppl", "all_ppl", "text_tokens", "image_tokens", "all_tokens"}``; None: no such targets."""
+        """Perplexities ``text_ppl``, ``image_ppl``, ``all_ppl`` (None: no such targets), counts ``text_tokens``, ..."""
         tokens = self.text_tokens + self.image_tokens
         return {
             "text_ppl": _ppl(self.text_nats, self.text_tokens),

@@ -28,13 +28,15 @@ def save_checkpoint(
     step: int,
     save_model: Callable[[Path], None],
     optimizer: torch.optim.Optimizer,
-    names: dict[torch.nn.Parameter, str],
+    names: dict[torch.Tensor, str],
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write ``checkpoints/step-NNNNNN`` beside and rename it, then remove all but the last `keep`."""
+    """Write ``checkpoints/step-NNNNNN`` unless it is there, then remove all but the last `keep` (0: none)."""
     path = run / "checkpoints" / f"step-{step:06d}"
-    with new_folder(path, overwrite=True) as folder:
+    if path.exists():
+        return path
+    with new_folder(path) as folder:
         save_model(folder)
         moments = {
             f"{key}/{names[parameter]}": value.contiguous()
@@ -43,28 +45,29 @@ def save_checkpoint(
         }
         save_file(moments, folder / OPTIMIZER)
         write_json(folder / STATE, {"step": step, **state})
-    for old in checkpoints(run)[:-keep]:
+    for old in checkpoints(run)[:-keep] if keep else []:
         shutil.rmtree(old)
     return path
 
 
-def load_optimizer(
-    checkpoint: Path, optimizer: torch.optim.Optimizer, names: dict[torch.nn.Parameter, str]
-) -> None:
-    """Restore the moments. Raises ValueError if they are of other parameters."""
+def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, names: dict[torch.Tensor, str]) -> None:
+    """Restore the moments; a parameter that never had a gradient has none.
+
+    Raises:
+        ValueError: they are of other parameters.
+    """
     moments = load_file(checkpoint / OPTIMIZER)
     parameters = {name: parameter for parameter, name in names.items()}
-    expected, found = set(parameters), {key.partition("/")[2] for key in moments}
-    if expected != found:
+    unknown = sorted({key.partition("/")[2] for key in moments} - set(parameters))
+    if unknown:
         raise ValueError(
-            f"{checkpoint}: optimiser state of other parameters: {len(expected - found)} missing, "
-            f"{len(found - expected)} unexpected ({', '.join(sorted(expected ^ found)[:4])})"
+            f"{checkpoint}: optimiser state of {len(unknown)} parameters that are not trained "
+            f"({', '.join(unknown[:4])}); resume with the model of this run"
         )
     for key, value in moments.items():
         kind, _, name = key.partition("/")
-        parameter = parameters[name]
-        # AdamW keeps its step count as a CPU scalar unless it is fused or capturable.
-        optimizer.state[parameter][kind] = value.to(parameter.device) if value.ndim else value
+        # The fused optimiser keeps its step counts, too, on the parameter's device.
+        optimizer.state[parameters[name]][kind] = value.to(parameters[name].device)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class TrainConfig:
         validation: token shards whose perplexity is measured, by modality.
         stage: what the result is called in its manifest.
         steps: optimiser steps; give this or `epochs`.
-        epochs: passes over the first source; give this or `steps`.
+        epochs: passes over the first source, to the nearest step; give this or `steps`.
         context: positions of a sequence; default: the model's.
         batch_tokens: positions of a batch, padding included.
         micro_batch_size: sequences in one forward; a batch has as many of these as it takes.
@@ -50,8 +50,8 @@ class TrainConfig:
         precision: "bf16" runs matrix products under autocast.
         validate_every: steps between validations; 0: only at the end.
         validation_documents: at most so many documents of each validation source.
-        checkpoint_every: steps between checkpoints; 0: only at the end.
-        keep_checkpoints: how many of the last checkpoints to keep.
+        checkpoint_every: steps between checkpoints, or "epoch" for one at the end of each; 0: only at the end.
+        keep_checkpoints: how many of the last checkpoints to keep; 0: all.
         resume: go on from the last checkpoint in `out`.
         seed: of order, masks and packing.
         device: default: a GPU if there is one.
@@ -84,7 +84,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     validate_every: int = 0
     validation_documents: int = 256
-    checkpoint_every: int = 0
+    checkpoint_every: int | Literal["epoch"] = 0
     keep_checkpoints: int = 2
     resume: bool = False
     seed: int = 0
@@ -96,8 +96,17 @@ class TrainConfig:
             raise ValueError(f"give either steps or epochs; got steps {self.steps} and epochs {self.epochs}")
         if not self.sources:
             raise ValueError("sources is empty: name at least one folder of token shards")
+        if isinstance(self.checkpoint_every, str) and self.checkpoint_every != "epoch":
+            raise ValueError(f'checkpoint_every is {self.checkpoint_every!r}; it must be a number of steps or "epoch"')
         positive = ("steps", "epochs", "context", "batch_tokens", "micro_batch_size", "lr", "max_grad_norm")
-        for name in positive:
+        for name in (*positive, "validation_documents"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
+        for name in ("warmup_steps", "validate_every", "checkpoint_every", "keep_checkpoints", "seed", "weight_decay"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and value < 0:
+                raise ValueError(f"{name} is {value}; it must not be negative")
+        for name in ("unconditional_rate", "min_lr_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")

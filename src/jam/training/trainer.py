@@ -9,20 +9,24 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from jam.checkpoints import new_folder, write_json
+from jam.checkpoints.folders import refuse_existing
 from jam.data import Batch, Loader, Objective, Shards, Source, plain_batches, split
 from jam.models import JointModel
 from jam.models.scoring import Perplexity, token_nll
 from jam.training.checkpoint import checkpoints, load_optimizer, read_state, save_checkpoint
 from jam.training.config import TrainConfig
+from jam.training.interrupts import interrupts_wait
 from jam.training.schedule import lr_factor
 
 RESULT = "model"
+RECORDS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,13 @@ class Trainer:
             Source(Shards(source.path, model.vocabulary), source.weight, self.context) for source in config.sources
         ]
         objective = Objective(config.cm3, config.unconditional_rate, config.sentinel_weight, config.image_weight)
-        self.loader = Loader(
-            sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed
-        )
+        self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
         self.accumulation = max(1, round(config.batch_tokens / (config.micro_batch_size * self.context)))
-        self.steps = config.steps or self._steps_of(config.epochs or 1.0)
-        self.names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.steps_per_epoch = self.loader.sequences_per_epoch() / (self.accumulation * config.micro_batch_size)
+        self.steps = config.steps or math.ceil((config.epochs or 1.0) * self.steps_per_epoch)
+        self.names: dict[torch.Tensor, str] = {
+            parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
         matrices = [p for p in self.names if p.ndim >= 2]
         vectors = [p for p in self.names if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
@@ -94,25 +99,22 @@ class Trainer:
             fused=True,
         )
         self.step = 0
+        self.place = self.loader.state()  # in the data, after the last whole step
         self.validation_report: dict[str, float | int | None] = {}
         self.validation = [Shards(path, model.vocabulary) for path in config.validation]
-
-    def _steps_of(self, epochs: float) -> int:
-        source = self.loader.sources[0]
-        share = self.loader.weights[0]
-        positions = epochs * len(source) * source.mean_length / share
-        return max(1, math.ceil(positions / (self.accumulation * self.config.micro_batch_size * self.context)))
 
     def train_step(self) -> StepReport:
         """One optimiser step over `accumulation` micro-batches, each weighted by its share of what counts."""
         started = time.perf_counter()
-        batches = [next(self.loader).to(self.device) for _ in range(self.accumulation)]
+        self._seed_dropout()
+        batches = [next(self.loader) for _ in range(self.accumulation)]
         total = sum(float(batch.weights.sum()) for batch in batches)
         lr = self._set_lr()
         self.optimizer.zero_grad(set_to_none=True)
         counts = Perplexity()
         loss_sum = 0.0
         for batch in batches:
+            batch = batch.to(self.device)
             with self._autocast():
                 hidden, targets, states, weights = select(batch, batch_hidden(self.model, batch))
                 nll = token_nll(self.model, hidden, targets, states)
@@ -120,21 +122,30 @@ class Trainer:
             loss.backward()
             loss_sum += loss.item()
             counts.add(nll.detach(), self._is_image(targets))
-        norm = torch.nn.utils.clip_grad_norm_(self.names, self.config.max_grad_norm)
-        if not math.isfinite(loss_sum) or not torch.isfinite(norm):
-            raise ValueError(f"step {self.step}: loss {loss_sum} and gradient norm {float(norm)}: lower lr or resume earlier")
-        self.optimizer.step()
-        self.step += 1
+        norm = float(torch.nn.utils.clip_grad_norm_(self.names, self.config.max_grad_norm))
+        if not math.isfinite(loss_sum) or not math.isfinite(norm):
+            raise ValueError(
+                f"after step {self.step}: loss {loss_sum} and gradient norm {norm}; lower lr, or resume earlier"
+            )
+        with interrupts_wait():  # what a checkpoint holds changes together
+            self.optimizer.step()
+            self.step += 1
+            self.place = self.loader.state()
         return StepReport(
             step=self.step,
             loss=loss_sum,
             text_loss=counts.text_nats / max(1, counts.text_tokens),
             image_loss=counts.image_nats / max(1, counts.image_tokens),
-            grad_norm=float(norm),
+            grad_norm=norm,
             lr=lr,
             tokens=sum(int((batch.documents >= 0).sum()) for batch in batches),
             seconds=time.perf_counter() - started,
         )
+
+    def _seed_dropout(self) -> None:
+        """Make the dropout of parents that have it a function of (seed, step), so that a run resumes exactly."""
+        seeds = np.random.SeedSequence([self.config.seed, 4, self.step])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
 
     def _set_lr(self) -> float:
         c = self.config
@@ -154,8 +165,10 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float | int | None]:
-        """Perplexity by modality over the validation documents, unmasked."""
+        """Perplexity by modality over the validation documents, unmasked and without dropout."""
         counts = Perplexity()
+        was_training = self.model.training
+        self.model.eval()
         for shards in self.validation:
             pieces = [
                 piece
@@ -167,6 +180,7 @@ class Trainer:
                 with self._autocast():
                     hidden, targets, states, _ = select(batch, batch_hidden(self.model, batch))
                     counts.add(token_nll(self.model, hidden, targets, states), self._is_image(targets))
+        self.model.train(was_training)
         return counts.report()
 
     def train(self) -> Iterator[StepReport]:
@@ -176,7 +190,10 @@ class Trainer:
         """
         self._begin()
         self.model.train()
-        with SummaryWriter(self.run / "tensorboard") as board, (self.run / "metrics.jsonl").open("a") as records:
+        with (
+            SummaryWriter(self.run / "tensorboard", purge_step=self.step + 1) as board,
+            (self.run / RECORDS).open("a") as records,
+        ):
             try:
                 while self.step < self.steps:
                     report = self.train_step()
@@ -186,53 +203,84 @@ class Trainer:
                         self.save_checkpoint()
                     if self._is_due(self.config.validate_every):
                         self._record(self._validation_record(), board, records)
+                self.save_checkpoint()
+                self._record(self._validation_record(), board, records)
             except (KeyboardInterrupt, GeneratorExit):
                 self.save_checkpoint()
                 raise
-            self._record(self._validation_record(), board, records)
-        self.save_checkpoint()
-        self._finish()
+        with new_folder(self.run / RESULT) as folder:
+            self.save_model(folder, self.config.stage)
 
     def _validation_record(self) -> dict[str, Any]:
         self.validation_report = self.validate()
         return {"step": self.step} | {f"validation_{key}": value for key, value in self.validation_report.items()}
 
-    def _is_due(self, every: int) -> bool:
-        return bool(every) and self.step % every == 0 and self.step < self.steps
+    def _is_due(self, every: int | Literal["epoch"]) -> bool:
+        if self.step == self.steps or not every:
+            return False
+        if every == "epoch":
+            return self.step // self.steps_per_epoch > (self.step - 1) // self.steps_per_epoch
+        return self.step % every == 0
 
     def _begin(self) -> None:
         found = checkpoints(self.run)
         if (self.run / RESULT).exists():
             raise ValueError(f"{self.run} holds a finished run; choose another --out or remove it")
         if found and not self.config.resume:
-            raise ValueError(f"{self.run} holds a run at {found[-1].name}; pass --resume true, or choose another --out")
+            raise ValueError(f"{self.run} holds a run at {found[-1].name}; pass --resume, or choose another --out")
+        if not self.config.resume:
+            refuse_existing(self.run)
+        self.run.mkdir(parents=True, exist_ok=True)
         if found:
             self.load_checkpoint(found[-1])
-        self.run.mkdir(parents=True, exist_ok=True)
+        self._forget_later_records()
         write_json(self.run / "recipe.json", asdict(self.config))
 
+    def _forget_later_records(self) -> None:
+        """Drop the records of steps behind the checkpoint; they come again."""
+        path = self.run / RECORDS
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            path.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
+
     def save_checkpoint(self) -> Path:
+        """Write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole.
+
+        Raises:
+            ValueError: the disk is full.
+        """
         return save_checkpoint(
             self.run,
             self.step,
             lambda folder: self.save_model(folder, self.config.stage),
             self.optimizer,
             self.names,
-            {"loader": self.loader.state(), "config": asdict(self.config)},
+            {"place": self.place, "data": self._data_settings(), "config": asdict(self.config)},
             self.config.keep_checkpoints,
         )
 
     def load_checkpoint(self, checkpoint: Path) -> None:
-        """Weights, moments, step and place in the data."""
+        """Weights, moments, step and place in the data. Raises ValueError if the data are not those of the run."""
+        state = read_state(checkpoint)
+        for name, now in self._data_settings().items():
+            if (before := state["data"][name]) != now:
+                raise ValueError(f"{checkpoint}: {name} was {before} and is {now}; resume a run with the data it had")
         self.load_weights(checkpoint)
         load_optimizer(checkpoint, self.optimizer, self.names)
-        state = read_state(checkpoint)
-        self.step = state["step"]
-        self.loader.load_state(state["loader"])
+        self.step, self.place = state["step"], state["place"]
+        self.loader.load_state(self.place)
 
-    def _finish(self) -> None:
-        with new_folder(self.run / RESULT) as folder:
-            self.save_model(folder, self.config.stage)
+    def _data_settings(self) -> dict[str, Any]:
+        """What the place in the data depends on."""
+        c = self.config
+        return {
+            "context": self.context,
+            "seed": c.seed,
+            "cm3": c.cm3,
+            "unconditional_rate": c.unconditional_rate,
+            "pieces": [len(source) for source in self.loader.sources],
+            "weights": [source.weight for source in self.loader.sources],
+        }
 
     @staticmethod
     def _record(values: dict[str, Any], board: SummaryWriter, records: Any) -> None:

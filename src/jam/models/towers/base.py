@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -43,6 +44,6 @@ class Family(ABC):
     ) -> Tensor:
         """One decoder layer, [B, T, d] to [B, T, d]."""
 
-    def attention_of(self, layer: nn.Module) -> nn.Module:
+    def attention_of(self, layer: nn.Module) -> Any:
         """The layer's attention module, whose `layer_idx` is its index in the cache."""
         return layer.get_submodule("self_attn")

@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+# One build of torch, asked for by name, so that no set-up pulls another by accident.
+TORCH  ?= torch==2.13.0
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo report long test test-all check parents setup clean
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+setup: $(READY)
+
+demo: $(READY)            ## the whole story on the built-in tiny parents
+	$(BIN)/jam demo
+
+long: $(READY)            ## the same with the longer recipe
+	$(BIN)/jam demo --long --out jam-demo-long
+
+report: $(READY)          ## every fusion in one table
+	$(BIN)/jam demo --report
+
+test: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(READY)           ## format, lint, types, import rule
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py
+
+parents: $(READY)         ## train the built-in tiny parents again
+	$(BIN)/python -m jam.demo.parents --out src/jam/tutorials/parents
+
+clean:
+	rm -rf jam-demo jam-demo-long jam-report .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,37 @@
+"""The command line: parse, build, run; nothing else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from jam.commands import COMMANDS, overview, parse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `jam`. Returns the exit status: 0 done, 1 an error the user can mend, 2 a wrong call, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    try:
+        command, settings = parse(arguments)
+    except ValueError as error:
+        errors.print(f"jam: {error}", markup=False)
+        return 2
+    try:
+        COMMANDS[command].run(settings)
+    except ValueError as error:
+        errors.print(f"jam {command}: {error}", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        errors.print(f"jam {command}: interrupted", markup=False)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

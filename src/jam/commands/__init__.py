@@ -1,0 +1,54 @@
+"""One file a command: its arguments, its examples, and a `run` that calls the library."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from jam.commands.arguments import read_arguments
+
+SUMMARIES = {
+    "fuse": "fuse a language model and an image-token model into one",
+    "prepare": "turn documents into token shards",
+    "train": "align or instruct-tune a fused model by a recipe",
+    "eval": "measure perplexity by modality",
+    "generate": "answer a question with an illustrated document",
+    "demo": "the whole story on built-in tiny parents",
+}
+
+
+class _Commands:
+    """Commands by name, imported when used: `jam --help` does not wait for torch."""
+
+    def __getitem__(self, name: str) -> Any:
+        return importlib.import_module(f"jam.commands.{name}")
+
+
+COMMANDS = _Commands()
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, Any]:
+    """The command's name and its settings. Raises ValueError for anything unknown, with the nearest known one."""
+    name, *rest = arguments
+    if name not in SUMMARIES:
+        near = difflib.get_close_matches(name, SUMMARIES, n=1)
+        hint = f"; did you mean `jam {near[0]}`?" if near else ""
+        raise ValueError(f"there is no command {name!r}{hint} Known: {', '.join(SUMMARIES)}")
+    command = COMMANDS[name]
+    return name, read_arguments(command.parser(), rest, getattr(command, "RECIPE", False))
+
+
+def overview() -> str:
+    width = max(map(len, SUMMARIES))
+    lines = [f"  jam {name:<{width}}  {summary}" for name, summary in SUMMARIES.items()]
+    return "\n".join(
+        [
+            "jam fuses two pretrained transformers into one model that writes illustrated documents.",
+            "",
+            *lines,
+            "",
+            "`jam COMMAND --help` shows a command's options with examples.",
+        ]
+    )

@@ -1,0 +1,36 @@
+"""`jam demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from jam.commands.arguments import Parser
+
+EXAMPLES = """
+jam demo
+jam demo --long
+jam demo --report
+"""
+
+
+def parser() -> Parser:
+    made = Parser("demo", "Fuse the built-in tiny parents, align, tune, and answer held-out questions.", EXAMPLES)
+    made.add_argument("--out", type=Path | None, default=None, help="folder to write; default: jam-demo (jam-report)")
+    made.add_argument("--prompts", type=int, default=100, help="held-out questions to answer")
+    made.add_argument("--long", action="store_true", help="the longer recipe: better answers, up to 40 minutes")
+    made.add_argument("--report", action="store_true", help="every fusion after the same alignment, in one table")
+    return made
+
+
+def run(settings: Namespace) -> None:
+    from jam.demo.report import report
+    from jam.demo.story import story
+
+    console = Console()
+    if settings.report:
+        report(settings.out or Path("jam-report"), console)
+    else:
+        story(settings.out or Path("jam-demo"), settings.prompts, settings.long, console)

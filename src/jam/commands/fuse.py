@@ -1,0 +1,31 @@
+"""`jam fuse`."""
+
+from __future__ import annotations
+
+from jsonargparse import Namespace
+
+from jam.codec import describe_image_tokenizer
+from jam.commands.arguments import Parser
+from jam.fusion import FuseConfig, find_image_tokenizer, fuse
+
+EXAMPLES = """
+jam fuse --text llm --image image-model --out fused
+jam fuse --text llm --image image-model --image-tokenizer vqgan --out fused --method cross --every 4
+jam fuse --text llm --image image-model --out wide --method width --init average
+jam fuse --text llm --image image-model --plan --json > plan.json
+"""
+
+
+def parser() -> Parser:
+    made = Parser("fuse", "Fuse two checkpoints into one model folder, or show the plan of it.", EXAMPLES)
+    made.add_class_arguments(FuseConfig, skip={"plan", "json"})
+    made.add_argument("--plan", action="store_true", help="show what would happen; a config.json of each parent is enough")
+    made.add_argument("--json", action="store_true", help="the plan as JSON on stdout")
+    return made
+
+
+def run(settings: Namespace) -> None:
+    config = FuseConfig(**vars(settings))
+    folder = find_image_tokenizer(config)
+    info = describe_image_tokenizer(folder) if folder else None
+    fuse(config, (info.codebook_size, info.grid) if info else None)

@@ -1,0 +1,42 @@
+"""`jam train`."""
+
+from __future__ import annotations
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from jam.commands.arguments import Parser
+from jam.demo.progress import run_training
+from jam.model import load
+from jam.training import RESULT, TrainConfig, Trainer
+
+EXAMPLES = """
+jam train recipes/align.yaml --model fused --out runs/align
+jam train recipes/instruct.yaml --model runs/align/model --out runs/instruct --lr 2e-5
+jam train recipes/align.yaml --model fused --out runs/align --resume
+"""
+RECIPE = True
+
+
+def parser() -> Parser:
+    made = Parser("train", "Align or instruct-tune by a recipe (YAML); every key is an option too.", EXAMPLES)
+    made.add_argument("--config", action="config", help="the recipe; may stand first without --config")
+    made.add_class_arguments(TrainConfig, skip={"resume"})
+    made.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    return made
+
+
+def run(settings: Namespace) -> None:
+    values = {key: value for key, value in vars(settings).items() if key != "config"}
+    config = TrainConfig(**values)
+    console = Console()
+    model = load(config.model, config.device, config.dtype)
+    trainer = Trainer(model.joint, config, model.save, model.load_weights)
+    console.print(
+        f"{trainer.steps} steps of {trainer.accumulation} x {config.micro_batch_size} x {trainer.context} tokens "
+        f"from {config.model} ({model.manifest.stage})"
+    )
+    run_training(trainer, f"training to {config.stage}", console)
+    if trainer.validation_report.get("all_tokens"):
+        console.print(f"validation: {trainer.validation_report}")
+    console.print(f"{config.out}/{RESULT}: the trained model, stage {config.stage}; records are in {config.out}", soft_wrap=True)

@@ -1,0 +1,83 @@
+"""What the exact checker says of a model: answers to held-out questions, pictures for held-out captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+from jam.codec.text import encode_text
+from jam.demo.progress import progress_bar
+from jam.documents import Document
+from jam.generation import Engine, GenerationSettings
+from jam.model import Model
+from jam.tutorials.checker import Verdict, check_answer, picture_shows
+from jam.tutorials.scenes import Scene
+from jam.tutorials.texts import Request
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Documents and verdicts for the same questions, at one guidance scale."""
+
+    guidance_scale: float
+    documents: list[Document]
+    verdicts: list[Verdict]
+
+    def summary(self) -> dict[str, float | list[float]]:
+        """Shares of answers and of pictures, the latter also by picture position."""
+        pictures = [right for verdict in self.verdicts for right in verdict.pictures]
+        positions = max((len(verdict.pictures) for verdict in self.verdicts), default=0)
+        by_position = [
+            share([verdict.pictures[position] for verdict in self.verdicts if len(verdict.pictures) > position])
+            for position in range(positions)
+        ]
+        return {
+            "guidance_scale": self.guidance_scale,
+            "well_formed": share([verdict.well_formed for verdict in self.verdicts]),
+            "texts_right": share([verdict.texts_right for verdict in self.verdicts]),
+            "pictures_right": share(pictures),
+            "first_pictures_right": by_position[0] if by_position else 0.0,
+            "pictures_right_by_position": by_position,
+            "answers_right": share([verdict.right for verdict in self.verdicts]),
+        }
+
+
+def share(values: Sequence[bool]) -> float:
+    return round(sum(values) / len(values), 4) if values else 0.0
+
+
+def answer_prompts(
+    model: Model, prompts: Sequence[tuple[str, Request]], settings: GenerationSettings, console: Console
+) -> Answers:
+    """Answer all questions in one batch and judge every picture by the texts before it."""
+    with progress_bar(console) as progress:
+        task = progress.add_task(f"answering, guidance {settings.guidance_scale:g}", total=len(prompts), figures="")
+
+        def on_step(rows: Sequence) -> None:  # type: ignore[type-arg]
+            done = sum(row.finish_reason is not None for row in rows)
+            progress.update(task, completed=done, figures=f"{sum(row.images for row in rows)} pictures")
+
+        documents = model.generate_all([question for question, _ in prompts], settings, on_step)
+    verdicts = [
+        check_answer(document.answer, request, document.extra["finish_reason"] == "end")
+        for document, (_, request) in zip(documents, prompts, strict=True)
+    ]
+    return Answers(settings.guidance_scale, documents, verdicts)
+
+
+def pictures_from_captions(model: Model, captions: Sequence[tuple[str, Scene]], settings: GenerationSettings) -> float:
+    """Share of captions to which the model draws exactly the right picture."""
+    vocabulary, codec = model.codec.vocabulary, model.codec
+    prompts = [
+        [vocabulary.eos_id, *encode_text(codec.tokenizer, caption), vocabulary.break_id] for caption, _ in captions
+    ]
+    one_picture = replace(settings, max_new_tokens=codec.grammar.image_tokens + 1)
+    model.joint.eval()
+    verdicts = []
+    generations = Engine(model.joint).run(prompts, one_picture)
+    for generation, (_, scene) in zip(generations, captions, strict=True):
+        document = codec.decode([*generation.prompt_ids, *generation.new_ids[: codec.grammar.image_tokens]])
+        verdicts.append(picture_shows(document.images[0].load(), scene))
+    return share(verdicts)

@@ -1,0 +1,77 @@
+"""The demo's page: answers with the checker's verdicts, the numbers, and how it was made."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+from jam.demo.measure import Answers
+from jam.documents import Document, Image, Text, data_uri, page
+from jam.tutorials.checker import Verdict
+
+STYLE = """
+body { max-width: 62rem; }
+.steps { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; width: 13rem; }
+figure img { width: 13rem; image-rendering: pixelated; border: 3px solid #2a9d55; border-radius: .5rem; }
+figure.wrong img { border-color: #d33; }
+figcaption { min-height: 3.2em; }
+table { border-collapse: collapse; margin: 1rem 0; }
+td, th { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #8884; }
+"""
+
+
+def write_page(path: Path, report: dict[str, Any], answers: Answers) -> None:
+    """Write the page; pictures are inside it."""
+    body = [
+        "<h1>Drawing lessons by a fused model</h1>",
+        "<p>A text parent that never saw a picture and an image parent that never saw a lesson were fused by cross "
+        "attention, aligned and tuned. The questions ask for things in colours that occur in none of their documents. A "
+        "green frame: the exact checker finds every part there, in its colour and place, and nothing else.</p>",
+        numbers(report),
+        "<h2>How it was made</h2>",
+        f"<p>`jam demo`{' --long' if report['recipe'] == 'long' else ''}: fuse (cross, every 2, readout exact), align "
+        "on text-only lessons and captioned pictures, tune on illustrated lessons, answer "
+        f"{report['prompts']} questions; {report['seconds']:.0f} seconds in all.</p>",
+        "<h2>Answers</h2>",
+        *(one_answer(d, v) for d, v in zip(answers.documents, answers.verdicts, strict=True)),
+    ]
+    path.write_text(page("Drawing lessons by a fused model", "\n".join(body), STYLE), encoding="utf-8")
+
+
+def numbers(report: dict[str, Any]) -> str:
+    """Tables of what the checker found and of perplexities."""
+    rows = ["<tr><th>guidance</th><th>well-formed</th><th>pictures right</th><th>by position</th><th>answers right</th></tr>"]
+    for run in report["by_guidance_scale"]:
+        positions = " / ".join(f"{value:.0%}" for value in run["pictures_right_by_position"])
+        rows.append(
+            f"<tr><td>{run['guidance_scale']:g}</td><td>{run['well_formed']:.0%}</td><td>{run['pictures_right']:.1%}</td>"
+            f"<td>{positions}</td><td>{run['answers_right']:.0%}</td></tr>"
+        )
+    models = ["<tr><th>perplexity</th><th>text-only lessons</th><th>pictures of captions</th></tr>"]
+    for name, values in report["perplexity"].items():
+        models.append(f"<tr><td>{name}</td><td>{values['text_ppl']:.3f}</td><td>{values['image_ppl']:.4f}</td></tr>")
+    return (
+        f"<table>{''.join(rows)}</table><table>{''.join(models)}</table>"
+        f"<p>Before any training the fused model's logits differ from the parents' by at most "
+        f"{report['max_logit_difference']:g}.</p>"
+    )
+
+
+def one_answer(document: Document, verdict: Verdict) -> str:
+    """One question with its steps side by side."""
+    question = " ".join(part.text for part in document.messages[0].content if isinstance(part, Text))
+    figures, text, picture = [], "", 0
+    for part in document.answer:
+        if isinstance(part, Text):
+            text = part.text.strip()
+        elif isinstance(part, Image):
+            kind = "" if verdict.pictures[picture] else ' class="wrong"'
+            figures.append(
+                f'<figure{kind}><figcaption>{html.escape(text)}</figcaption><img alt="" src="{data_uri(part.load())}"></figure>'
+            )
+            text, picture = "", picture + 1
+    rest = f"<p>{html.escape(text)}</p>" if text else ""
+    mark = "✓" if verdict.right else "✗"
+    return f'<article><h3>{mark} {html.escape(question)}</h3><div class="steps">{"".join(figures)}</div>{rest}</article>'

@@ -1,0 +1,111 @@
+"""`jam demo`: two tiny parents, one fused model, held-out questions, and a page with its answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jam.checkpoints import new_folder, write_json
+from jam.demo.measure import Answers, answer_prompts
+from jam.demo.page import write_page
+from jam.demo.setup import fuse_parents, perplexity, train, validation, write_corpus
+from jam.evaluation import compare_with_parents
+from jam.generation import GenerationSettings
+from jam.model import Model, load
+from jam.models import SingleStream
+from jam.tutorials import PARENTS
+from jam.tutorials.corpora import held_out_prompts
+
+GUIDANCE_SCALES = (1.0, 1.5)
+SETTINGS = GenerationSettings(max_new_tokens=480, temperature=0.7, top_p=0.9, image_temperature=0.7, image_top_p=0.9)
+
+
+def story(out: Path, prompts: int, long: bool, console: Console) -> dict[str, Any]:
+    """Run it all into `out` (which is replaced at the end): ``index.html``, ``report.json`` and ``model/``."""
+    started = time.perf_counter()
+    with new_folder(out, overwrite=True) as folder:
+        console.rule("1. fuse")
+        model = fuse_parents(folder / "fused", console, method="cross", every=2, readout="exact")
+        report: dict[str, Any] = {"prompts": prompts, "recipe": "long" if long else "short"}
+        report |= step_zero(model, console)
+        console.rule("2. align and tune")
+        tune(model, folder, long, console)
+        report["perplexity"]["tuned"] = perplexities(model)
+        console.rule("3. answer questions about things in colours that no corpus has")
+        questions = held_out_prompts(prompts)
+        runs = [
+            answer_prompts(model, questions, replace(SETTINGS, guidance_scale=scale), console)
+            for scale in GUIDANCE_SCALES
+        ]
+        best = max(runs, key=lambda run: run.summary()["pictures_right"])
+        report |= best.summary() | {"by_guidance_scale": [run.summary() for run in runs]}
+        model.settings = replace(SETTINGS, guidance_scale=best.guidance_scale)
+        (folder / "model").mkdir()
+        model.save(folder / "model")
+        report["seconds"] = round(time.perf_counter() - started, 1)
+        write_json(folder / "report.json", report)
+        write_page(folder / "index.html", report, best)
+    show(report, best, out, console)
+    return report
+
+
+def step_zero(model: Model, console: Console) -> dict[str, Any]:
+    """Nothing was lost: logits and perplexities of the parents and of the model that was just fused."""
+    text, image = load(PARENTS / "text", device="cpu"), load(PARENTS / "image", device="cpu")
+    assert isinstance(text.joint, SingleStream) and isinstance(image.joint, SingleStream)
+    texts, captions = validation("texts", model.codec), validation("captions", model.codec)
+    kept = compare_with_parents(
+        model.joint, text.joint, image.joint, [d.ids for d in texts[:32]], [d.ids for d in captions[:32]]
+    )
+    console.print(
+        f"step 0: greatest difference of logits from the parents' {kept.max_logit_difference:g}; "
+        f"new control rows take {kept.new_control_probability:.1%} of the probability in text"
+    )
+    parents = {
+        "text_ppl": perplexity(text.joint, texts)["text_ppl"],
+        "image_ppl": perplexity(image.joint, captions)["image_ppl"],
+    }
+    return {
+        "max_logit_difference": kept.max_logit_difference,
+        "new_control_probability": kept.new_control_probability,
+        "perplexity": {"parents": parents, "fused": perplexities(model)},
+    }
+
+
+def perplexities(model: Model) -> dict[str, float | int | None]:
+    """Text perplexity on text-only tutorials, image perplexity on captioned pictures; both held out."""
+    return {
+        "text_ppl": perplexity(model.joint, validation("texts", model.codec))["text_ppl"],
+        "image_ppl": perplexity(model.joint, validation("captions", model.codec))["image_ppl"],
+    }
+
+
+def tune(model: Model, folder: Path, long: bool, console: Console) -> None:
+    """Alignment, then instruct tuning, in place."""
+    tutorials = 24_000 if long else 3_000
+    codec = model.codec
+    texts = write_corpus("texts", 800, codec, folder / "data" / "texts", console)
+    captions = write_corpus("captions", 3_000 if long else 1_000, codec, folder / "data" / "captions", console)
+    interleaved = write_corpus("tutorials", tutorials, codec, folder / "data" / "tutorials", console)
+    train(model, "align", [(texts, 0.5), (captions, 0.5)], folder / "align", console)
+    recipe = "instruct-long" if long else "instruct"
+    train(model, recipe, [(interleaved, 0.9), (captions, 0.1)], folder / "instruct", console)
+
+
+def show(report: dict[str, Any], best: Answers, out: Path, console: Console) -> None:
+    for summary in report["by_guidance_scale"]:
+        positions = ", ".join(f"{value:.0%}" for value in summary["pictures_right_by_position"])
+        console.print(
+            f"guidance {summary['guidance_scale']:g}: pictures right {summary['pictures_right']:.1%} (by position "
+            f"{positions}), well-formed {summary['well_formed']:.0%}, answers right {summary['answers_right']:.0%}"
+        )
+    console.print(
+        f"{out}/index.html: {len(best.documents)} answers; {out}/report.json: the numbers; "
+        f'more: jam generate {out}/model "How do I draw a red house?" --out page.html',
+        soft_wrap=True,
+        markup=False,
+    )

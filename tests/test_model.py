@@ -1,0 +1,178 @@
+"""A model folder: saved, loaded, damaged, and asked for a document."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+import jam
+from jam.checkpoints import new_folder
+from jam.documents import Document, Image, Text
+from jam.generation import GenerationSettings
+from jam.models import JointModel
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(params=["cross", "single"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(kind, tmp_path):
+    """A saved model, beside the one it was made in."""
+    return saved(tmp_path, kind)
+
+
+def saved(tmp_path, kind="cross"):
+    made = tiny.model(tmp_path / "made", kind)
+    made.settings = GenerationSettings(max_new_tokens=30, guidance_scale=2.0)
+    with new_folder(tmp_path / "model") as out:
+        made.save(out, "aligned")
+    return tmp_path / "model"
+
+
+def change_weights(folder, change):
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def test_a_saved_model_is_the_same(folder, kind, tmp_path):
+    made, loaded = tiny.model(tmp_path / "made", kind), jam.load(folder)
+    assert isinstance(loaded.joint, JointModel) and not loaded.joint.training
+    first, second = made.joint.state_dict(), loaded.joint.state_dict()
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert loaded.manifest == replace(made.manifest, stage="aligned")
+    assert loaded.settings == GenerationSettings(max_new_tokens=30, guidance_scale=2.0)
+    document = Document([Text("a </s>"), Image(pixels=tiny.picture(0))])
+    assert loaded.codec.encode(document) == made.codec.encode(document)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "image_tokenizer",
+        "manifest.json",
+        WEIGHTS,
+        "tokenizer",
+    ]
+
+
+def test_data_types(folder):
+    assert jam.load(folder).joint.dtype == torch.float32
+    assert jam.load(folder, dtype="bfloat16").joint.dtype == torch.bfloat16
+    assert jam.load(folder, dtype=torch.float16).joint.dtype == torch.float16
+
+
+def test_generate_answers_one_prompt_or_several(folder):
+    model = jam.load(folder)
+    one = model.generate("How do I draw it?", seed=3)
+    assert [message.role for message in one.messages] == ["user", "assistant"]
+    assert one.messages[0].content == [Text("How do I draw it?")]
+    assert one.extra["finish_reason"] in ("end", "max_new_tokens") and one.extra["tokens"] <= 30
+    assert one.extra["images"] == sum(isinstance(part, Image) for part in one.answer)
+    several = model.generate(["How do I draw it?", Document([Image(pixels=tiny.picture(1))])], seed=3)
+    assert several[0] == one and len(several) == 2
+    assert (
+        several[1].messages[0].content[0].codes
+        == model.codec.image_tokenizer.encode([tiny.picture(1)]).flatten().tolist()
+    )
+
+
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_empty_prompts_are_refused(tmp_path, prompt):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        jam.load(saved(tmp_path)).generate(prompt)
+
+
+def test_prompts_longer_than_the_context_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="64"):
+        jam.load(saved(tmp_path)).generate("red house " * 50)
+
+
+# --- damaged folders ---------------------------------------------------------------------------------------------------
+
+
+def damage_missing(tensors):
+    del tensors[sorted(tensors)[0]]
+
+
+def damage_extra(tensors):
+    tensors["left.over"] = torch.zeros(1)
+
+
+def damage_shape(tensors):
+    name = next(name for name in sorted(tensors) if tensors[name].ndim == 2)
+    tensors[name] = torch.zeros(3, 5)
+
+
+DAMAGES = [
+    (damage_missing, "1 missing"),
+    (damage_extra, r"1 not expected \(left\.over\)"),
+    (damage_shape, "1 of another shape"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_missing_and_extra_tensors(folder, damage, message):
+    change_weights(folder, damage)
+    with pytest.raises(ValueError, match=message):
+        jam.load(folder)
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_weights_of_a_run_are_checked_too(folder, kind, tmp_path, damage, message):
+    made = tiny.model(tmp_path / "made", kind, seed=5)
+    made.load_weights(folder)
+    expected = jam.load(folder).joint.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in made.joint.state_dict().items())
+    change_weights(folder, damage)
+    with pytest.raises(ValueError, match=message):
+        made.load_weights(folder)
+
+
+def test_truncated_weights(tmp_path):
+    folder = saved(tmp_path)
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[:-10])
+    with pytest.raises(ValueError, match="is damaged"):
+        jam.load(folder)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(ValueError, match="holds no weights"):
+        jam.load(folder)
+
+
+def test_folders_that_are_no_models(tmp_path):
+    with pytest.raises(ValueError, match="there is no such folder"):
+        jam.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"has no manifest\.json"):
+        jam.load(tmp_path)
+    folder = saved(tmp_path, "single")
+    for key, message in (("rows", "does not say the rows"), ("vocabulary", "does not say vocabulary")):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(manifest | {key: None}))
+        with pytest.raises(ValueError, match=message):
+            jam.load(folder)
+
+
+def test_another_image_tokenizer_is_refused(tmp_path):
+    folder = saved(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"image_grid": [3, 3]}))
+    with pytest.raises(ValueError, match=r"a grid of \(2, 2\), the grammar 9"):
+        jam.load(folder)
+
+
+def test_a_model_without_images_refuses_pictures(tmp_path):
+    folder = saved(tmp_path)
+    for path in (folder / "image_tokenizer").iterdir():
+        path.unlink()
+    (folder / "image_tokenizer").rmdir()
+    model = jam.load(folder)
+    with pytest.raises(ValueError, match="there is no image tokenizer"):
+        model.generate(Document([Image(pixels=tiny.picture(0))]))
