@@ -37,8 +37,10 @@ check: $(READY)           ## format, lint, types, import rule
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py
 
-parents: $(READY)         ## train the built-in tiny parents again
-	$(BIN)/python -m jam.demo.parents --out src/jam/tutorials/parents
+parents: $(READY)         ## train the built-in tiny parents again; finished stages in runs/parents are kept
+	$(BIN)/python -m jam.demo.parents --out runs/parents
+	rm -rf src/jam/tutorials/parents
+	mv runs/parents src/jam/tutorials/parents
 
 clean:
 	rm -rf jam-demo jam-demo-long jam-report .pytest_cache .ruff_cache .mypy_cache

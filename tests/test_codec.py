@@ -26,7 +26,7 @@ def codec(images):
     return tiny.codec(images)
 
 
-# --- image tokenizers ----------------------------------------------------------------------------------------------
+# --- image tokenizers -------------------------------------------------------------------------------------------------
 
 
 def save_janus(folder):
@@ -98,7 +98,7 @@ def test_codec_checks_its_image_tokenizer(images):
         Codec(v := Vocabulary(size, 12, 0), Grammar(v, 9), tokenizer, images)
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
 def test_tokenizers_without_end_of_text_are_refused(tmp_path):
@@ -121,7 +121,7 @@ def test_texts_come_back_exactly(codec, text):
     assert codec.decode(ids).content == [Text(text)]
 
 
-# --- interleaving ------------------------------------------------------------------------------------------------------
+# --- interleaving -----------------------------------------------------------------------------------------------------
 
 
 def shape(codec, ids):

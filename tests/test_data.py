@@ -364,6 +364,18 @@ def test_stream_is_a_function_of_seed_and_window(shards):
     assert same(next(again), next(late))
 
 
+def test_masks_are_drawn_anew_at_every_visit(tmp_path):
+    """Of one document, in every window, and by another seed."""
+    write_shards(tmp_path / "s", [CAPTION])
+    loaders = [make_loader([Shards(tmp_path / "s", V)], seed=seed, weights=(1.0,)) for seed in (0, 1)]
+    drawn = [
+        tuple(sorted(tuple(example.inputs.tolist()) for sequence in loader._pack(window) for example in sequence))
+        for loader in loaders
+        for window in range(4)
+    ]
+    assert len(set(drawn)) == 8 and all(len(set(visits)) > 20 for visits in drawn)
+
+
 def test_resuming_anywhere_equals_going_on(shards):
     """In the middle of a window and where one ends."""
     loader = make_loader(shards)

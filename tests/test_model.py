@@ -78,10 +78,8 @@ def test_generate_answers_one_prompt_or_several(folder):
     assert one.extra["images"] == sum(isinstance(part, Image) for part in one.answer)
     several = model.generate(["How do I draw it?", Document([Image(pixels=tiny.picture(1))])], seed=3)
     assert several[0] == one and len(several) == 2
-    assert (
-        several[1].messages[0].content[0].codes
-        == model.codec.image_tokenizer.encode([tiny.picture(1)]).flatten().tolist()
-    )
+    codes = model.codec.image_tokenizer.encode([tiny.picture(1)]).flatten().tolist()
+    assert several[1].messages[0].content[0].codes == codes
 
 
 @pytest.mark.parametrize("prompt", ["", "  "])
@@ -95,7 +93,7 @@ def test_prompts_longer_than_the_context_are_refused(tmp_path):
         jam.load(saved(tmp_path)).generate("red house " * 50)
 
 
-# --- damaged folders ---------------------------------------------------------------------------------------------------
+# --- damaged folders -------------------------------------------------------------------------------------------------
 
 
 def damage_missing(tensors):

@@ -1,4 +1,7 @@
-"""Arguments through jsonargparse: options with dashes, recipes, and a suggestion for every unknown name."""
+"""Arguments through jsonargparse: options with dashes, recipes, and one clear line for every mistake.
+
+An unknown option or key, at any depth, is answered with the nearest known one; jsonargparse itself suggests nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,61 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path", NoneType: "null"}
+
 
 class Parser(ArgumentParser):
-    """A parser that raises ValueError, knows no abbreviations and shows options with dashes."""
-
-    def __init__(self, command: str, description: str, examples: str) -> None:
-        super().__init__(
-            prog=f"jam {command}",
-            description=description,
-            epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            exit_on_error=False,
-            allow_abbrev=False,
-            print_config=None,
-        )
+    """A parser that shows options with dashes; made by `make_parser` (jsonargparse makes others of its own)."""
 
     def format_help(self) -> str:
         return re.sub(r"--[a-z_]+", lambda match: match.group().replace("_", "-"), super().format_help())
 
-    def names(self) -> list[str]:
-        """Every option, as in a recipe (underscores, no dashes in front)."""
-        options = [option for action in self._actions for option in action.option_strings]
-        return sorted(option[2:] for option in options if option.startswith("--"))
+    def add_settings(self, settings: type, skip: set[str]) -> None:
+        """An option for every field of a dataclass, with the help of its docstring."""
+        self.add_class_arguments(settings, skip=skip)
+
+    @property
+    def options(self) -> dict[str, argparse.Action]:
+        """Every option by its name in a recipe (underscores, no dashes in front)."""
+        names = [(name, action) for action in self._actions for name in action.option_strings]
+        return {name[2:]: action for name, action in names if name.startswith("--") and name[2:].isidentifier()}
+
+    @property
+    def recipe_keys(self) -> list[str]:
+        return sorted(self.options.keys() - {"help", "config"})
+
+
+def make_parser(command: str, description: str, examples: str) -> Parser:
+    """The parser of a command; abbreviated options are unknown ones."""
+    return Parser(
+        prog=f"jam {command}",
+        description=description,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+        print_config=None,
+    )
+
+
+def add_placement(parser: Parser, dtype: bool = True) -> None:
+    """``--device`` and ``--dtype``, wherever a model is loaded."""
+    parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, ...; default: a GPU if any")
+    if dtype:
+        parser.add_argument(
+            "--dtype",
+            type=Literal["float32", "bfloat16", "float16"] | None,
+            default=None,
+            help="data type of the weights in memory; default: float32 on the CPU, else as stored",
+        )
 
 
 def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = False) -> Namespace:
@@ -46,16 +76,17 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
     if recipe and normal and not normal[0].startswith("-"):
         check_recipe(parser, Path(normal[0]))
         normal = ["--config", *normal]
-    for argument in normal:
-        name = argument[2:].partition("=")[0]
-        if argument.startswith("--") and name.isidentifier() and name not in parser.names():
-            raise ValueError(unknown(name, parser.names(), "option", dashes=True))
+    for number, argument in enumerate(normal):
+        name, equals, value = argument[2:].partition("=")
+        if not argument.startswith("--") or not name.isidentifier():
+            continue
+        if name not in parser.options:
+            raise ValueError(unknown(name, list(parser.options), "option", dashes=True))
+        check_value(_hint(parser, name), value if equals else " ".join(normal[number + 1 : number + 2]), f"--{name}")
     try:
-        settings = parser.parse_args(normal)
+        return parser.instantiate_classes(parser.parse_args(normal))
     except argparse.ArgumentError as error:
-        message = " ".join(str(error).split())
-        raise ValueError(f"{message}; see `{parser.prog} --help`") from None
-    return parser.instantiate(settings) if hasattr(parser, "instantiate") else parser.instantiate_classes(settings)
+        raise ValueError(f"{_readable(parser, str(error))}; see `{parser.prog} --help`") from None
 
 
 def check_recipe(parser: Parser, path: Path) -> None:
@@ -64,13 +95,37 @@ def check_recipe(parser: Parser, path: Path) -> None:
         raise ValueError(f"recipe {path} does not exist")
     try:
         recipe: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe {path} must be a mapping of options to values")
-    for key in recipe:
-        if key not in parser.names():
-            raise ValueError(f"recipe {path}: {unknown(str(key), parser.names(), 'key')}")
+    for key, value in recipe.items():
+        if key not in parser.recipe_keys:
+            raise ValueError(f"recipe {path}: {unknown(str(key), parser.recipe_keys, 'key')}")
+        check_keys(_hint(parser, key), value, f"recipe {path}: {key}")
+
+
+def check_value(hint: Any, value: str, where: str) -> None:
+    """`check_keys` of an argument that is written as YAML or JSON."""
+    if _dataclasses(hint):
+        try:
+            check_keys(hint, yaml.safe_load(value), where)
+        except yaml.YAMLError:
+            raise ValueError(f"{where} {value}: not valid YAML or JSON") from None
+
+
+def check_keys(hint: Any, value: Any, where: str) -> None:
+    """Raises ValueError for unknown and missing keys of the mappings in a list of dataclasses."""
+    for kind in _dataclasses(hint):
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: expected a list of mappings, like [{{{fields(kind)[0].name}: ...}}]; got {value!r}")
+        known = [field.name for field in fields(kind)]
+        for number, entry in enumerate(value, 1):
+            if not isinstance(entry, dict):
+                raise ValueError(f"{where}, entry {number}: expected a mapping of {', '.join(known)}; got {entry!r}")
+            for key in entry:
+                if key not in known:
+                    raise ValueError(f"{where}, entry {number}: {unknown(str(key), known, 'key')}")
 
 
 def unknown(name: str, known: Sequence[str], what: str, dashes: bool = False) -> str:
@@ -89,12 +144,35 @@ def _underscores(argument: str) -> str:
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if argument.startswith("--") else argument
 
 
-def add_placement(parser: Parser) -> None:
-    """``--device`` and ``--dtype``, wherever a model is loaded."""
-    parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, ...; default: a GPU if any")
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16"],
-        default=None,
-        help="data type of the weights in memory; default: float32 on the CPU, else as stored",
-    )
+def _hint(parser: Parser, name: str) -> Any:
+    """The type of an option, as jsonargparse keeps it."""
+    return getattr(parser.options.get(name), "_typehint", None)
+
+
+def _dataclasses(hint: Any) -> list[type]:
+    return [kind for kind in get_args(hint) if isinstance(kind, type) and is_dataclass(kind)]
+
+
+def _readable(parser: Parser, message: str) -> str:
+    """jsonargparse's words on a value, in one line and in ours."""
+    message = " ".join(message.split())
+    if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
+        shown = [f"--{name.replace('_', '-')}" if name in parser.options else name.upper() for name in missing[1].split(", ")]
+        return f"missing: {', '.join(shown)}"
+    if value := re.search(r'Parser key "([a-z_0-9]+)": .*(?:Given|Got) value: (.*)$', message):
+        option = f"--{value[1].replace('_', '-')}" if value[1] in parser.options else value[1].upper()
+        if expected := _kind(_hint(parser, value[1])):
+            return f"{option} {value[2]}: expected {expected}"
+    return message
+
+
+def _kind(hint: Any) -> str:
+    """A type in words; empty where words would be too few."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if hint in KINDS:
+        return KINDS[hint]
+    kinds = [_kind(part) for part in get_args(hint) if part is not NoneType] if get_origin(hint) is not list else []
+    return " or ".join(kinds) if all(kinds) else ""
+
+

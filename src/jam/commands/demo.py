@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.commands.arguments import Parser
+from jam.commands.arguments import Parser, make_parser
 
 EXAMPLES = """
 jam demo
@@ -17,7 +17,7 @@ jam demo --report
 
 
 def parser() -> Parser:
-    made = Parser("demo", "Fuse the built-in tiny parents, align, tune, and answer held-out questions.", EXAMPLES)
+    made = make_parser("demo", "Fuse the built-in tiny parents, align, tune, and answer held-out questions.", EXAMPLES)
     made.add_argument("--out", type=Path | None, default=None, help="folder to write; default: jam-demo (jam-report)")
     made.add_argument("--prompts", type=int, default=100, help="held-out questions to answer")
     made.add_argument("--long", action="store_true", help="the longer recipe: better answers, up to 40 minutes")
@@ -27,10 +27,10 @@ def parser() -> Parser:
 
 def run(settings: Namespace) -> None:
     from jam.demo.report import report
-    from jam.demo.story import story
+    from jam.demo.story import LONG, SHORT, story
 
     console = Console()
     if settings.report:
         report(settings.out or Path("jam-report"), console)
     else:
-        story(settings.out or Path("jam-demo"), settings.prompts, settings.long, console)
+        story(settings.out or Path("jam-demo"), settings.prompts, LONG if settings.long else SHORT, console)

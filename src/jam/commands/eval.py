@@ -9,9 +9,9 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from jam.checkpoints import write_json
-from jam.commands.arguments import Parser, add_placement
+from jam.commands.arguments import Parser, add_placement, make_parser
 from jam.commands.prepare import read_all
-from jam.demo.progress import progress_bar
+from jam.commands.progress import progress_bar
 from jam.documents import read_documents
 from jam.evaluation import evaluate
 from jam.model import load
@@ -23,7 +23,7 @@ jam eval runs/align/model captions.jsonl text.jsonl --json perplexity.json
 
 
 def parser() -> Parser:
-    made = Parser("eval", "Perplexity on documents: of text, of images and of all targets.", EXAMPLES)
+    made = make_parser("eval", "Perplexity on documents: of text, of images and of all targets.", EXAMPLES)
     made.add_argument("model", type=Path, help="model folder")
     made.add_argument("documents", nargs="+", type=Path, help="JSON-lines files")
     made.add_argument("--json", type=Path | None, default=None, help="write the report into this file")

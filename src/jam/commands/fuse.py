@@ -5,7 +5,7 @@ from __future__ import annotations
 from jsonargparse import Namespace
 
 from jam.codec import describe_image_tokenizer
-from jam.commands.arguments import Parser
+from jam.commands.arguments import Parser, make_parser
 from jam.fusion import FuseConfig, find_image_tokenizer, fuse
 
 EXAMPLES = """
@@ -17,7 +17,7 @@ jam fuse --text llm --image image-model --plan --json > plan.json
 
 
 def parser() -> Parser:
-    made = Parser("fuse", "Fuse two checkpoints into one model folder, or show the plan of it.", EXAMPLES)
+    made = make_parser("fuse", "Fuse two checkpoints into one model folder, or show the plan of it.", EXAMPLES)
     made.add_class_arguments(FuseConfig, skip={"plan", "json"})
     made.add_argument("--plan", action="store_true", help="show what would happen; a config.json of each parent is enough")
     made.add_argument("--json", action="store_true", help="the plan as JSON on stdout")

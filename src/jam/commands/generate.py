@@ -8,8 +8,8 @@ from pathlib import Path
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.commands.arguments import Parser, add_placement
-from jam.demo.progress import progress_bar
+from jam.commands.arguments import Parser, add_placement, make_parser
+from jam.commands.progress import progress_bar
 from jam.documents import Document, Image, Text
 from jam.generation import GenerationSettings
 from jam.model import Model, load
@@ -21,7 +21,7 @@ jam generate model "How do I draw a red house?" --out page.md --guidance-scale 3
 
 
 def parser() -> Parser:
-    made = Parser("generate", "Answer questions with illustrated documents. Defaults are the model's own.", EXAMPLES)
+    made = make_parser("generate", "Answer questions with illustrated documents. Defaults are the model's own.", EXAMPLES)
     made.add_argument("model", type=Path, help="model folder")
     made.add_argument("prompt", nargs="+", help="one question, or several for one page")
     made.add_argument("--out", type=Path | None, default=None, help="page to write: .html or .md; default: text on stdout")

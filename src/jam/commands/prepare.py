@@ -8,9 +8,9 @@ from pathlib import Path
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.commands.arguments import Parser, add_placement
+from jam.commands.arguments import Parser, add_placement, make_parser
 from jam.data import prepare
-from jam.demo.progress import progress_bar
+from jam.commands.progress import progress_bar
 from jam.documents import Document, read_documents
 from jam.model import load
 
@@ -20,7 +20,7 @@ jam prepare captions.jsonl howto.jsonl --model fused --out shards
 
 
 def parser() -> Parser:
-    made = Parser("prepare", "Turn documents (JSON lines) into token shards for `jam train`.", EXAMPLES)
+    made = make_parser("prepare", "Turn documents (JSON lines) into token shards for `jam train`.", EXAMPLES)
     made.add_argument("documents", nargs="+", type=Path, help="JSON-lines files")
     made.add_argument("--model", type=Path, required=True, help="model folder whose tokenizers are used")
     made.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.commands.arguments import Parser
-from jam.demo.progress import run_training
+from jam.commands.arguments import Parser, make_parser
+from jam.commands.progress import run_training
 from jam.model import load
 from jam.training import RESULT, TrainConfig, Trainer
 
@@ -19,7 +19,7 @@ RECIPE = True
 
 
 def parser() -> Parser:
-    made = Parser("train", "Align or instruct-tune by a recipe (YAML); every key is an option too.", EXAMPLES)
+    made = make_parser("train", "Align or instruct-tune by a recipe (YAML); every key is an option too.", EXAMPLES)
     made.add_argument("--config", action="config", help="the recipe; may stand first without --config")
     made.add_class_arguments(TrainConfig, skip={"resume"})
     made.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")

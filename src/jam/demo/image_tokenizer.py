@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jam.tutorials.scenes import random_scene
 
-CODES = 1536
+CODES = 1024
 PATCH = 8  # pixels; the model reads 8 x 8 blocks of 64 x 64 pictures
 PICTURES = 8000
 REVIVE_EVERY = 100

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 from jam.codec.text import encode_text
-from jam.demo.progress import progress_bar
+from jam.commands.progress import progress_bar
 from jam.documents import Document
 from jam.generation import Engine, GenerationSettings
 from jam.model import Model

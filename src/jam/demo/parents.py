@@ -1,7 +1,8 @@
 """Trains the built-in tiny parents: an image tokenizer, a text parent and an image parent (`make parents`).
 
 The text parent reads text-only tutorials, the image parent captioned pictures; neither sees the other's documents, nor
-the held-out pairs of thing and colour. Both are Llama decoders of one shape, so that every method can fuse them.
+the held-out pairs of thing and colour. Both are Llama decoders of one shape, so that every method can fuse them. A stage
+that is finished is kept: after an interrupt the same command goes on with the next one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jam.codec import Codec, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.data import prepare
 from jam.demo.image_tokenizer import train_tokenizer
-from jam.demo.progress import run_training, track
+from jam.commands.progress import run_training, track
 from jam.documents import Document
 from jam.generation import GenerationSettings
 from jam.grammar import Grammar
@@ -35,9 +36,9 @@ from jam.training import RESULT, DataSource, TrainConfig, Trainer
 from jam.tutorials.corpora import captioned_pictures, text_tutorials
 from jam.vocabulary import ParentRows, Vocabulary
 
-CONTEXT = 512
+CONTEXT = 1024
 SENTINELS = 16
-TEXT_DOCUMENTS, CAPTIONS, VALIDATION = 30_000, 80_000, 256
+TEXT_DOCUMENTS, CAPTIONS, VALIDATION = 20_000, 50_000, 256
 # A seed of its own for documents that measure, in every corpus.
 VALIDATION_SEED = 1_000_003
 
@@ -94,10 +95,9 @@ def train_parent(model: Model, config: TrainConfig, out: Path, console: Console,
     trainer = Trainer(model.joint, config, model.save, model.load_weights)
     run_training(trainer, what, console)
     model.joint.half()
-    with new_folder(out, overwrite=True) as folder:
+    with new_folder(out) as folder:
         model.save(folder)
     console.print(f"{what}: validation {trainer.validation_report}")
-    shutil.rmtree(config.out)
 
 
 def train_image_tokenizer(out: Path, steps: int, console: Console) -> None:
@@ -105,41 +105,55 @@ def train_image_tokenizer(out: Path, steps: int, console: Console) -> None:
     for _, model in track(train_tokenizer(steps), steps, "training the image tokenizer", console):
         pass
     assert model is not None
-    model.eval().half().save_pretrained(out)
+    with new_folder(out) as folder:
+        model.eval().half().save_pretrained(folder)
+
+
+def train_text_parent(out: Path, tokenizer: PreTrainedTokenizerFast, steps: int, console: Console) -> None:
+    text_size, eos_id = len(tokenizer), tokenizer.eos_token_id
+    vocabulary = Vocabulary(text_size, 0, eos_id, sentinels=0)
+    codec = Codec(vocabulary, Grammar(vocabulary, 0), tokenizer)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        shards = write_shards(text_tutorials(0), TEXT_DOCUMENTS, codec, scratch / "train", "texts", console)
+        held = write_shards(text_tutorials(VALIDATION_SEED), VALIDATION, codec, scratch / "held", "held-out texts", console)
+        model = parent(decoder(text_size, eos_id, seed=1), vocabulary, ParentRows(text_size), out, codec)
+        train_parent(model, recipe(scratch / "run", shards, held, steps), out, console, "text parent")
+
+
+def train_image_parent(
+    out: Path, tokenizer: PreTrainedTokenizerFast, image_tokenizer: Path, steps: int, console: Console
+) -> None:
+    text_size, eos_id = len(tokenizer), tokenizer.eos_token_id
+    images = load_image_tokenizer(image_tokenizer)
+    vocabulary = Vocabulary(text_size, images.info.codebook_size, eos_id, SENTINELS)
+    codec = Codec(vocabulary, Grammar(vocabulary, images.info.grid[0] * images.info.grid[1]), tokenizer, images)
+    rows = ParentRows(text_size, vocabulary.image_start, vocabulary.control_start, vocabulary.control_size)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        documents, held_out = captioned_pictures(0), captioned_pictures(VALIDATION_SEED)
+        shards = write_shards(documents, CAPTIONS, codec, scratch / "train", "captions", console)
+        held = write_shards(held_out, VALIDATION, codec, scratch / "held", "held-out captions", console)
+        # `Model.save` copies the image tokenizer that lies in the model's folder.
+        model = parent(decoder(vocabulary.size, eos_id, seed=2), vocabulary, rows, image_tokenizer.parent, codec)
+        train_parent(model, recipe(scratch / "run", shards, held, steps), out, console, "image parent")
 
 
 def make_parents(out: Path, tokenizer_steps: int, text_steps: int, image_steps: int, console: Console) -> None:
     """Everything, from nothing: `out/text` and `out/image` (with `image_tokenizer/`)."""
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        tokenizer_folder = scratch / "image" / IMAGE_TOKENIZER_FOLDER
-        train_image_tokenizer(tokenizer_folder, tokenizer_steps, console)
-        corpora = (islice(text_tutorials(0), 3000), islice(captioned_pictures(0), 3000))
-        tokenizer = build_tokenizer(text for corpus in corpora for document in corpus for text in document.texts)
-        text_size, eos_id = len(tokenizer), tokenizer.eos_token_id
-
-        vocabulary = Vocabulary(text_size, 0, eos_id, sentinels=0)
-        codec = Codec(vocabulary, Grammar(vocabulary, 0), tokenizer)
-        rows = ParentRows(text_size)
-        shards = write_shards(text_tutorials(0), TEXT_DOCUMENTS, codec, scratch / "texts", "texts", console)
-        held = write_shards(text_tutorials(VALIDATION_SEED), VALIDATION, codec, scratch / "texts-v", "texts", console)
-        model = parent(decoder(text_size, eos_id, seed=1), vocabulary, rows, scratch / "text", codec)
-        config = recipe(scratch / "run-text", shards, held, text_steps, cm3=False)
-        train_parent(model, config, out / "text", console, "text parent")
-
-        image_tokenizer = load_image_tokenizer(tokenizer_folder)
-        info = image_tokenizer.info
-        vocabulary = Vocabulary(text_size, info.codebook_size, eos_id, SENTINELS)
-        codec = Codec(vocabulary, Grammar(vocabulary, info.grid[0] * info.grid[1]), tokenizer, image_tokenizer)
-        rows = ParentRows(text_size, vocabulary.image_start, vocabulary.control_start, vocabulary.control_size)
-        shards = write_shards(captioned_pictures(0), CAPTIONS, codec, scratch / "captions", "captions", console)
-        held = write_shards(captioned_pictures(VALIDATION_SEED), VALIDATION, codec, scratch / "captions-v", "captions", console)
-        model = parent(decoder(vocabulary.size, eos_id, seed=2), vocabulary, rows, scratch / "image", codec)
-        config = recipe(scratch / "run-image", shards, held, image_steps, cm3=False)
-        train_parent(model, config, out / "image", console, "image parent")
+    image_tokenizer = out / IMAGE_TOKENIZER_FOLDER
+    corpora = (islice(text_tutorials(0), 3000), islice(captioned_pictures(0), 3000))
+    tokenizer = build_tokenizer(text for corpus in corpora for document in corpus for text in document.texts)
+    if not image_tokenizer.exists():
+        train_image_tokenizer(image_tokenizer, tokenizer_steps, console)
+    if not (out / "text").exists():
+        train_text_parent(out / "text", tokenizer, text_steps, console)
+    if not (out / "image").exists():
+        train_image_parent(out / "image", tokenizer, image_tokenizer, image_steps, console)
+    shutil.rmtree(image_tokenizer)
 
 
-def recipe(run: Path, shards: Path, validation: Path, steps: int, cm3: bool) -> TrainConfig:
+def recipe(run: Path, shards: Path, validation: Path, steps: int) -> TrainConfig:
     return TrainConfig(
         model="",
         out=str(run),
@@ -154,7 +168,7 @@ def recipe(run: Path, shards: Path, validation: Path, steps: int, cm3: bool) -> 
         warmup_steps=100,
         min_lr_ratio=0.02,
         beta2=0.98,
-        cm3=cm3,
+        cm3=False,
         unconditional_rate=0.1,
     )
 
@@ -162,9 +176,9 @@ def recipe(run: Path, shards: Path, validation: Path, steps: int, cm3: bool) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write text/ and image/ into")
-    parser.add_argument("--tokenizer-steps", type=int, default=6500)
-    parser.add_argument("--text-steps", type=int, default=500)
-    parser.add_argument("--image-steps", type=int, default=3000)
+    parser.add_argument("--tokenizer-steps", type=int, default=5500)
+    parser.add_argument("--text-steps", type=int, default=300)
+    parser.add_argument("--image-steps", type=int, default=2200)
     arguments = parser.parse_args()
     console = Console()
     started = time.perf_counter()

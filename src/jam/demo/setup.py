@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from jam.commands.arguments import read_arguments
 from jam.commands.train import parser as train_parser
 from jam.data import prepare
 from jam.data.prepare import encode_all
-from jam.demo.progress import run_training, track
+from jam.commands.progress import run_training, track
 from jam.documents import Document
 from jam.evaluation.perplexity import measure
 from jam.fusion import FuseConfig, fuse
@@ -65,10 +65,21 @@ def perplexity(joint: JointModel, documents: list[Encoded]) -> dict[str, float |
     return counts.report()
 
 
-def train(model: Model, recipe: str, sources: list[tuple[Path, float]], out: Path, console: Console) -> Model:
-    """Train by one of the demo's recipes; the result lies in ``out/model``, and is `model` itself."""
+def train(
+    model: Model,
+    recipe: str,
+    sources: list[tuple[Path, float]],
+    out: Path,
+    console: Console,
+    options: Sequence[str] = (),
+) -> Model:
+    """Train by one of the demo's recipes; the result lies in ``out/model``, and is `model` itself.
+
+    `options` stand on top of the recipe, as on the command line.
+    """
     listed = ",".join(f'{{"path": "{path}", "weight": {weight}}}' for path, weight in sources)
     arguments = [str(RECIPES / f"{recipe}.yaml"), "--model", str(model.folder), "--out", str(out), "--sources", f"[{listed}]"]
+    arguments += options
     settings = read_arguments(train_parser(), arguments, recipe=True)
     config = TrainConfig(**{key: value for key, value in vars(settings).items() if key != "config"})
     trainer = Trainer(model.joint, config, model.save, model.load_weights)

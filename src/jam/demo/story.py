@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,31 @@ GUIDANCE_SCALES = (1.0, 1.5)
 SETTINGS = GenerationSettings(max_new_tokens=480, temperature=0.7, top_p=0.9, image_temperature=0.7, image_top_p=0.9)
 
 
-def story(out: Path, prompts: int, long: bool, console: Console) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Lessons:
+    """How the demo tunes: a recipe, how many documents of each corpus it draws on, and options on top of the recipes."""
+
+    recipe: str
+    tutorials: int
+    captions: int
+    texts: int
+    options: tuple[str, ...] = ()
+
+
+SHORT = Lessons("instruct", tutorials=3_000, captions=1_000, texts=800)
+LONG = Lessons("instruct-long", tutorials=24_000, captions=3_000, texts=800)
+
+
+def story(out: Path, prompts: int, lessons: Lessons, console: Console) -> dict[str, Any]:
     """Run it all into `out` (which is replaced at the end): ``index.html``, ``report.json`` and ``model/``."""
     started = time.perf_counter()
     with new_folder(out, overwrite=True) as folder:
         console.rule("1. fuse")
         model = fuse_parents(folder / "fused", console, method="cross", every=2, readout="exact")
-        report: dict[str, Any] = {"prompts": prompts, "recipe": "long" if long else "short"}
+        report: dict[str, Any] = {"prompts": prompts, "recipe": lessons.recipe}
         report |= step_zero(model, console)
         console.rule("2. align and tune")
-        tune(model, folder, long, console)
+        tune(model, folder, lessons, console)
         report["perplexity"]["tuned"] = perplexities(model)
         console.rule("3. answer questions about things in colours that no corpus has")
         questions = held_out_prompts(prompts)
@@ -84,16 +99,16 @@ def perplexities(model: Model) -> dict[str, float | int | None]:
     }
 
 
-def tune(model: Model, folder: Path, long: bool, console: Console) -> None:
+def tune(model: Model, folder: Path, lessons: Lessons, console: Console) -> None:
     """Alignment, then instruct tuning, in place."""
-    tutorials = 24_000 if long else 3_000
-    codec = model.codec
-    texts = write_corpus("texts", 800, codec, folder / "data" / "texts", console)
-    captions = write_corpus("captions", 3_000 if long else 1_000, codec, folder / "data" / "captions", console)
-    interleaved = write_corpus("tutorials", tutorials, codec, folder / "data" / "tutorials", console)
-    train(model, "align", [(texts, 0.5), (captions, 0.5)], folder / "align", console)
-    recipe = "instruct-long" if long else "instruct"
-    train(model, recipe, [(interleaved, 0.9), (captions, 0.1)], folder / "instruct", console)
+    data = {
+        name: write_corpus(name, count, model.codec, folder / "data" / name, console)
+        for name, count in (("texts", lessons.texts), ("captions", lessons.captions), ("tutorials", lessons.tutorials))
+    }
+    align = [(data["texts"], 0.5), (data["captions"], 0.5)]
+    train(model, "align", align, folder / "align", console, lessons.options)
+    instruct = [(data["tutorials"], 0.9), (data["captions"], 0.1)]
+    train(model, lessons.recipe, instruct, folder / "instruct", console, lessons.options)
 
 
 def show(report: dict[str, Any], best: Answers, out: Path, console: Console) -> None:
