@@ -11,7 +11,11 @@ from jam.commands import COMMANDS, overview, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `jam`. Returns the exit status: 0 done, 1 an error the user can mend, 2 a wrong call, 130 interrupted."""
+    """Entry point of `jam`.
+
+    Returns:
+        The exit status: 0 done, 1 an error the user can mend, 2 a wrong call, 130 interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -24,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         COMMANDS[command].run(settings)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a folder that may not be written, and the like
         errors.print(f"jam {command}: {error}", markup=False)
         return 1
     except KeyboardInterrupt:

@@ -120,30 +120,49 @@ def load(folder: str | Path, device: str | None = None, dtype: str | torch.dtype
     Raises:
         ValueError: it is no model folder of jam, or tensors are missing or extra.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder")
-    manifest = Manifest.load(folder)
-    if manifest.vocabulary is None or manifest.image_grid is None:
-        raise ValueError(f"{folder}/manifest.json does not say vocabulary and image_grid; fuse the parents again")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    vocabulary = Vocabulary.from_dict(manifest.vocabulary)
+    folder, device = Path(folder), _device(device)
+    codec, manifest = load_codec(folder, device), Manifest.load(folder)
     network = _load_network(folder, device, dtype)
     joint: CrossForCausalLM | SingleStream
     if isinstance(network, CrossForCausalLM):
         joint = network
     else:
-        if manifest.rows is None:
+        if manifest.rows is None or manifest.image_grid is None:
             raise ValueError(f"{folder}/manifest.json does not say the rows of this model; fuse the parents again")
-        joint = SingleStream(network, vocabulary, manifest.image_grid, ParentRows(**manifest.rows))  # type: ignore[arg-type]
+        joint = SingleStream(network, codec.vocabulary, manifest.image_grid, ParentRows(**manifest.rows))  # type: ignore[arg-type]
+    return Model(folder, joint.eval(), codec, manifest, read_settings(folder))
+
+
+def load_codec(folder: str | Path, device: str | None = None) -> Codec:
+    """Only what turns documents into ids and back, without the network.
+
+    Raises:
+        ValueError: it is no model folder of jam.
+    """
+    folder, device = Path(folder), _device(device)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder")
+    manifest = Manifest.load(folder)
+    if manifest.vocabulary is None or manifest.image_grid is None:
+        raise ValueError(f"{folder}/manifest.json does not say vocabulary and image_grid; fuse the parents again")
+    vocabulary = Vocabulary.from_dict(manifest.vocabulary)
     images = folder / IMAGE_TOKENIZER_FOLDER
-    codec = Codec(
+    return Codec(
         vocabulary,
         Grammar(vocabulary, manifest.image_grid[0] * manifest.image_grid[1]),
         load_tokenizer(folder),
         load_image_tokenizer(images, device) if images.is_dir() else None,
     )
-    return Model(folder, joint.eval(), codec, manifest, read_settings(folder))
+
+
+def _device(name: str | None) -> str:
+    """A device that is there. Raises ValueError for one that is not."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a build of torch without CUDA
+        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try --device cpu") from None
+    return name
 
 
 def _load_network(folder: Path, device: str, dtype: str | torch.dtype | None) -> Any:

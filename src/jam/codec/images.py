@@ -43,8 +43,9 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
     kind = config.get("_class_name") or config.get("model_type")
     match kind:
         case "VQModel":
-            side = int(config["sample_size"]) // 2 ** (len(config["block_out_channels"]) - 1)
-            resolution = int(config["sample_size"]) * _patch_size(int(config["in_channels"]))
+            patch = _patch_size(int(config["in_channels"]))
+            resolution = _picture_size(Path(folder)) or int(config["sample_size"]) * patch
+            side = resolution // (patch * 2 ** (len(config["block_out_channels"]) - 1))
             codes = int(config["num_vq_embeddings"])
         case "janus_vqgan":
             side = int(config["num_patches"])
@@ -106,6 +107,12 @@ class ImageTokenizer:
         return pictures
 
 
+def _picture_size(folder: Path) -> int | None:
+    """Side of a picture by ``preprocessor_config.json``; None without that file."""
+    path = folder / "preprocessor_config.json"
+    return int(json.loads(path.read_text())["size"]["height"]) if path.is_file() else None
+
+
 def _patch_size(in_channels: int) -> int:
     """Side of the pixel blocks that a model with more than 3 input channels reads as one position."""
     side = math.isqrt(in_channels // 3)
@@ -115,7 +122,11 @@ def _patch_size(in_channels: int) -> int:
 
 
 class _DiffusersVQ:
-    """`diffusers.VQModel`; one with 3 s^2 input channels reads blocks of s x s pixels (space to depth)."""
+    """`diffusers.VQModel`.
+
+    One with 3 s^2 input channels reads blocks of s x s pixels (space to depth). A picture that is larger than the model's
+    `sample_size` is coded tile by tile.
+    """
 
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -123,20 +134,39 @@ class _DiffusersVQ:
         from diffusers.utils import logging
 
         logging.set_verbosity_error()  # it warns of its own cast to float32
-
         return VQModel.from_pretrained(folder, low_cpu_mem_usage=False, torch_dtype=dtype)
 
     @staticmethod
     def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
         blocks = F.pixel_unshuffle(pixels, _patch_size(model.config.in_channels))
-        _, _, (_, _, indices) = model.quantize(model.encode(blocks).latents)
-        return indices.reshape(len(pixels), -1)
+        tiles, side = split_tiles(blocks, model.config.sample_size)
+        latents = model.encode(tiles).latents
+        _, _, (_, _, indices) = model.quantize(latents)
+        return join_tiles(indices.view(len(tiles), 1, *latents.shape[-2:]), side).squeeze(1)
 
     @staticmethod
     def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
-        latents = model.quantize.embedding(codes).permute(0, 3, 1, 2)
-        blocks = model.decode(latents, force_not_quantize=True).sample
+        factor = 2 ** (len(model.config.block_out_channels) - 1)
+        tiles, side = split_tiles(codes.unsqueeze(1), max(1, model.config.sample_size // factor))
+        latents = model.quantize.embedding(tiles.squeeze(1)).permute(0, 3, 1, 2)
+        blocks = join_tiles(model.decode(latents, force_not_quantize=True).sample, side)
         return F.pixel_shuffle(blocks, _patch_size(model.config.out_channels))
+
+
+def split_tiles(grid: torch.Tensor, tile: int) -> tuple[torch.Tensor, int]:
+    """``[N, C, H, H]`` to tiles ``[N n n, C, tile, tile]`` in raster order, and n; a grid of one tile stays as it is."""
+    count, channels, height, _ = grid.shape
+    side = max(1, height // tile)
+    size = height // side
+    tiles = grid.reshape(count, channels, side, size, side, size).permute(0, 2, 4, 1, 3, 5)
+    return tiles.reshape(-1, channels, size, size), side
+
+
+def join_tiles(tiles: torch.Tensor, side: int) -> torch.Tensor:
+    """The inverse of `split_tiles`."""
+    channels, size = tiles.shape[1], tiles.shape[2]
+    grid = tiles.reshape(-1, side, side, channels, size, size).permute(0, 3, 1, 4, 2, 5)
+    return grid.reshape(-1, channels, side * size, side * size)
 
 
 class _JanusVQ:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from jam.commands.arguments import read_arguments
+from jam.commands.arguments import read_arguments, unknown
 
 SUMMARIES = {
     "fuse": "fuse a language model and an image-token model into one",
@@ -20,7 +19,7 @@ SUMMARIES = {
 
 
 class _Commands:
-    """Commands by name, imported when used: `jam --help` does not wait for torch."""
+    """Commands by name, imported when used: none waits for what the others need."""
 
     def __getitem__(self, name: str) -> Any:
         return importlib.import_module(f"jam.commands.{name}")
@@ -33,9 +32,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     """The command's name and its settings. Raises ValueError for anything unknown, with the nearest known one."""
     name, *rest = arguments
     if name not in SUMMARIES:
-        near = difflib.get_close_matches(name, SUMMARIES, n=1)
-        hint = f"; did you mean `jam {near[0]}`?" if near else ""
-        raise ValueError(f"there is no command {name!r}{hint} Known: {', '.join(SUMMARIES)}")
+        raise ValueError(unknown(name, list(SUMMARIES), "option" if name.startswith("-") else "command"))
     command = COMMANDS[name]
     return name, read_arguments(command.parser(), rest, getattr(command, "RECIPE", False))
 

@@ -12,23 +12,19 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path", NoneType: "null"}
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
 class Parser(ArgumentParser):
     """A parser that shows options with dashes; made by `make_parser` (jsonargparse makes others of its own)."""
 
-    def format_help(self) -> str:
+    def format_help(self) -> str:  # type: ignore[override]
         return re.sub(r"--[a-z_]+", lambda match: match.group().replace("_", "-"), super().format_help())
-
-    def add_settings(self, settings: type, skip: set[str]) -> None:
-        """An option for every field of a dataclass, with the help of its docstring."""
-        self.add_class_arguments(settings, skip=skip)
 
     @property
     def options(self) -> dict[str, argparse.Action]:
@@ -74,7 +70,6 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
     """
     normal = [_underscores(argument) for argument in arguments]
     if recipe and normal and not normal[0].startswith("-"):
-        check_recipe(parser, Path(normal[0]))
         normal = ["--config", *normal]
     for number, argument in enumerate(normal):
         name, equals, value = argument[2:].partition("=")
@@ -82,9 +77,12 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
             continue
         if name not in parser.options:
             raise ValueError(unknown(name, list(parser.options), "option", dashes=True))
-        check_value(_hint(parser, name), value if equals else " ".join(normal[number + 1 : number + 2]), f"--{name}")
+        value = value if equals else " ".join(normal[number + 1 : number + 2])
+        if name == "config":
+            check_recipe(parser, Path(value))
+        check_value(_hint(parser, name), value, f"--{name}")
     try:
-        return parser.instantiate_classes(parser.parse_args(normal))
+        return parser.instantiate(parser.parse_args(normal))
     except argparse.ArgumentError as error:
         raise ValueError(f"{_readable(parser, str(error))}; see `{parser.prog} --help`") from None
 
@@ -115,11 +113,11 @@ def check_value(hint: Any, value: str, where: str) -> None:
 
 
 def check_keys(hint: Any, value: Any, where: str) -> None:
-    """Raises ValueError for unknown and missing keys of the mappings in a list of dataclasses."""
+    """Raises ValueError for unknown keys of the mappings in a list of dataclasses."""
     for kind in _dataclasses(hint):
-        if not isinstance(value, list):
-            raise ValueError(f"{where}: expected a list of mappings, like [{{{fields(kind)[0].name}: ...}}]; got {value!r}")
         known = [field.name for field in fields(kind)]
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: expected a list, like [{{{known[0]}: ...}}]; got {value!r}")
         for number, entry in enumerate(value, 1):
             if not isinstance(entry, dict):
                 raise ValueError(f"{where}, entry {number}: expected a mapping of {', '.join(known)}; got {entry!r}")
@@ -157,22 +155,31 @@ def _readable(parser: Parser, message: str) -> str:
     """jsonargparse's words on a value, in one line and in ours."""
     message = " ".join(message.split())
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
-        shown = [f"--{name.replace('_', '-')}" if name in parser.options else name.upper() for name in missing[1].split(", ")]
-        return f"missing: {', '.join(shown)}"
-    if value := re.search(r'Parser key "([a-z_0-9]+)": .*(?:Given|Got) value: (.*)$', message):
-        option = f"--{value[1].replace('_', '-')}" if value[1] in parser.options else value[1].upper()
-        if expected := _kind(_hint(parser, value[1])):
-            return f"{option} {value[2]}: expected {expected}"
-    return message
+        return f"missing: {', '.join(_shown(parser, name) for name in missing[1].split(', '))}"
+    if more := re.fullmatch(r"unrecognized arguments: (.*)", message):
+        return f"not expected: {more[1]}" + ("; a recipe stands first" if "config" in parser.options else "")
+    value = re.search(r"(?:Given|Got) value: (.*)$", message)
+    keys = re.findall(r'Parser key "([a-z_0-9]+)": ', message)  # a nested value is named from the outside in
+    if not value or not keys:
+        return message
+    hint = _hint(parser, keys[0])
+    for key in keys[1:]:
+        hint = next((get_type_hints(kind).get(key) for kind in _dataclasses(hint)), None)
+    expected = _kind(hint)
+    return f"{' '.join([_shown(parser, keys[0]), *keys[1:]])} {value[1]}: expected {expected}" if expected else message
+
+
+def _shown(parser: Parser, name: str) -> str:
+    """An argument as `--help` shows it."""
+    return f"--{name.replace('_', '-')}" if name in parser.options else name.upper()
 
 
 def _kind(hint: Any) -> str:
     """A type in words; empty where words would be too few."""
     if get_origin(hint) is Literal:
-        return " or ".join(map(str, get_args(hint)))
-    if hint in KINDS:
-        return KINDS[hint]
+        *others, last = map(str, get_args(hint))
+        return f"{', '.join(others)} or {last}" if others else last
+    if isinstance(hint, type):
+        return KINDS.get(hint, "")
     kinds = [_kind(part) for part in get_args(hint) if part is not NoneType] if get_origin(hint) is not list else []
     return " or ".join(kinds) if all(kinds) else ""
-
-

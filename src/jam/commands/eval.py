@@ -10,9 +10,8 @@ from rich.console import Console
 
 from jam.checkpoints import write_json
 from jam.commands.arguments import Parser, add_placement, make_parser
-from jam.commands.prepare import read_all
+from jam.commands.files import count_documents, read_all, require_folder_of
 from jam.commands.progress import progress_bar
-from jam.documents import read_documents
 from jam.evaluation import evaluate
 from jam.model import load
 
@@ -23,20 +22,22 @@ jam eval runs/align/model captions.jsonl text.jsonl --json perplexity.json
 
 
 def parser() -> Parser:
-    made = make_parser("eval", "Perplexity on documents: of text, of images and of all targets.", EXAMPLES)
+    made = make_parser("eval", "Perplexity on documents: of text, of images and of all targets, as JSON.", EXAMPLES)
     made.add_argument("model", type=Path, help="model folder")
     made.add_argument("documents", nargs="+", type=Path, help="JSON-lines files")
-    made.add_argument("--json", type=Path | None, default=None, help="write the report into this file")
+    made.add_argument("--json", type=Path | None, default=None, help="write the report into this file too")
     made.add_argument("--batch_size", type=int, default=4, help="packed sequences in one forward")
     add_placement(made)
     return made
 
 
 def run(settings: Namespace) -> None:
-    console = Console()
+    console = Console(stderr=True)
+    if settings.json is not None:
+        require_folder_of(settings.json, "--json")
+    total = count_documents(settings.documents)
     model = load(settings.model, settings.device, settings.dtype)
-    total = sum(1 for path in settings.documents for _ in read_documents(path))
-    with progress_bar(console) as progress:
+    with progress_bar(console, transient=True) as progress:
         task = progress.add_task("measuring", total=total, figures="")
         report = evaluate(
             model.joint,
@@ -45,8 +46,7 @@ def run(settings: Namespace) -> None:
             settings.batch_size,
             lambda count: progress.advance(task, count),
         )
-    if settings.json is not None:
-        write_json(settings.json, report)
     print(json.dumps(report))
     if settings.json is not None:
-        console.print(f"{settings.json}: the report", soft_wrap=True)
+        write_json(settings.json, report)
+        console.print(f"{settings.json}: the report", soft_wrap=True, markup=False)

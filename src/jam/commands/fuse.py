@@ -19,8 +19,8 @@ jam fuse --text llm --image image-model --plan --json > plan.json
 def parser() -> Parser:
     made = make_parser("fuse", "Fuse two checkpoints into one model folder, or show the plan of it.", EXAMPLES)
     made.add_class_arguments(FuseConfig, skip={"plan", "json"})
-    made.add_argument("--plan", action="store_true", help="show what would happen; a config.json of each parent is enough")
-    made.add_argument("--json", action="store_true", help="the plan as JSON on stdout")
+    made.add_argument("--plan", action="store_true", help="show what would happen; each parent's config.json is enough")
+    made.add_argument("--json", action="store_true", help="the plan as JSON on stdout, all else on stderr")
     return made
 
 

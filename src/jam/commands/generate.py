@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from jam.commands.arguments import Parser, add_placement, make_parser
+from jam.commands.files import require_folder_of
 from jam.commands.progress import progress_bar
 from jam.documents import Document, Image, Text
 from jam.generation import GenerationSettings
@@ -21,13 +22,16 @@ jam generate model "How do I draw a red house?" --out page.md --guidance-scale 3
 
 
 def parser() -> Parser:
-    made = make_parser("generate", "Answer questions with illustrated documents. Defaults are the model's own.", EXAMPLES)
+    made = make_parser("generate", "Answer questions with illustrated documents.", EXAMPLES)
     made.add_argument("model", type=Path, help="model folder")
     made.add_argument("prompt", nargs="+", help="one question, or several for one page")
-    made.add_argument("--out", type=Path | None, default=None, help="page to write: .html or .md; default: text on stdout")
+    page = "page to write or replace: .html or .md; default: text on stdout"
+    made.add_argument("--out", type=Path | None, default=None, help=page)
     for field in fields(GenerationSettings):
         kind = {"max_images": int, "max_new_tokens": int, "seed": int}.get(field.name, float)
-        made.add_argument(f"--{field.name}", type=kind | None, default=None, help=HELP[field.name])
+        made.add_argument(
+            f"--{field.name}", type=kind | None, default=None, help=f"{HELP[field.name]}; default: the model's"
+        )
     add_placement(made)
     return made
 
@@ -37,8 +41,8 @@ HELP = {
     "max_images": "most pictures to draw",
     "temperature": "divides the logits; 0 takes the most probable token",
     "top_p": "sample from the smallest set of tokens of at least this probability",
-    "image_temperature": "temperature of image tokens; default: as text",
-    "image_top_p": "top-p of image tokens; default: as text",
+    "image_temperature": "temperature of image tokens",
+    "image_top_p": "top-p of image tokens",
     "guidance_scale": "classifier-free guidance on image tokens; 1 is none",
     "seed": "the same seed gives the same document",
 }
@@ -46,8 +50,10 @@ HELP = {
 
 def run(settings: Namespace) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    if settings.out is not None and settings.out.suffix not in (".html", ".md"):
-        raise ValueError(f"--out {settings.out}: the page must end in .html or .md")
+    if settings.out is not None:
+        if settings.out.suffix not in (".html", ".md"):
+            raise ValueError(f"--out {settings.out}: the page must end in .html or .md")
+        require_folder_of(settings.out, "--out")
     model = load(settings.model, settings.device, settings.dtype)
     chosen = {
         field.name: value
@@ -76,7 +82,7 @@ def run(settings: Namespace) -> None:
 
 def answer(model: Model, prompts: list[str], settings: GenerationSettings, console: Console) -> list[Document]:
     """Generate with a bar that counts tokens and pictures."""
-    with progress_bar(console) as progress:
+    with progress_bar(console, transient=True) as progress:
         task = progress.add_task("writing", total=None, figures="")
 
         def on_step(rows: list) -> None:  # type: ignore[type-arg]

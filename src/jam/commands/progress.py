@@ -7,22 +7,28 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from jam.training import StepReport, Trainer
 
 T = TypeVar("T")
 
 
-def progress_bar(console: Console) -> Progress:
+def progress_bar(console: Console, transient: bool = False) -> Progress:
+    """A bar whose tasks need the field `figures`. `transient`: it leaves no line behind, since a summary follows."""
+    # In a narrow terminal the figures are cut, never the time that remains.
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")),
         console=console,
+        transient=transient,
+        disable=transient and not console.is_terminal,
+        expand=True,
     )
 
 

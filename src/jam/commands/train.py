@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from jsonargparse import Namespace
 from rich.console import Console
 
@@ -14,6 +16,7 @@ EXAMPLES = """
 jam train recipes/align.yaml --model fused --out runs/align
 jam train recipes/instruct.yaml --model runs/align/model --out runs/instruct --lr 2e-5
 jam train recipes/align.yaml --model fused --out runs/align --resume
+jam train --model fused --out runs/try --sources '[{"path": "shards"}]' --steps 30 --batch-tokens 4096
 """
 RECIPE = True
 
@@ -26,9 +29,13 @@ def parser() -> Parser:
     return made
 
 
+def read_config(settings: Namespace) -> TrainConfig:
+    """The parsed arguments as settings of a run. Raises ValueError for values that don't fit together."""
+    return TrainConfig(**{key: value for key, value in vars(settings).items() if key != "config"})
+
+
 def run(settings: Namespace) -> None:
-    values = {key: value for key, value in vars(settings).items() if key != "config"}
-    config = TrainConfig(**values)
+    config = read_config(settings)
     console = Console()
     model = load(config.model, config.device, config.dtype)
     trainer = Trainer(model.joint, config, model.save, model.load_weights)
@@ -36,7 +43,11 @@ def run(settings: Namespace) -> None:
         f"{trainer.steps} steps of {trainer.accumulation} x {config.micro_batch_size} x {trainer.context} tokens "
         f"from {config.model} ({model.manifest.stage})"
     )
-    run_training(trainer, f"training to {config.stage}", console)
+    run_training(trainer, "training", console)
     if trainer.validation_report.get("all_tokens"):
-        console.print(f"validation: {trainer.validation_report}")
-    console.print(f"{config.out}/{RESULT}: the trained model, stage {config.stage}; records are in {config.out}", soft_wrap=True)
+        console.print(f"validation: {json.dumps(trainer.validation_report)}", soft_wrap=True)
+    console.print(
+        f"{config.out}/{RESULT}: the trained model, stage {config.stage}; records are in {config.out}",
+        soft_wrap=True,
+        markup=False,
+    )

@@ -21,7 +21,7 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from jam.checkpoints import Manifest, new_folder
+from jam.checkpoints import Manifest, new_folder, write_json
 from jam.codec import Codec, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.data import prepare
@@ -34,6 +34,7 @@ from jam.model import Model
 from jam.models import SingleStream
 from jam.training import RESULT, DataSource, TrainConfig, Trainer
 from jam.tutorials.corpora import captioned_pictures, text_tutorials
+from jam.tutorials.things import RESOLUTION
 from jam.vocabulary import ParentRows, Vocabulary
 
 CONTEXT = 1024
@@ -107,6 +108,7 @@ def train_image_tokenizer(out: Path, steps: int, console: Console) -> None:
     assert model is not None
     with new_folder(out) as folder:
         model.eval().half().save_pretrained(folder)
+        write_json(folder / "preprocessor_config.json", {"size": {"height": RESOLUTION, "width": RESOLUTION}})
 
 
 def train_text_parent(out: Path, tokenizer: PreTrainedTokenizerFast, steps: int, console: Console) -> None:
@@ -176,9 +178,9 @@ def recipe(run: Path, shards: Path, validation: Path, steps: int) -> TrainConfig
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write text/ and image/ into")
-    parser.add_argument("--tokenizer-steps", type=int, default=5500)
-    parser.add_argument("--text-steps", type=int, default=300)
-    parser.add_argument("--image-steps", type=int, default=2200)
+    parser.add_argument("--tokenizer-steps", type=int, default=2000)
+    parser.add_argument("--text-steps", type=int, default=200)
+    parser.add_argument("--image-steps", type=int, default=1500)
     arguments = parser.parse_args()
     console = Console()
     started = time.perf_counter()

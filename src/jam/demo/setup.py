@@ -11,17 +11,18 @@ from rich.console import Console
 
 from jam.codec import Codec, Encoded, describe_image_tokenizer
 from jam.commands.arguments import read_arguments
+from jam.commands.progress import run_training, track
 from jam.commands.train import parser as train_parser
+from jam.commands.train import read_config
 from jam.data import prepare
 from jam.data.prepare import encode_all
-from jam.commands.progress import run_training, track
 from jam.documents import Document
 from jam.evaluation.perplexity import measure
 from jam.fusion import FuseConfig, fuse
 from jam.model import Model, load
 from jam.models import JointModel
 from jam.models.scoring import Perplexity
-from jam.training import RESULT, TrainConfig, Trainer
+from jam.training import RESULT, Trainer
 from jam.tutorials import PARENTS
 from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
 
@@ -80,8 +81,7 @@ def train(
     listed = ",".join(f'{{"path": "{path}", "weight": {weight}}}' for path, weight in sources)
     arguments = [str(RECIPES / f"{recipe}.yaml"), "--model", str(model.folder), "--out", str(out), "--sources", f"[{listed}]"]
     arguments += options
-    settings = read_arguments(train_parser(), arguments, recipe=True)
-    config = TrainConfig(**{key: value for key, value in vars(settings).items() if key != "config"})
+    config = read_config(read_arguments(train_parser(), arguments, recipe=True))
     trainer = Trainer(model.joint, config, model.save, model.load_weights)
     run_training(trainer, recipe.replace("-", " "), console)
     model.manifest.stage = config.stage

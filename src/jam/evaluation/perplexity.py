@@ -37,6 +37,9 @@ def evaluate(
     Returns:
         ``{"text_ppl", "image_ppl", "all_ppl", "text_tokens", "image_tokens", "all_tokens"}``; a perplexity is None
         where there are no such targets.
+
+    Raises:
+        ValueError: a document cannot be read, or a part of it does not fit into the model's context.
     """
     counts = Perplexity()
     encoded = encode_all(documents, codec)

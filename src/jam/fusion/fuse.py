@@ -135,7 +135,7 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, console: 
     for parent in (pair.text, pair.image):
         parent.check_weights()
     image_tokenizer = find_image_tokenizer(config)
-    console.print(plan.summary, markup=False, highlight=False)
+    console.print(plan.summary, markup=False, highlight=False, soft_wrap=True)
     with new_folder(out, bytes_needed=plan.bytes) as folder:
         write_weights(plan, pair, folder, console)
         plan.config.save_pretrained(folder)
@@ -163,7 +163,7 @@ def write_weights(plan: FusionPlan, pair: Pair, folder: Path, console: Console) 
         return tensor.compute(*wide).to(tensor.dtype)
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("fusing", total=plan.bytes)
         write_checkpoint(folder, plan.infos, compute, on_written=lambda done: progress.advance(task, done))
 
