@@ -60,4 +60,6 @@ def test_fusions_are_ranked_among_themselves() -> None:
     rows = [{"model": fusion.name, "ppl": ppl} for fusion, ppl in zip(FUSIONS, [5, 4, None, 3, 2, 1, 6], strict=True)]
     rows.append({"model": "text parent", "ppl": 0})
     ranks = ranking(rows, "ppl")
-    assert ranks["cross 2"] == 1 and ranks["cross 4"] == 6 and "text parent" not in ranks and "width average" not in ranks
+    assert (
+        ranks["cross 2"] == 1 and ranks["cross 4"] == 6 and "text parent" not in ranks and "width average" not in ranks
+    )

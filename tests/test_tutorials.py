@@ -1,4 +1,4 @@
-"""The built-in world: enough of it, words that can be read back, corpora without the held-out pairs, an honest checker."""
+"""The built-in world: enough of it, words that are read back, corpora without held-out pairs, an honest checker."""
 
 from __future__ import annotations
 

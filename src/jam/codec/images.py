@@ -124,8 +124,8 @@ def _patch_size(in_channels: int) -> int:
 class _DiffusersVQ:
     """`diffusers.VQModel`.
 
-    One with 3 s^2 input channels reads blocks of s x s pixels (space to depth). A picture that is larger than the model's
-    `sample_size` is coded tile by tile.
+    One with 3 s^2 input channels reads blocks of s x s pixels (space to depth). A picture that is larger than the
+    model's `sample_size` is coded tile by tile.
     """
 
     @staticmethod
@@ -154,7 +154,7 @@ class _DiffusersVQ:
 
 
 def split_tiles(grid: torch.Tensor, tile: int) -> tuple[torch.Tensor, int]:
-    """``[N, C, H, H]`` to tiles ``[N n n, C, tile, tile]`` in raster order, and n; a grid of one tile stays as it is."""
+    """``[N, C, H, H]`` to tiles ``[N n n, C, tile, tile]`` in raster order, and n; one tile stays as it is."""
     count, channels, height, _ = grid.shape
     side = max(1, height // tile)
     size = height // side

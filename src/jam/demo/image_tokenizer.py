@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,9 @@ PATCH = 8  # pixels
 PICTURES = 8000
 
 
-def build_tokenizer() -> VQModel:
+def build_image_tokenizer(seed: int = 0) -> Any:
     """An untrained tokenizer, f8: 64 x 64 pixels to 8 x 8 codes, a tile for each code."""
+    torch.manual_seed(seed)
     return VQModel(
         in_channels=3 * PATCH**2,
         out_channels=3 * PATCH**2,
@@ -40,19 +42,17 @@ def build_tokenizer() -> VQModel:
     )
 
 
-def train_tokenizer(
-    steps: int, batch_size: int = 256, lr: float = 3e-3, seed: int = 0
-) -> Iterator[tuple[float, VQModel]]:
-    """Yields (loss, model) after every step.
+def train_image_tokenizer(
+    model: Any, steps: int, batch_size: int = 256, lr: float = 3e-3, seed: int = 0
+) -> Iterator[float]:
+    """Train `model` (a `VQModel`) in place; yields the loss after every step.
 
     Blocks are drawn by the root of their frequency, so that the background does not drown the rest. The first third
-    trains the autoencoder without a codebook; the latents of the most frequent blocks then become its codes, and the rest
-    trains with straight-through gradients (VQ-VAE, van den Oord et al., 2017).
+    trains the autoencoder without a codebook; the latents of the most frequent blocks then become its codes, and the
+    rest trains with straight-through gradients (VQ-VAE, van den Oord et al., 2017).
     """
-    torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     blocks, counts = distinct_blocks(PICTURES, seed)
-    model = build_tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     warm = steps // 3
@@ -71,11 +71,11 @@ def train_tokenizer(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        yield loss.item(), model
+        yield loss.item()
 
 
 def distinct_blocks(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The distinct blocks of `count` pictures, scaled to -1 .. 1, ``[blocks, 192, 1, 1]``, and how often each occurs."""
+    """The distinct blocks of `count` pictures, -1 .. 1, ``[blocks, 192, 1, 1]``, and how often each occurs."""
     rng = random.Random(seed)
     drawn = []
     for _ in range(count):
@@ -87,7 +87,7 @@ def distinct_blocks(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _initialise_codebook(model: VQModel, blocks: Tensor, counts: Tensor) -> None:
+def _initialise_codebook(model: Any, blocks: Tensor, counts: Tensor) -> None:
     """The latents of the most frequent blocks; codes that are left over go far away and stay unused."""
     frequent = counts.argsort(descending=True)[:CODES]
     codebook = model.quantize.embedding.weight

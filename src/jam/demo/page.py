@@ -27,8 +27,8 @@ def write_page(path: Path, report: dict[str, Any], answers: Answers) -> None:
     body = [
         "<h1>Drawing lessons by a fused model</h1>",
         "<p>A text parent that never saw a picture and an image parent that never saw a lesson were fused by cross "
-        "attention, aligned and tuned. The questions ask for things in colours that occur in none of their documents. A "
-        "green frame: the exact checker finds every part there, in its colour and place, and nothing else.</p>",
+        "attention, aligned and tuned. The questions ask for things in colours that occur in none of their documents. "
+        "A green frame: the exact checker finds every part there, in its colour and place, and nothing else.</p>",
         numbers(report),
         "<h2>How it was made</h2>",
         f"<p>`jam demo` by the recipe {report['recipe']}: fuse (cross, every 2, readout exact), align "
@@ -42,7 +42,8 @@ def write_page(path: Path, report: dict[str, Any], answers: Answers) -> None:
 
 def numbers(report: dict[str, Any]) -> str:
     """Tables of what the checker found and of perplexities."""
-    rows = ["<tr><th>guidance</th><th>well-formed</th><th>pictures right</th><th>by position</th><th>answers right</th></tr>"]
+    headings = ("guidance", "well-formed", "pictures right", "by position", "answers right")
+    rows = [f"<tr>{''.join(f'<th>{heading}</th>' for heading in headings)}</tr>"]
     for run in report["by_guidance_scale"]:
         positions = " / ".join(f"{value:.0%}" for value in run["pictures_right_by_position"])
         rows.append(
@@ -68,10 +69,11 @@ def one_answer(document: Document, verdict: Verdict) -> str:
             text = part.text.strip()
         elif isinstance(part, Image):
             kind = "" if verdict.pictures[picture] else ' class="wrong"'
-            figures.append(
-                f'<figure{kind}><figcaption>{html.escape(text)}</figcaption><img alt="" src="{data_uri(part.load())}"></figure>'
-            )
+            caption, source = html.escape(text), data_uri(part.load())
+            figures.append(f'<figure{kind}><figcaption>{caption}</figcaption><img alt="" src="{source}"></figure>')
             text, picture = "", picture + 1
     rest = f"<p>{html.escape(text)}</p>" if text else ""
     mark = "✓" if verdict.right else "✗"
-    return f'<article><h3>{mark} {html.escape(question)}</h3><div class="steps">{"".join(figures)}</div>{rest}</article>'
+    return (
+        f'<article><h3>{mark} {html.escape(question)}</h3><div class="steps">{"".join(figures)}</div>{rest}</article>'
+    )

@@ -1,8 +1,8 @@
 """Trains the built-in tiny parents: an image tokenizer, a text parent and an image parent (`make parents`).
 
-The text parent reads text-only tutorials, the image parent captioned pictures; neither sees the other's documents, nor
-the held-out pairs of thing and colour. Both are Llama decoders of one shape, so that every method can fuse them. A stage
-that is finished is kept: after an interrupt the same command goes on with the next one.
+The text parent reads text-only tutorials, the image parent captioned pictures; neither sees the documents of the
+other, nor the held-out pairs of thing and colour. Both are Llama decoders of one shape, so that every method can fuse them. A
+finished stage is kept: after an interrupt the same command goes on with the next one.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from jam.checkpoints import Manifest, new_folder, write_json
 from jam.codec import Codec, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
-from jam.data import prepare
-from jam.demo.image_tokenizer import train_tokenizer
 from jam.commands.progress import run_training, track
+from jam.data import prepare
+from jam.demo.image_tokenizer import build_image_tokenizer, train_image_tokenizer
 from jam.documents import Document
 from jam.generation import GenerationSettings
 from jam.grammar import Grammar
 from jam.model import Model
 from jam.models import SingleStream
-from jam.training import RESULT, DataSource, TrainConfig, Trainer
+from jam.training import DataSource, TrainConfig, Trainer
 from jam.tutorials.corpora import captioned_pictures, text_tutorials
 from jam.tutorials.things import RESOLUTION
 from jam.vocabulary import ParentRows, Vocabulary
@@ -44,7 +44,7 @@ TEXT_DOCUMENTS, CAPTIONS, VALIDATION = 20_000, 50_000, 256
 VALIDATION_SEED = 1_000_003
 
 
-def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def build_text_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE that makes one token of every word of the built-in world."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -85,7 +85,9 @@ def parent(network: LlamaForCausalLM, vocabulary: Vocabulary, rows: ParentRows, 
     return Model(folder, SingleStream(network, vocabulary, grid, rows), codec, manifest, GenerationSettings())
 
 
-def write_shards(documents: Iterator[Document], count: int, codec: Codec, out: Path, what: str, console: Console) -> Path:
+def write_shards(
+    documents: Iterator[Document], count: int, codec: Codec, out: Path, what: str, console: Console
+) -> Path:
     for _ in track(prepare(islice(documents, count), codec, out), count, f"preparing {what}", console):
         pass
     return out
@@ -101,11 +103,10 @@ def train_parent(model: Model, config: TrainConfig, out: Path, console: Console,
     console.print(f"{what}: validation {trainer.validation_report}")
 
 
-def train_image_tokenizer(out: Path, steps: int, console: Console) -> None:
-    model = None
-    for _, model in track(train_tokenizer(steps), steps, "training the image tokenizer", console):
+def make_image_tokenizer(out: Path, steps: int, console: Console) -> None:
+    model = build_image_tokenizer()
+    for _ in track(train_image_tokenizer(model, steps), steps, "training the image tokenizer", console):
         pass
-    assert model is not None
     with new_folder(out) as folder:
         model.eval().half().save_pretrained(folder)
         write_json(folder / "preprocessor_config.json", {"size": {"height": RESOLUTION, "width": RESOLUTION}})
@@ -118,7 +119,9 @@ def train_text_parent(out: Path, tokenizer: PreTrainedTokenizerFast, steps: int,
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         shards = write_shards(text_tutorials(0), TEXT_DOCUMENTS, codec, scratch / "train", "texts", console)
-        held = write_shards(text_tutorials(VALIDATION_SEED), VALIDATION, codec, scratch / "held", "held-out texts", console)
+        held = write_shards(
+            text_tutorials(VALIDATION_SEED), VALIDATION, codec, scratch / "held", "held-out texts", console
+        )
         model = parent(decoder(text_size, eos_id, seed=1), vocabulary, ParentRows(text_size), out, codec)
         train_parent(model, recipe(scratch / "run", shards, held, steps), out, console, "text parent")
 
@@ -145,9 +148,9 @@ def make_parents(out: Path, tokenizer_steps: int, text_steps: int, image_steps: 
     """Everything, from nothing: `out/text` and `out/image` (with `image_tokenizer/`)."""
     image_tokenizer = out / IMAGE_TOKENIZER_FOLDER
     corpora = (islice(text_tutorials(0), 3000), islice(captioned_pictures(0), 3000))
-    tokenizer = build_tokenizer(text for corpus in corpora for document in corpus for text in document.texts)
+    tokenizer = build_text_tokenizer(text for corpus in corpora for document in corpus for text in document.texts)
     if not image_tokenizer.exists():
-        train_image_tokenizer(image_tokenizer, tokenizer_steps, console)
+        make_image_tokenizer(image_tokenizer, tokenizer_steps, console)
     if not (out / "text").exists():
         train_text_parent(out / "text", tokenizer, text_steps, console)
     if not (out / "image").exists():

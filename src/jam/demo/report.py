@@ -46,7 +46,10 @@ def report(out: Path, console: Console) -> list[dict[str, Any]]:
     started = time.perf_counter()
     with new_folder(out, overwrite=True) as folder:
         parents = {name: load(PARENTS / name, device="cpu") for name in ("text", "image")}
-        rows = [row_of("text parent", parents["text"], (None, None)), row_of("image parent", parents["image"], (None, 149.0))]
+        rows = [
+            row_of("text parent", parents["text"], (None, None)),
+            row_of("image parent", parents["image"], (None, 149.0)),
+        ]
         codec = parents["image"].codec
         shards = [
             (write_corpus(name, 1500, codec, folder / "data" / name, console), 0.5) for name in ("texts", "captions")
@@ -65,7 +68,7 @@ def report(out: Path, console: Console) -> list[dict[str, Any]]:
 
 
 def row_of(name: str, model: Model, paper: tuple[float | None, float | None]) -> dict[str, Any]:
-    """Perplexities on text-only lessons and on pictures of captions, and pictures drawn right from held-out captions."""
+    """Perplexities on text-only lessons and pictures of captions, and pictures drawn right from held-out captions."""
     has_images = model.codec.vocabulary.image_size > 0
     is_image_parent = has_images and model.manifest.stage == "parent"
     texts = perplexity(model.joint, validation("texts", model.codec)) if not is_image_parent else {}
@@ -85,7 +88,15 @@ def row_of(name: str, model: Model, paper: tuple[float | None, float | None]) ->
 def table(rows: list[dict[str, Any]]) -> Table:
     """The rows with the rank of each fusion among the fusions, ours beside the paper's."""
     made = Table(title="after the same alignment; in brackets: rank among the fusions")
-    for heading in ("model", "parameters", "text PPL", "image PPL", "pictures right", "paper: Wikipedia", "paper: MS-COCO"):
+    for heading in (
+        "model",
+        "parameters",
+        "text PPL",
+        "image PPL",
+        "pictures right",
+        "paper: Wikipedia",
+        "paper: MS-COCO",
+    ):
         made.add_column(heading, justify="left" if heading == "model" else "right")
     ranks = {key: ranking(rows, key) for key in ("text_ppl", "image_ppl", "paper_wikipedia_ppl", "paper_coco_ppl")}
 

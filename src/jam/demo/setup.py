@@ -79,7 +79,15 @@ def train(
     `options` stand on top of the recipe, as on the command line.
     """
     listed = ",".join(f'{{"path": "{path}", "weight": {weight}}}' for path, weight in sources)
-    arguments = [str(RECIPES / f"{recipe}.yaml"), "--model", str(model.folder), "--out", str(out), "--sources", f"[{listed}]"]
+    arguments = [
+        str(RECIPES / f"{recipe}.yaml"),
+        "--model",
+        str(model.folder),
+        "--out",
+        str(out),
+        "--sources",
+        f"[{listed}]",
+    ]
     arguments += options
     config = read_config(read_arguments(train_parser(), arguments, recipe=True))
     trainer = Trainer(model.joint, config, model.save, model.load_weights)

@@ -26,7 +26,7 @@ SETTINGS = GenerationSettings(max_new_tokens=480, temperature=0.7, top_p=0.9, im
 
 @dataclass(frozen=True)
 class Lessons:
-    """How the demo tunes: a recipe, how many documents of each corpus it draws on, and options on top of the recipes."""
+    """How the demo tunes: a recipe, how many documents of each corpus it has, and options on top of the recipes."""
 
     recipe: str
     tutorials: int

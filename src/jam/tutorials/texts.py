@@ -47,7 +47,10 @@ def step_texts(scene: Scene, rng: random.Random) -> list[str]:
         templates = FIRST if index == 0 else LAST if index == len(scene.parts) - 1 else NEXT
         texts.append(
             rng.choice(templates).format(
-                size=scene.size, thing=scene.thing, place=PLACES[scene.place], part=part_phrase(scene.thing, part, colour)
+                size=scene.size,
+                thing=scene.thing,
+                place=PLACES[scene.place],
+                part=part_phrase(scene.thing, part, colour),
             )
         )
     return texts
