@@ -1,8 +1,8 @@
 """Trains the built-in tiny parents: an image tokenizer, a text parent and an image parent (`make parents`).
 
 The text parent reads text-only tutorials, the image parent captioned pictures; neither sees the documents of the
-other, nor the held-out pairs of thing and colour. Both are Llama decoders of one shape, so that every method can fuse them. A
-finished stage is kept: after an interrupt the same command goes on with the next one.
+other, nor the held-out pairs of thing and colour. Both are Llama decoders of one shape, so that every method can fuse
+them. A finished stage is kept: after an interrupt the same command goes on with the next one.
 """
 
 from __future__ import annotations
