@@ -34,8 +34,8 @@ def run(capsys: Any, *arguments: object) -> tuple[int, str, str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """`model/`, fused and never aligned, with `documents.jsonl` and pictures beside it."""
-    made = tiny.model(tmp_path / "model")
-    made.folder = tmp_path / "elsewhere"
+    made = tiny.model(tmp_path / "made")
+    (tmp_path / "model").mkdir()
     made.save(tmp_path / "model")
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
@@ -221,8 +221,10 @@ def test_a_models_life(capsys: Any, folder: Path) -> None:
     status, out, err = run(capsys, "prepare", documents, "--model", model, "--out", shards, "--device", "cpu")
     assert (status, err) == (0, "") and f"{shards}: 8 documents, 8 pictures" in out
 
-    path = recipe(folder, model=str(model), sources=[{"path": str(shards)}], steps=9, warmup_steps=1)
-    options = ("--out", folder / "run", "--steps", 2, "--batch-tokens=64", "--device", "cpu")
+    data = {"sources": [{"path": str(shards)}], "validation": [str(folder / "none")]}
+    path = recipe(folder, model=str(model), steps=9, warmup_steps=1, **data)
+    # A recipe's validation shards need not be there where they are not used.
+    options = ("--out", folder / "run", "--steps", 2, "--batch-tokens=64", "--device", "cpu", "--validation", "[]")
     status, out, err = run(capsys, "train", path, *options)
     assert (status, err) == (0, "") and f"{folder / 'run' / 'model'}: the trained model, stage aligned" in out
     assert json.loads((folder / "run" / "recipe.json").read_text())["steps"] == 2

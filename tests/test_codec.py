@@ -21,9 +21,10 @@ def images(tmp_path_factory):
     return tiny.image_tokenizer(tmp_path_factory.mktemp("vq") / "image_tokenizer")
 
 
-@pytest.fixture(scope="module")
-def codec(images):
-    return tiny.codec(images)
+@pytest.fixture(scope="module", params=["bytes", "first", "always", "prepend"])
+def codec(images, request):
+    """With text tokenizers of all kinds: byte-level, and those that put a space in front of a text."""
+    return tiny.codec(images, None if request.param == "bytes" else tiny.space_tokenizer(request.param))
 
 
 # --- image tokenizers -------------------------------------------------------------------------------------------------
@@ -75,6 +76,35 @@ def test_image_tokenizers_encode_and_decode(save, codes, tmp_path):
     assert not tokenizer.model.training and not any(p.requires_grad for p in tokenizer.model.parameters())
 
 
+def test_fingerprints_tell_what_ids_mean(codec, tmp_path):
+    """Alike for a codec that was used, saved and loaded; another for other entries, merges, weights or grids."""
+    codec.encode(Document([Text("a </s> b"), Image(pixels=tiny.picture(0))]))
+    codec.tokenizer.save_pretrained(tmp_path)
+    tiny.save_vq(tmp_path / "vq")
+    tokenizer, images = load_tokenizer(tmp_path), load_image_tokenizer(tmp_path / "vq")
+    vocabulary, grammar = codec.vocabulary, codec.grammar
+    assert (
+        Codec(vocabulary, grammar, tokenizer, images).fingerprint
+        == codec.fingerprint
+        == tiny.codec(images, codec.tokenizer).fingerprint
+    )
+    others = [Codec(vocabulary, grammar, tokenizer), Codec(vocabulary, Grammar(vocabulary, 9), tokenizer)]
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    first, second = sorted(saved["model"]["vocab"], key=saved["model"]["vocab"].get)[5:7]
+    swapped = saved["model"]["vocab"] | {
+        first: saved["model"]["vocab"][second],
+        second: saved["model"]["vocab"][first],
+    }
+    for key, value in (("vocab", swapped), ("merges", saved["model"]["merges"][:-1])):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(saved | {"model": saved["model"] | {key: value}}))
+        others.append(Codec(vocabulary, grammar, load_tokenizer(tmp_path), images))
+    changed = load_image_tokenizer(tmp_path / "vq")
+    next(changed.model.parameters()).view(-1)[0] += 1e-3
+    others.append(Codec(vocabulary, grammar, codec.tokenizer, changed))
+    assert all(other.vocabulary.hash == vocabulary.hash for other in others)
+    assert len({codec.fingerprint, *(other.fingerprint for other in others)}) == 6
+
+
 def test_pixels_are_a_central_square(images):
     picture = tiny.picture(0, (8, 4))
     expected = torch.from_numpy(np.asarray(picture)[:, 2:6] / 127.5 - 1).permute(2, 0, 1).float()
@@ -112,13 +142,34 @@ def test_tokenizers_without_end_of_text_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["</s>", "a</s>b </s>", "<break><sentinel:0>", "雨 🌧", "  two  spaces ", "\n", "x\u0301"]
+    "text",
+    ["</s>", "a</s>b </s>", "<break><sentinel:0>", "雨 🌧", "  two  spaces ", "\n", "x\u0301", "a", " a", "   ", " "],
 )
 def test_texts_come_back_exactly(codec, text):
     """Names of special tokens in a text are ordinary text."""
     ids = codec.encode(Document([Text(text)])).ids
     assert ids.count(codec.vocabulary.eos_id) == 2
     assert codec.decode(ids).content == [Text(text)]
+
+
+@pytest.mark.parametrize("space", ["", " ", "  "])
+def test_spaces_around_pictures_and_answers_come_back(codec, space):
+    content = [Text(f"{space}a{space}"), PICTURE, Text(f"{space}tree{space}")]
+    back = codec.decode(codec.encode(Document(content)).ids)
+    assert back.texts == [part.text for part in content if isinstance(part, Text)]
+    turns = [Message("user", [Text(f"{space}a{space}")]), Message("assistant", content)]
+    encoded = codec.encode(Document(messages=turns))
+    back = codec.decode(encoded.ids, encoded.answer_start)
+    assert [message.content[0] for message in back.messages] == [Text(f"{space}a{space}")] * 2
+    assert codec.encode(back) == encoded
+
+
+def test_texts_begin_as_in_pretraining():
+    """A text is encoded as the tokenizer encodes one of its own, unless a leading space would be lost by that."""
+    codec = tiny.codec(tokenizer=tiny.space_tokenizer("first"))
+    for text in ("a tree", "\na", "."):
+        plain = codec.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert codec.encode(Document([PICTURE, Text(text)])).ids[-1 - len(plain) : -1] == plain
 
 
 # --- interleaving -----------------------------------------------------------------------------------------------------
@@ -205,6 +256,15 @@ def test_a_conversation_to_learn_from_ends_with_an_answer(codec):
     document = Document(messages=[Message("user", [Text("q")])], where="docs.jsonl:7: ")
     with pytest.raises(ValueError, match=r"docs\.jsonl:7: the last message is of role 'user'"):
         codec.encode(document)
+
+
+def test_a_question_ends_its_turn_and_a_beginning_goes_on(codec):
+    question = codec.encode(Document(messages=[Message("user", [Text("a")]), Message("assistant", [])])).ids[:-1]
+    assert (
+        codec.encode_prompt("a") == codec.encode_prompt(Document(messages=[Message("user", [Text("a")])])) == question
+    )
+    for content in ([Text("a")], [Text("a"), PICTURE], [PICTURE, Text("a ")]):
+        assert codec.encode_prompt(Document(content)) == codec.encode(Document(content)).ids[:-1]
 
 
 @pytest.mark.parametrize("prompt", ["", " \n", Document(), Document([Text(" ")])])

@@ -120,7 +120,7 @@ def test_unconditional_rate_masks_exactly_the_whole_text():
 
 @pytest.mark.parametrize("is_open", [False, True])
 def test_limit_trims_the_source(is_open):
-    """At the limit a text makes room for sentinels, and the `</s>` behind the cut is not learnt."""
+    """At the limit a text makes room for sentinels."""
     ids = [0, *range(1, 31)] + ([] if is_open else [0])
     rng = np.random.default_rng(0)
     lengths = set()
@@ -133,10 +133,31 @@ def test_limit_trims_the_source(is_open):
             continue
         document = cm3.unmask(masked, V)
         assert document[:-1] == sorted(document[:-1]) and set(document) <= set(ids)
-        assert example.weights[example.targets == 0].tolist() == [0.0]
         count = int((example.states == State.CLOSED).sum())
         assert len(document) == len(ids) - 3 * count
     assert lengths == {len(ids) - 1}
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_what_stands_behind_a_cut_is_not_learnt(is_open):
+    """A caption that was cut must not teach `<break>` in mid-sentence; all else weighs what it does uncut."""
+    ids = [0, *range(1, 12), V.break_id, *IMAGE, V.break_id, 12, 13, V.break_id, *IMAGE] + ([] if is_open else [0])
+    behind = Counter()
+    for seed in range(300):
+        whole, short = (
+            make_example(Encoded(ids), G, Objective(), np.random.default_rng(seed), limit) for limit in (None, len(ids))
+        )
+        if not (short.targets >= V.sentinel_start).any():
+            continue  # left whole
+        place = 0
+        for target, weight in zip(short.targets, short.weights, strict=True):
+            before = place
+            while whole.targets[place] != target:
+                place += 1
+            assert weight == (0.0 if place > before else whole.weights[place])
+            behind[int(target)] += place > before
+            place += 1
+    assert behind[V.break_id] > 10 and behind[V.sentinel_id(0)] > 10
 
 
 def test_examples_are_fast():
@@ -290,6 +311,8 @@ def test_shards_that_cannot_be_used(tmp_path):
     other = Vocabulary(51, 30, 0, sentinels=8)
     with pytest.raises(ValueError, match=f"prepared for vocabulary {V.hash}, the model has {other.hash}"):
         Shards(tmp_path / "s", other)
+    with pytest.raises(ValueError, match=r"with the fingerprint None, the model's have ab: .* run `jam prepare` again"):
+        Shards(tmp_path / "s", V, "ab")  # nobody said what encoded them
     ids = (tmp_path / "s" / "ids.bin").read_bytes()
     (tmp_path / "s" / "ids.bin").write_bytes(ids[:-2])
     with pytest.raises(ValueError, match=f"has {len(ids) - 2} bytes, its offsets ask for {len(ids)}"):
@@ -309,7 +332,7 @@ def test_prepare(tmp_path):
     documents.append(Document(messages=[Message("user", [Text("q")]), Message("assistant", [Text("a")])]))
     *progress, summary = prepare(documents, codec, tmp_path / "out")
     assert [one["documents"] for one in progress] == list(range(1, 72)) and summary["images"] == 70
-    shards = Shards(tmp_path / "out", codec.vocabulary)
+    shards = Shards(tmp_path / "out", codec.vocabulary, codec.fingerprint)
     assert [shards[index] for index in range(71)] == [codec.encode(document) for document in documents]
     with pytest.raises(ValueError, match="exists; choose another --out"):
         list(prepare(documents, codec, tmp_path / "out"))
@@ -399,10 +422,24 @@ def test_every_piece_is_visited_once_an_epoch_and_shares_hold(shards):
         pieces = [piece for where, piece in visits if where == number]
         for epoch in range(len(pieces) // len(source)):
             assert sorted(pieces[epoch * len(source) : (epoch + 1) * len(source)]) == list(range(len(source)))
-        assert abs(len(pieces) - (0.75, 0.25)[number] * windows * loader.window_size) <= 1
+        tokens = sum(len(source[piece].ids) for piece in pieces) / sum(len(loader.sources[w][p].ids) for w, p in visits)
+        assert tokens == pytest.approx((0.75, 0.25)[number], abs=0.02)
     assert len(loader.sources[1]) > 45  # long documents come as pieces
     order = [[piece for where, piece in visits if where == 0][start:][:150] for start in (0, 150)]
     assert order[0] != order[1]
+
+
+def test_weights_are_shares_of_tokens(tmp_path):
+    """In the batches, of two sources whose documents have 7 and 57 ids."""
+    for number, length in enumerate((5, 55)):
+        write_shards(tmp_path / f"s{number}", [Encoded([0, *[number + 1] * length, 0])] * 20)
+    shards = [Shards(tmp_path / f"s{number}", V) for number in range(2)]
+    for weights in ((0.5, 0.5), (9.0, 1.0)):
+        batches = list(islice(make_loader(shards, weights=weights, objective=PLAIN), 300))
+        counts = [sum(int((batch.inputs == number).sum()) for batch in batches) for number in (1, 2)]
+        # A document has two ids besides those counted.
+        shares = np.array(counts) * (7 / 5, 57 / 55)
+        assert shares[0] / shares.sum() == pytest.approx(weights[0] / sum(weights), abs=0.02)
 
 
 def test_packing_wastes_little(shards):
@@ -416,7 +453,7 @@ def test_sequences_of_an_epoch(shards):
     """The estimate that the first window gives holds for the windows that follow."""
     loader = make_loader(shards)
     sequences = sum(len(loader._pack(window)) for window in range(1, 9)) / (8 * loader.window_size)
-    assert loader.sequences_per_epoch() == pytest.approx(sequences * 150 / 0.75, rel=0.05)
+    assert loader.sequences_per_epoch() == pytest.approx(sequences * 150 / loader.visit_shares[0], rel=0.05)
 
 
 def test_weights_must_be_positive(shards):

@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from jam.checkpoints import Manifest
+from jam.demo import report
 from jam.demo.report import FUSIONS, ranking
+from jam.demo.setup import begin_folder
 from jam.demo.story import SHORT, story
 from jam.model import load
 from jam.tutorials import PARENTS
@@ -38,7 +40,7 @@ def test_the_parents_are_small_and_do_not_share_documents() -> None:
 
 @pytest.mark.slow
 def test_the_story_from_end_to_end(tmp_path: Path) -> None:
-    lessons = replace(SHORT, tutorials=40, captions=40, texts=40, options=("--steps", "2"))
+    lessons = replace(SHORT, tutorials=40, captions=40, texts=40, options=("--steps", "2", "--warmup-steps", "1"))
     returned = story(tmp_path / "demo", 3, lessons, Console(quiet=True))
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
     assert report == json.loads(json.dumps(returned))
@@ -46,14 +48,37 @@ def test_the_story_from_end_to_end(tmp_path: Path) -> None:
     assert report["prompts"] == 3
     assert report["max_logit_difference"] == 0.0
     fused, parents = report["perplexity"]["fused"], report["perplexity"]["parents"]
-    # The fused model's softmax also has the control rows: it may only take a little from the parents'.
-    assert parents["text_ppl"] <= fused["text_ppl"]
-    assert fused["image_ppl"] == pytest.approx(parents["image_ppl"], rel=0.01)
+    # Text also has the control rows now, which take a little of the probability; pictures have nothing new.
+    assert parents["text_ppl"] < fused["text_ppl"] < 1.02 * parents["text_ppl"]
+    assert fused["image_ppl"] == pytest.approx(parents["image_ppl"], rel=1e-5)
     page = (tmp_path / "demo" / "index.html").read_text()
     assert page.count("<article>") == 3
     model = load(tmp_path / "demo" / "model", device="cpu")
     assert model.manifest.stage == "instructed"
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_the_report_has_every_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "CAPTIONS", 2)
+    monkeypatch.setattr(report, "DOCUMENTS", 40)
+    rows = report.report(tmp_path / "report", Console(quiet=True), ("--steps", "2", "--warmup-steps", "1"))
+    assert rows == json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [row["model"] for row in rows] == ["text parent", "image parent", *(fusion.name for fusion in FUSIONS)]
+    assert rows[0]["image_ppl"] is None and rows[1]["text_ppl"] is None
+    assert all(row["text_ppl"] > 1 and row["image_ppl"] > 1 for row in rows[2:])
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"thesis exists; choose another --out"):
+        begin_folder(tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+    begin_folder(tmp_path / "demo")
+    (tmp_path / "demo" / "old").touch()
+    begin_folder(tmp_path / "demo")
+    assert not (tmp_path / "demo" / "old").exists()
 
 
 def test_fusions_are_ranked_among_themselves() -> None:

@@ -125,13 +125,27 @@ def test_paper_takes_rows_from_the_parent_they_belong_to(tmp_path: Path) -> None
     assert torch.equal(own, text.get_input_embeddings().weight)
     assert torch.equal(codes, image.get_input_embeddings().weight[IMAGE_IDS])
     assert torch.equal(controls, torch.cat([own, codes]).mean(0).expand_as(controls))
-    assert "lm_head.weight" not in written  # tied, as in the text parent
+    assert "lm_head.weight" not in written  # tied, as in both parents
     assert torch.equal(written["embed_positions.weight"], text.model.decoder.embed_positions.weight)
     assert torch.equal(written["norm.bias"], text.model.decoder.final_layer_norm.bias)
     layer = "model.decoder.layers.1.fc1.weight"
     assert torch.equal(written[f"image_tower.model.{layer}"], image.state_dict()[layer])
     assert abs(written["fuse.weight"].std() * math.sqrt(8) - 1) < 0.2  # N(0, d^-1/2)
     assert written["to_text.0.o_proj.weight"].any()
+
+
+@pytest.mark.parametrize("tied", [(True, False), (False, True), (False, False)])
+def test_paper_keeps_the_head_of_an_untied_parent(tmp_path: Path, tied: tuple[bool, bool]) -> None:
+    text = save_parent(tmp_path / "text", opt_config(TEXT_SIZE, tie_word_embeddings=tied[0]), 1)
+    image = save_parent(tmp_path / "image", opt_config(TEXT_SIZE + CODES, tie_word_embeddings=tied[1]), 2)
+    plan = run(tmp_path, readout="paper")
+    assert {tensor.name: tensor.shape for tensor in plan.tensors} == expected_shapes(plan)
+    fused = opened(tmp_path / "out")
+    for got, side in ((fused.embed_tokens, "get_input_embeddings"), (fused.lm_head, "get_output_embeddings")):
+        assert torch.equal(got.weight[:TEXT_SIZE], getattr(text, side)().weight)
+        assert torch.equal(got.weight[IMAGE_IDS], getattr(image, side)().weight[IMAGE_IDS])
+    hidden = torch.randn(1, 2, 8)
+    assert torch.equal(fused.logits(hidden, torch.zeros(1, 2, dtype=torch.long)), fused.lm_head(hidden))
 
 
 def test_cross_of_different_shapes_and_families(tmp_path: Path) -> None:
@@ -209,6 +223,8 @@ def test_rows_of_a_manifest_are_followed(tmp_path: Path) -> None:
     rows = ParentRows(TEXT_SIZE, image_start=20, control_start=14, control_size=4)
     vocabulary = Vocabulary(TEXT_SIZE, CODES, eos_id=2, sentinels=2)
     Manifest("parent", vocabulary=vocabulary.to_dict(), image_grid=[2, 3], rows=asdict(rows)).save(tmp_path / "image")
+    with pytest.raises(ValueError, match="manifest says that its codes begin at row 20, --image-start says 12"):
+        fuse(settings(tmp_path, image_start=12), console=QUIET)
     plan = fuse(settings(tmp_path, method="uniform", sentinels=None), console=QUIET)
     assert plan.vocabulary == vocabulary and plan.image_grid == GRID
     got = load_file(tmp_path / "out" / "model.safetensors")["model.decoder.embed_tokens.weight"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fusion_parents import (
     CODES,
     PLAIN,
@@ -191,6 +192,41 @@ def test_what_is_not_known_is_asked_for(tmp_path: Path) -> None:
         run(tmp_path, image_tokenizer="nowhere")
     with pytest.raises(ValueError, match=r"has 18 rows, which are neither 12 text ids and 9 image codes nor"):
         fuse(settings(tmp_path), (9, (3, 3)), QUIET)
+
+
+def test_codes_that_are_not_the_last_rows(tmp_path: Path) -> None:
+    """A table that is padded behind its codes: the last rows are not the codes, and nothing in the files says so."""
+    save_parent(tmp_path / "text", opt_config(TEXT_SIZE), 1)
+    image = save_parent(tmp_path / "image", opt_config(24), 2)
+    with pytest.raises(
+        ValueError, match=r"last 6 of .* 24 rows begin at row 18, .* end at 12 and .* at 12; .*--image-st"
+    ):
+        run(tmp_path)
+    with pytest.raises(ValueError, match=r"--image-start 19: 6 image codes from there on are not within the 24 rows"):
+        run(tmp_path, image_start=19)
+    with pytest.raises(ValueError, match=r"--image-start 3 is among the 12 text ids"):
+        run(tmp_path, image_start=3)
+    run(tmp_path, image_start=TEXT_SIZE, method="uniform")
+    name = "model.decoder.embed_tokens.weight"
+    got = load_file(tmp_path / "out" / "model.safetensors")[name][TEXT_SIZE : TEXT_SIZE + CODES]
+    assert torch.equal(got, image.state_dict()[name][TEXT_SIZE : TEXT_SIZE + CODES])
+
+
+def test_codes_behind_a_padded_text_table(tmp_path: Path) -> None:
+    save_parent(tmp_path / "text", opt_config(16), 1)
+    save_parent(tmp_path / "image", opt_config(16 + CODES), 2)
+    plan = run(tmp_path)
+    assert plan.config.image_rows["image_start"] == 16 and plan.vocabulary.image_start == TEXT_SIZE
+
+
+def test_padded_tables_of_one_size(tmp_path: Path) -> None:
+    """Both parents have the joint vocabulary, padded to 24 rows."""
+    for role, seed in (("text", 1), ("image", 2)):
+        save_parent(tmp_path / role, opt_config(24), seed)
+    with pytest.raises(ValueError, match="--image-start"):
+        run(tmp_path)
+    plan = run(tmp_path, image_start=TEXT_SIZE)
+    assert plan.config.text_rows["image_start"] == plan.config.image_rows["image_start"] == TEXT_SIZE
 
 
 def test_folders_that_are_no_parents(tmp_path: Path) -> None:

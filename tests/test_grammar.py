@@ -134,14 +134,26 @@ def test_states_equal_the_cursor_on_random_sequences():
     assert 500 < refused < 2500
 
 
-def test_table_of_allowed_ids_equals_the_cursor():
-    table = G.allowed()
-    for state in State:
-        for token in range(V.size):
-            cursor = Cursor(G, state=state, spans=[TS] * V.sentinels)
-            if state is State.CLOSED and V.is_sentinel(token):
-                cursor.next_span = token - V.sentinel_start
-            assert bool(table[state, token]) == cursor.is_allowed(token), (state, V.name(token))
+TEXT_IDS, CODES, SENTINELS = set(range(1, 8)), set(range(8, 14)), set(range(16, 20))
+ALLOWED = {
+    T: TEXT_IDS | SENTINELS | {EOS, BREAK},
+    I: CODES,
+    E: {EOS, BREAK},
+    M: CODES | SENTINELS | {EOS, BREAK},
+    C: SENTINELS,
+    TS: TEXT_IDS | {EOSS},
+    IS: CODES | {EOSS},
+}
+
+
+@pytest.mark.parametrize("state", State)
+def test_what_is_allowed_in_each_state(state):
+    assert set(G.allowed()[state].nonzero()[:, 0].tolist()) == ALLOWED[state]
+    cursor = Cursor(G, state=state, spans=[TS] * 2, next_span=1)
+    expected = ALLOWED[state] if state is not C else {S(1)}  # spans come back in order
+    assert {token for token in range(-V.size, 2 * V.size) if cursor.is_allowed(token)} == expected
+    cursor.next_span = 2
+    assert state is not C or not any(cursor.is_allowed(token) for token in range(V.size))
 
 
 def test_a_model_without_images_writes_no_break():
@@ -157,9 +169,9 @@ def test_cursor_counts_images_and_ends():
     cursor = Cursor(G)
     for token in [BREAK, *IMAGE, BREAK, BREAK, *IMAGE]:
         cursor.feed(token)
-    assert (cursor.images, cursor.state, cursor.is_finished) == (2, E, False)
+    assert (cursor.images, cursor.state, cursor.next_span) == (2, E, 0)
     cursor.feed(EOS)
-    assert cursor.is_finished
+    assert cursor.state is C
 
 
 def test_states_are_fast():

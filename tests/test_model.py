@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import jam
 from jam.checkpoints import new_folder
-from jam.documents import Document, Image, Text
+from jam.documents import Document, Image, Message, Text
 from jam.generation import GenerationSettings
 from jam.models import JointModel
 
@@ -63,6 +63,20 @@ def test_a_saved_model_is_the_same(folder, kind, tmp_path):
     ]
 
 
+def test_a_model_without_its_image_tokenizer_is_not_saved(folder, tmp_path):
+    """The files are copied from the folder that the model came from, which may have moved."""
+    model = jam.load(folder)
+    folder.rename(tmp_path / "moved")
+    message = r"model/image_tokenizer: the image tokenizer is gone, .* set `folder`"
+    with pytest.raises(ValueError, match=message), new_folder(tmp_path / "again") as out:
+        model.save(out)
+    assert not (tmp_path / "again").exists()
+    model.folder = tmp_path / "moved"
+    with new_folder(tmp_path / "again") as out:
+        model.save(out)
+    assert jam.load(tmp_path / "again").codec.image_tokenizer is not None
+
+
 def test_data_types(folder):
     assert jam.load(folder).joint.dtype == torch.float32
     assert jam.load(folder, dtype="bfloat16").joint.dtype == torch.bfloat16
@@ -76,10 +90,24 @@ def test_generate_answers_one_prompt_or_several(folder):
     assert one.messages[0].content == [Text("How do I draw it?")]
     assert one.extra["finish_reason"] in ("end", "max_new_tokens") and one.extra["tokens"] <= 30
     assert one.extra["images"] == sum(isinstance(part, Image) for part in one.answer)
-    several = model.generate(["How do I draw it?", Document([Image(pixels=tiny.picture(1))])], seed=3)
+    asked = Document(messages=[Message("user", [Image(pixels=tiny.picture(1))])])
+    several = model.generate(["How do I draw it?", asked], seed=3)
     assert several[0] == one and len(several) == 2
     codes = model.codec.image_tokenizer.encode([tiny.picture(1)]).flatten().tolist()
     assert several[1].messages[0].content[0].codes == codes
+
+
+@pytest.mark.parametrize("last", [Text("First draw"), Image(codes=[1, 2, 3, 4])])
+def test_generate_continues_the_beginning_of_a_document(folder, last):
+    """The result is one document, which begins as the prompt does: no turn's end, no break in the text."""
+    model = jam.load(folder)
+    beginning = Document([Text("a red house"), Image(codes=[5, 6, 7, 8]), last])
+    prompt = model.codec.encode_prompt(beginning)
+    document = model.generate(beginning, seed=3)
+    assert not document.messages and document.content[0] == Text("a red house")
+    assert [image.codes for image in document.images[: len(beginning.images)]] == [i.codes for i in beginning.images]
+    assert isinstance(last, Image) or document.texts[1].startswith(last.text)
+    assert document.extra["tokens"] <= 30 and prompt == model.codec.encode(beginning).ids[:-1]
 
 
 @pytest.mark.parametrize("prompt", ["", "  "])

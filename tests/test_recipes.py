@@ -1,4 +1,4 @@
-"""Every recipe loads through the command line; `recipes/` has the paper's numbers (REFERENCE section 6)."""
+"""Every recipe loads through the command line; `recipes/` has the paper's numbers (docs/method.md, section 6)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_align_has_the_papers_numbers() -> None:
     assert (config.stage, config.lr, config.warmup_steps) == ("aligned", 3e-5, 500)
     assert (config.steps, config.batch_tokens, config.context) == (5960, 2**23, 4096)
     assert config.steps * config.batch_tokens == pytest.approx(50e9, rel=0.01)
-    assert [source.weight for source in config.sources] == [0.5, 0.5]
+    assert [source.weight for source in config.sources] == [0.5, 0.5]  # of the tokens
     assert config.cm3
 
 
@@ -61,6 +61,18 @@ def test_options_win_over_the_recipe() -> None:
     assert config.model == "parent"
 
 
+def test_steps_and_epochs_replace_each_other() -> None:
+    """On the command line one takes the place of the recipe's other; both there are still one too many."""
+    align, instruct = ROOT / "recipes" / "align.yaml", ROOT / "recipes" / "instruct.yaml"
+    config = load(instruct, "--steps", "20")
+    assert (config.steps, config.epochs) == (20, None)
+    config = load(align, "--epochs=0.5")
+    assert (config.steps, config.epochs) == (None, 0.5)
+    assert load(instruct, "--epochs", "2").epochs == 2
+    with pytest.raises(ValueError, match="either steps or epochs"):
+        load(align, "--steps", "3", "--epochs", "2")
+
+
 def test_instruct_saves_a_checkpoint_each_epoch(tmp_path: Path) -> None:
     """The paper's recipe, on tiny documents and a tiny model: 15 checkpoints and the result."""
     made = tiny_model(tmp_path / "parent")
@@ -70,7 +82,7 @@ def test_instruct_saves_a_checkpoint_each_epoch(tmp_path: Path) -> None:
     config = load(
         ROOT / "recipes" / "instruct.yaml",
         *("--sources", f'[{{"path": "{tmp_path / "shards"}"}}]', "--validation", "[]"),
-        *("--context", "64", "--batch-tokens", "64", "--precision", "fp32"),
+        *("--context", "64", "--batch-tokens", "64", "--precision", "fp32", "--warmup-steps", "1"),
     )
     config.out = str(tmp_path / "run")
     trainer = Trainer(made.joint, config, lambda folder, stage: None, lambda folder: None)

@@ -15,6 +15,7 @@ import torch
 
 import jam
 from jam.checkpoints import CheckpointReader
+from jam.commands.train import make_trainer
 from jam.data import Shards, make_example, plain_batches, prepare
 from jam.models.scoring import Perplexity, token_nll
 from jam.training import RESULT, DataSource, TrainConfig, Trainer, checkpoint
@@ -340,6 +341,44 @@ def test_settings_are_checked(shards, tmp_path, changes, message):
 def test_context_must_fit_the_model(shards, tmp_path):
     with pytest.raises(ValueError, match="context is 100, the model takes 64 positions"):
         trainer(shards, tmp_path / "run", context=100)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_a_warm_up_leaves_steps_for_the_schedule(shards, tmp_path, schedule):
+    short = {"schedule": schedule, "warmup_steps": 6}
+    if schedule == "constant":
+        assert trainer(shards, tmp_path / "run", **short).steps == 6
+        return
+    with pytest.raises(ValueError, match=f"warmup_steps is 6, the run has 6 steps: none is left for the {schedule}"):
+        trainer(shards, tmp_path / "run", **short)
+    with pytest.raises(ValueError, match="warmup_steps is 100, the run has"):
+        trainer(shards, tmp_path / "run", **(short | {"steps": None, "epochs": 1, "warmup_steps": 100}))
+
+
+@pytest.mark.parametrize("where", ["sources", "validation"])
+def test_shards_of_other_tokenizers_are_refused(tmp_path, where):
+    """Their vocabularies have the same sizes; shards to learn from and to validate on are both compared."""
+    made = tiny.model(tmp_path / "model")
+    documents = [tiny.random_document(np.random.default_rng(seed)) for seed in range(3)]
+    list(prepare(documents, made.codec, tmp_path / "own"))
+    list(prepare(documents, tiny.codec(), tmp_path / "other"))
+    shown = {name: str(tmp_path / name) for name in ("own", "other")}
+    folders = {"sources": [DataSource(shown["own"])], "validation": [shown["own"]]}
+    values = config(tmp_path, tmp_path / "run", warmup_steps=1, batch_tokens=64, **folders)
+    assert make_trainer(made, values).steps == 6
+    wrong = {"sources": [DataSource(shown["other"])], "validation": [shown["other"]]}
+    own, other = made.codec.fingerprint, tiny.codec().fingerprint
+    with pytest.raises(
+        ValueError, match=f"other: prepared by .* {other}, the model's have {own}: .* run `jam prepare`"
+    ):
+        make_trainer(made, replace(values, **{where: wrong[where]}))
+
+
+def test_a_model_that_lost_its_image_tokenizer_is_not_trained(shards, tmp_path):
+    made = tiny.model(tmp_path / "model")
+    made.folder = tmp_path / "elsewhere"
+    with pytest.raises(ValueError, match="elsewhere/image_tokenizer: the image tokenizer is gone"):
+        make_trainer(made, config(shards, tmp_path / "run"))
 
 
 def test_answers_alone_are_learnt(shards, tmp_path):

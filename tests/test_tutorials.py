@@ -199,7 +199,7 @@ def test_an_answer_is_judged_by_the_texts_before_each_picture() -> None:
     texts = ["Start the big house on the left with red walls.", "Add a brown roof.", "Finish with a blue door."]
     pictures = [Image(pixels=step.draw()) for step in scene.steps()]
     answer = [part for text, picture in zip(texts, pictures, strict=True) for part in (Text(text), picture)]
-    request = Request("house", "red", accent=("door", "blue"))
+    request = Request("house", "red", accents=(("door", "blue"),))
     assert check_answer(answer, request, ended=True).right
     assert not check_answer(answer, request, ended=False).well_formed
     assert check_answer(answer, Request("house", "green"), ended=True).texts_right is False

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import VQModel
 from PIL import Image as PILImage
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, PreTrainedTokenizerFast
 
 from jam.checkpoints import Manifest
@@ -41,6 +41,24 @@ def text_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="</s>", eos_token="</s>")
 
 
+def space_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """A BPE that puts a space in front of a text: by Metaspace ("first", "always") or a normalizer ("prepend")."""
+    space = "\u2581"
+    merges = [(space, space), (space, "a"), (space, "t"), ("r", "e")]
+    letters = [space, *map(chr, range(33, 127))]
+    names = ["</s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *map("".join, merges)]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
+    if kind == "prepend":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(space), normalizers.Replace(" ", space)])
+        steps = [decoders.Replace(space, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind, split=False)
+        steps = [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme=kind, split=False)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="</s>", eos_token="</s>", unk_token="<unk>")
+
+
 def save_vq(folder: Path) -> None:
     """A random `diffusers` VQ model: pictures of 4 x 4 pixels, `GRID` codes."""
     torch.manual_seed(0)
@@ -62,8 +80,8 @@ def image_tokenizer(folder: Path) -> ImageTokenizer:
     return load_image_tokenizer(folder)
 
 
-def codec(images: ImageTokenizer | None = None) -> Codec:
-    tokenizer = text_tokenizer()
+def codec(images: ImageTokenizer | None = None, tokenizer: PreTrainedTokenizerFast | None = None) -> Codec:
+    tokenizer = tokenizer or text_tokenizer()
     vocabulary = Vocabulary(len(tokenizer), CODES, tokenizer.eos_token_id, SENTINELS)
     return Codec(vocabulary, Grammar(vocabulary, IMAGE_TOKENS), tokenizer, images)
 

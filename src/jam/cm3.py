@@ -1,4 +1,4 @@
-"""CM3, the causally masked objective: spans move to the end of the document behind sentinels (REFERENCE section 4).
+"""CM3, the causally masked objective: spans move to the end behind sentinels (docs/method.md, section 4).
 
 ``</s> a b c d </s>`` with the span ``b c`` masked is ``</s> a <sentinel:0> d </s> <sentinel:0> b c <eoss>``. The unit
 is one document; no span crosses ``<break>``, the document's ends or, for messages, the beginning of the answer.
@@ -26,7 +26,7 @@ def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list
 def draw_spans(
     ids: Sequence[int], vocabulary: Vocabulary, rng: np.random.Generator, start: int = 1, poisson: float = 1.0
 ) -> list[Span]:
-    """Spans to mask by rules 1 to 3 of REFERENCE section 4, in order; none (37 % and more) keeps the document whole.
+    """Spans to mask, in order (docs/method.md, section 4, rules 1 to 3); none (37 % and more) keeps it whole.
 
     Of the n^2 candidates (one if n is 1) the first n that don't intersect are kept; then empty ones are dropped, and
     the others clipped to one segment each.
@@ -115,18 +115,18 @@ def unmask(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
 
 
 def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int = 1) -> list[int] | None:
-    """Cut a masked document to `limit` ids: the last text ids of its source from `start` on go.
+    """Places of a masked document that stay at a `limit` of ids: the last text ids of its source from `start` on go.
 
     Relocated spans, sentinels and images stay whole. None if there is too little text to cut.
     """
     excess = len(ids) - limit
     if excess <= 0:
-        return list(ids)
+        return list(range(len(ids)))
     places = [place for place in range(start, _close(ids, vocabulary)) if vocabulary.is_text(int(ids[place]))]
     if len(places) <= excess:
         return None
     cut = set(places[-excess:])
-    return [token for place, token in enumerate(ids) if place not in cut]
+    return [place for place in range(len(ids)) if place not in cut]
 
 
 def _close(ids: Sequence[int], vocabulary: Vocabulary) -> int:

@@ -1,4 +1,4 @@
-"""The grammar of mixed-modal sequences: what may come next (REFERENCE section 3).
+"""The grammar of mixed-modal sequences: what may come next (docs/method.md, section 3).
 
 One object serves the loss (state of every target), the readout (which vocabulary is possible) and decoding (what may be
 sampled), so that a broken stream can be neither trained nor produced. `<break>` toggles between text and image; an
@@ -154,23 +154,12 @@ class Cursor:
         self.state = State.MASKED_IMAGE
 
     def is_allowed(self, token: int) -> bool:
-        v = self.grammar.vocabulary
-        if self.state is State.CLOSED:
-            return self.next_span < len(self.spans) and token == v.sentinel_id(self.next_span)
-        match self.state:
-            case State.TEXT:
-                kinds = v.is_text(token) or token == v.eos_id or (token == v.break_id and v.image_size > 0)
-                return kinds or v.is_sentinel(token)
-            case State.IMAGE:
-                return v.is_image(token)
-            case State.IMAGE_END:
-                return token in (v.break_id, v.eos_id)
-            case State.MASKED_IMAGE:
-                return v.is_image(token) or v.is_sentinel(token) or token in (v.break_id, v.eos_id)
-            case State.TEXT_SPAN:
-                return v.is_text(token) or token == v.eoss_id
-            case _:
-                return v.is_image(token) or token == v.eoss_id
+        """Whether `token` may come next: by the grammar's table, and behind the source in the order of the spans."""
+        if not (0 <= token < self.grammar.vocabulary.size and self.grammar._allowed[self.state, token]):
+            return False
+        if self.state is not State.CLOSED:
+            return True
+        return self.next_span < len(self.spans) and token == self.grammar.vocabulary.sentinel_id(self.next_span)
 
     def feed(self, token: int) -> State:
         """Take the next id and return the state of the one after it. Raises ValueError when it is not allowed."""
@@ -196,8 +185,3 @@ class Cursor:
                 self.state = State.IMAGE_END
                 self.images += 1
         return self.state
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the sequence is complete: the source is closed and every span was given back."""
-        return self.state is State.CLOSED and self.next_span == len(self.spans)

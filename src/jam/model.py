@@ -51,15 +51,17 @@ class Model:
     @overload
     def generate(self, prompts: Sequence[str | Document], **settings: Any) -> list[Document]: ...
     def generate(self, prompts: Any, **settings: Any) -> Document | list[Document]:
-        """Answer one prompt, or several in one batch, with an illustrated document each.
+        """Answer or continue one prompt, or several in one batch, with an illustrated document each.
 
         Args:
-            prompts: a question, the beginning of a document, or a list of them.
+            prompts: a question (a string, or a document of messages), the beginning of a document (a document of
+                content, continued as it is), or a list of them.
             settings: fields of `GenerationSettings`; the others come from the folder's ``generation_config.json``.
 
         Returns:
-            A document of two messages, the prompt and the answer; ``extra`` says why it ended (``finish_reason``) and
-            how many tokens and pictures it has.
+            For a question a document of two messages, the prompt and the answer; for a beginning the document with its
+            continuation, as content. ``extra`` says why it ended (``finish_reason``) and how many tokens and pictures
+            were generated.
         """
         single = isinstance(prompts, str | Document)
         documents = self.generate_all([prompts] if single else list(prompts), replace(self.settings, **settings))
@@ -75,11 +77,12 @@ class Model:
         ids = [self.codec.encode_prompt(prompt) for prompt in prompts]
         self.joint.eval()
         generations = Engine(self.joint).run(ids, settings, on_step)
-        return [self._document(generation) for generation in generations]
+        return [self._document(prompt, one) for prompt, one in zip(prompts, generations, strict=True)]
 
-    def _document(self, generation: Generation) -> Document:
+    def _document(self, prompt: str | Document, generation: Generation) -> Document:
         ids = [*generation.prompt_ids, *generation.new_ids]
-        document = self.codec.decode(ids, answer_start=len(generation.prompt_ids))
+        continued = isinstance(prompt, Document) and not prompt.messages
+        document = self.codec.decode(ids, answer_start=1 if continued else len(generation.prompt_ids))
         document.extra = {
             "finish_reason": generation.finish_reason,
             "tokens": len(generation.new_ids),
@@ -88,14 +91,30 @@ class Model:
         return document
 
     def save(self, folder: str | Path, stage: str | None = None) -> None:
-        """Write a whole model folder into the existing folder `folder`."""
-        folder = Path(folder)
+        """Write a whole model folder into the existing folder `folder`.
+
+        Raises:
+            ValueError: the image tokenizer, which is copied as it is, is gone.
+        """
+        folder, image_tokenizer = Path(folder), self.image_tokenizer_folder()
         self.joint.save_pretrained(folder)
         self.codec.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
-        if (tokenizer := self.folder / IMAGE_TOKENIZER_FOLDER).is_dir():
-            shutil.copytree(tokenizer, folder / IMAGE_TOKENIZER_FOLDER)
+        if image_tokenizer is not None:
+            shutil.copytree(image_tokenizer, folder / IMAGE_TOKENIZER_FOLDER)
         write_settings(folder, self.settings, self.joint.vocabulary.eos_id)
         replace(self.manifest, stage=stage or self.manifest.stage).save(folder)
+
+    def image_tokenizer_folder(self) -> Path | None:
+        """Where the files of the image tokenizer lie; None for a model without one. Raises ValueError if they moved."""
+        if self.codec.image_tokenizer is None:
+            return None
+        path = self.folder / IMAGE_TOKENIZER_FOLDER
+        if not path.is_dir():
+            raise ValueError(
+                f"{path}: the image tokenizer is gone, and a model cannot be saved without its own; "
+                "put it back, or set `folder` to where the model lies now"
+            )
+        return path
 
     def load_weights(self, folder: str | Path) -> None:
         """Take the weights of another folder of the same model. Raises ValueError if tensors are missing or extra."""

@@ -1,7 +1,7 @@
 """The joint vocabulary: text ids, image codes and control tokens in disjoint ranges.
 
 Joint ids are laid out as ``[text | image | <break> <eoss> <sentinel:0> ... ]``. Text ids equal the tokenizer's ids;
-``</s>``, which begins and ends a document, is a text id of the tokenizer (REFERENCE section 3).
+``</s>``, which begins and ends a document, is a text id of the tokenizer (docs/method.md, section 3).
 """
 
 from __future__ import annotations

@@ -1,21 +1,23 @@
-"""Documents to ids and back: the interleaving of REFERENCE section 3.
+"""Documents to ids and back: the interleaving of docs/method.md, section 3.
 
 ``</s> text <break> image <break> text ... </s>``; `<break>` toggles the modality, so an image that begins a document or
 follows another image stands behind an empty text. Turns of a conversation are joined by a newline at the end of each
-turn but the last.
+turn but the last; of a conversation the last answer is learnt, and everything before it is its question.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, pairwise
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from jam.codec.images import ImageTokenizer
-from jam.codec.text import decode_text, encode_text
+from jam.codec.text import decode_text, encode_text, tokenizer_hash
 from jam.documents import Document, Image, Message, Part, Text
 from jam.grammar import Grammar
 from jam.vocabulary import Vocabulary
@@ -27,7 +29,10 @@ Codes = dict[int, list[int]]  # codes of pictures by id(picture)
 
 @dataclass(frozen=True)
 class Encoded:
-    """One document as ids. `answer_start`: index of the first id of the last assistant turn (1: no question)."""
+    """One document as ids. `answer_start`: index of the first id of the last assistant turn (1: no question).
+
+    What stands before it is read and not learnt: earlier answers of the conversation too.
+    """
 
     ids: list[int]
     answer_start: int = 1
@@ -56,6 +61,13 @@ class Codec:
                 f"the image tokenizer has a grid of {info.grid}, the grammar {self.grammar.image_tokens} tokens"
             )
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies what ids mean, beyond the sizes of `Vocabulary.hash`: both tokenizers and the number of codes."""
+        images = self.image_tokenizer.hash() if self.image_tokenizer is not None else ""
+        meaning = f"{tokenizer_hash(self.tokenizer)} {images} {self.grammar.image_tokens}"
+        return hashlib.sha256(meaning.encode()).hexdigest()[:16]
+
     def encode(self, document: Document) -> Encoded:
         """A whole document, with its closing ``</s>``.
 
@@ -83,16 +95,19 @@ class Codec:
         return Encoded([*writer.ids, self.vocabulary.eos_id], answer_start)
 
     def encode_prompt(self, prompt: str | Document) -> list[int]:
-        """Opening ``</s>``, the prompt and a turn's end: what an answer is generated after.
+        """The ids that generation goes on from, opened by ``</s>``.
+
+        A string or the messages of a conversation are a question, closed by a turn's end; the content of a document is
+        its beginning, continued as it is.
 
         Raises:
             ValueError: the prompt is empty.
         """
-        document = Document(content=[Text(prompt)]) if isinstance(prompt, str) else prompt
+        document = Document(messages=[Message("user", [Text(prompt)])]) if isinstance(prompt, str) else prompt
         if not any(isinstance(part, Image) or part.text.strip() for part in document.parts):
             raise ValueError("the prompt is empty: give a question, the beginning of a document or a picture")
         writer = _Writer(self, self._tokenize(document.images))
-        writer.write(_question(document.messages or [Message("user", document.content)]))
+        writer.write(_question(document.messages) if document.messages else document.content)
         return writer.ids
 
     def _tokenize(self, images: Sequence[Image]) -> Codes:

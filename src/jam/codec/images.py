@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -76,6 +77,14 @@ class ImageTokenizer:
     def _placement(self) -> dict[str, Any]:
         parameter = next(self.model.parameters())
         return {"device": parameter.device, "dtype": parameter.dtype}
+
+    def hash(self) -> str:
+        """SHA-256 of the weights, of the grid and of the picture's size: what decides the codes of a picture."""
+        digest = hashlib.sha256(repr(self.info).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def to_pixels(self, picture: Image.Image) -> torch.Tensor:
         """RGB ``[3, resolution, resolution]`` in -1 .. 1."""

@@ -1,7 +1,18 @@
-"""Text tokenizers: any of `transformers`."""
+"""Text tokenizers: any of `transformers`.
+
+Each text of a document is encoded as the tokenizer encodes a text of its own. SentencePiece-style tokenizers put a
+space in front of that, which their decoders remove again; some add none where the text has one, so that "a" and " a"
+have the same ids. Here one space is removed where one is added, and a text whose leading space would be swallowed is
+given one more, so that every text comes back. What a tokenizer's normalizer changes (NFKC, lower case, the sign U+2581
+that stands for a space) cannot come back.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -29,10 +40,45 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a text without special tokens; a special token's name in the text is ordinary text."""
+    swallowed = text.startswith(" ") and _swallows_space(tokenizer)
+    return _plain_ids(tokenizer, f" {text}" if swallowed else text)
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of what decides the ids of a text: entries, merges, and how a text is normalised and split."""
+    meaning: object = tokenizer.get_vocab()
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        whole = json.loads(backend.to_str())  # padding and truncation, which change with use, stay out
+        meaning = [whole[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")]
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of ids; the inverse of `encode_text`."""
+    text = _inner_text(tokenizer, ids)
+    return text.removeprefix(" ") if _adds_space(tokenizer) else text
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
-def decode_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)  # one sequence, one text
-    return text
+def _inner_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of ids with every space: behind another token a decoder removes none."""
+    before, whole = (
+        tokenizer.decode([tokenizer.eos_token_id, *more], clean_up_tokenization_spaces=False) for more in ([], ids)
+    )
+    assert isinstance(before, str) and isinstance(whole, str)  # one sequence, one text
+    return whole.removeprefix(before)
+
+
+@lru_cache(maxsize=8)
+def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts a space in front of a text."""
+    return _inner_text(tokenizer, _plain_ids(tokenizer, "a")).startswith(" ")
+
+
+@lru_cache(maxsize=8)
+def _swallows_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text's own leading space is lost in the one that the tokenizer adds."""
+    return _plain_ids(tokenizer, " a") == _plain_ids(tokenizer, "a")

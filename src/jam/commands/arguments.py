@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -22,6 +22,9 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 class Parser(ArgumentParser):
     """A parser that shows options with dashes; made by `make_parser` (jsonargparse makes others of its own)."""
+
+    # Options of which one is given: the first, on the command line, unsets the second, where that is the recipe's.
+    alternatives: Mapping[str, str] = {}
 
     def format_help(self) -> str:  # type: ignore[override]
         return re.sub(r"--[a-z_]+", lambda match: match.group().replace("_", "-"), super().format_help())
@@ -71,6 +74,7 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
     normal = [_underscores(argument) for argument in arguments]
     if recipe and normal and not normal[0].startswith("-"):
         normal = ["--config", *normal]
+    given = {argument[2:].partition("=")[0] for argument in normal if argument.startswith("--")}
     for number, argument in enumerate(normal):
         name, equals, value = argument[2:].partition("=")
         if not argument.startswith("--") or not name.isidentifier():
@@ -81,8 +85,9 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
         if name == "config":
             check_recipe(parser, Path(value))
         check_value(_hint(parser, name), value, f"--{name}")
+    replaced = [other for name, other in parser.alternatives.items() if name in given and other not in given]
     try:
-        return parser.instantiate(parser.parse_args(normal))
+        return parser.instantiate(parser.parse_args([*normal, *(f"--{name}=null" for name in replaced)]))
     except argparse.ArgumentError as error:
         raise ValueError(f"{_readable(parser, str(error))}; see `{parser.prog} --help`") from None
 

@@ -70,7 +70,8 @@ def run(settings: Namespace) -> None:
     page = Document(messages=[message for document in documents for message in document.messages])
     page.extra = {"finish_reason": ", ".join(str(document.extra["finish_reason"]) for document in documents)}
     if settings.out is None:
-        show(page)
+        for document in documents:
+            show(document)
     else:
         page.save(settings.out)
     for document in documents:
@@ -93,8 +94,8 @@ def answer(model: Model, prompts: list[str], settings: GenerationSettings, conso
 
 
 def show(document: Document) -> None:
-    """The answer on stdout; a picture is named, not shown."""
-    for part in document.answer:
+    """Question and answer on stdout; a picture is named, not shown."""
+    for part in document.parts:
         if isinstance(part, Text):
             print(part.text.strip())
         elif isinstance(part, Image):

@@ -9,14 +9,14 @@ from rich.console import Console
 
 from jam.commands.arguments import Parser, make_parser
 from jam.commands.progress import run_training
-from jam.model import load
+from jam.model import Model, load
 from jam.training import RESULT, TrainConfig, Trainer
 
 EXAMPLES = """
 jam train recipes/align.yaml --model fused --out runs/align
 jam train recipes/instruct.yaml --model runs/align/model --out runs/instruct --lr 2e-5
 jam train recipes/align.yaml --model fused --out runs/align --resume
-jam train --model fused --out runs/try --sources '[{"path": "shards"}]' --steps 30 --batch-tokens 4096
+jam train --model fused --out try --sources '[{"path": "shards"}]' --steps 30 --warmup-steps 3 --batch-tokens 4096
 """
 RECIPE = True
 
@@ -26,6 +26,7 @@ def parser() -> Parser:
     made.add_argument("--config", action="config", help="the recipe; may stand first without --config")
     made.add_class_arguments(TrainConfig, skip={"resume"})
     made.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    made.alternatives = {"steps": "epochs", "epochs": "steps"}
     return made
 
 
@@ -34,11 +35,21 @@ def read_config(settings: Namespace) -> TrainConfig:
     return TrainConfig(**{key: value for key, value in vars(settings).items() if key != "config"})
 
 
+def make_trainer(model: Model, config: TrainConfig) -> Trainer:
+    """A trainer of a model folder's network.
+
+    Raises:
+        ValueError: shards are of other tokenizers, or the model could not be saved: known before training, not after.
+    """
+    model.image_tokenizer_folder()  # every checkpoint takes a copy
+    return Trainer(model.joint, config, model.save, model.load_weights, model.codec.fingerprint)
+
+
 def run(settings: Namespace) -> None:
     config = read_config(settings)
     console = Console()
     model = load(config.model, config.device, config.dtype)
-    trainer = Trainer(model.joint, config, model.save, model.load_weights)
+    trainer = make_trainer(model, config)
     console.print(
         f"{trainer.steps} steps of {trainer.accumulation} x {config.micro_batch_size} x {trainer.context} tokens "
         f"from {config.model} ({model.manifest.stage})"

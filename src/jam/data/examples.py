@@ -50,8 +50,8 @@ def make_example(
     """Mask one document and make its labels.
 
     The question (ids before `answer_start`) has weight 0, and so has what is no fact about documents: the sentinels
-    that open relocated spans (the grammar forces them), and the ``</s>`` where a masked piece was closed early, because
-    it goes on elsewhere or was trimmed. `limit`: the most positions the example may have.
+    that open relocated spans (the grammar forces them), the ``</s>`` where a masked piece was closed early, because
+    it goes on elsewhere, and what stands behind a cut. `limit`: the most positions the example may have.
     """
     vocabulary = grammar.vocabulary
     ids, start = encoded.ids, encoded.answer_start
@@ -62,9 +62,13 @@ def make_example(
         spans = cm3.draw_spans(ids, vocabulary, rng, start)
     masked = cm3.mask(ids, spans, vocabulary)
     closed_early = bool(spans) and ids[-1] != vocabulary.eos_id
+    behind_cuts = np.array([], dtype=np.int64)
     if limit is not None and len(masked) > limit + 1:
-        trimmed = cm3.trim(masked, limit + 1, vocabulary, start)
-        masked, closed_early = (ids, False) if trimmed is None else (trimmed, True)
+        kept = cm3.trim(masked, limit + 1, vocabulary, start)
+        if kept is None:
+            masked, closed_early = ids, False
+        else:
+            masked, behind_cuts = [masked[place] for place in kept], np.flatnonzero(np.diff(kept) > 1)
     sequence = np.asarray(masked, dtype=np.int64)
     states, targets = grammar.state_array(sequence)[1:], sequence[1:]
     is_image = (targets >= vocabulary.image_start) & (targets < vocabulary.control_start)
@@ -75,4 +79,5 @@ def make_example(
     weights[in_source & (targets >= vocabulary.sentinel_start)] = objective.sentinel_weight
     if closed_early:
         weights[targets == vocabulary.eos_id] = 0.0
+    weights[behind_cuts] = 0.0  # it does not follow the text before the cut
     return Example(sequence[:-1], targets, states, weights)

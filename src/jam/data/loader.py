@@ -25,7 +25,7 @@ SEQUENCES_PER_WINDOW = 64
 
 @dataclass
 class Source:
-    """Shards with a weight in the mixture (share of documents visited). Long documents are visited piece by piece."""
+    """Shards with a weight in the mixture (share of the tokens). Long documents are visited piece by piece."""
 
     shards: Shards
     weight: float
@@ -65,7 +65,7 @@ class Loader:
     """An endless iterator of `Batch`; `state` and `load_state` resume it exactly.
 
     Args:
-        sources: what to mix; each document of a source is visited once an epoch of that source.
+        sources: what to mix, by shares of tokens; each document of a source is visited once an epoch of that source.
         grammar: gives the states of the targets.
         context: positions of a sequence.
         batch_size: sequences of a batch.
@@ -86,9 +86,9 @@ class Loader:
             raise ValueError(f"weights of sources must be positive; got {[source.weight for source in sources]}")
         self.sources, self.grammar, self.objective = list(sources), grammar, objective
         self.context, self.batch_size, self.seed = context, batch_size, seed
-        total = sum(source.weight for source in sources)
-        self.weights = [source.weight / total for source in sources]
-        mean = sum(weight * source.mean_length for weight, source in zip(self.weights, sources, strict=True))
+        rates = [source.weight / source.mean_length for source in sources]  # of visits: weights count tokens
+        self.visit_shares = [rate / sum(rates) for rate in rates]
+        mean = sum(share * source.mean_length for share, source in zip(self.visit_shares, sources, strict=True))
         self.window_size = max(len(sources), round(SEQUENCES_PER_WINDOW * context / mean))
         self.window, self.sequence = 0, 0
         self._sequences: list[list[Example]] | None = None
@@ -121,14 +121,14 @@ class Loader:
 
     def sequences_per_epoch(self) -> float:
         """Sequences that visit each piece of the first source once, masks and padding included; of the first window."""
-        visits_per_epoch = len(self.sources[0]) / self.weights[0]
+        visits_per_epoch = len(self.sources[0]) / self.visit_shares[0]
         return len(self._pack(0)) * visits_per_epoch / len(self.documents_of(0))
 
     def documents_of(self, window: int) -> list[tuple[int, int]]:
         """(source, piece) of every visit of a window."""
         visits = []
-        for source, weight in enumerate(self.weights):
-            first, last = (round(weight * self.window_size * w) for w in (window, window + 1))
+        for source, share in enumerate(self.visit_shares):
+            first, last = (round(share * self.window_size * w) for w in (window, window + 1))
             for visit in range(first, last):
                 epoch, place = divmod(visit, len(self.sources[source]))
                 visits.append((source, int(self._permutation(source, epoch)[place])))

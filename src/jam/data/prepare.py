@@ -28,7 +28,7 @@ def prepare(documents: Iterable[Document], codec: Codec, out: str | Path) -> Ite
         ValueError: a document cannot be read (file and line are named), or `out` exists. Nothing is left then.
     """
     with new_folder(out) as folder:
-        with ShardWriter(folder, codec.vocabulary) as writer:
+        with ShardWriter(folder, codec.vocabulary, codec.fingerprint) as writer:
             for encoded in encode_all(documents, codec):
                 writer.add(encoded)
                 yield {"documents": writer.documents, "images": writer.images, "tokens": writer.tokens}

@@ -2,7 +2,7 @@
 
 A folder holds ``ids.bin`` (uint16 where the vocabulary fits, else uint32), ``offsets.npy`` ``[documents + 1]``,
 ``answers.npy`` ``[documents]`` (index of the answer's first id within its document), ``images.npy`` ``[images, 2]``
-(half-open spans in ``ids.bin``) and ``shards.json`` with the hash of the vocabulary.
+(half-open spans in ``ids.bin``) and ``shards.json`` with the hash of the vocabulary and the codec's fingerprint.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ def dtype_for(vocabulary: Vocabulary) -> np.dtype:
 
 
 class ShardWriter:
-    """Writes encoded documents into an existing, empty folder: `add` them inside a ``with`` block, then `finish`."""
+    """Writes encoded documents into an existing, empty folder: `add` them inside a ``with`` block, then `finish`.
 
-    def __init__(self, folder: Path, vocabulary: Vocabulary) -> None:
-        self.folder, self.vocabulary = folder, vocabulary
+    `fingerprint` is that of the codec which encoded them; None (not known) fits no model that is asked for its own.
+    """
+
+    def __init__(self, folder: Path, vocabulary: Vocabulary, fingerprint: str | None = None) -> None:
+        self.folder, self.vocabulary, self.fingerprint = folder, vocabulary, fingerprint
         self._file = (folder / "ids.bin").open("wb")
         self._offsets = [0]
         self._answers: list[int] = []
@@ -70,6 +73,8 @@ class ShardWriter:
             "dtype": dtype_for(self.vocabulary).name,
             "vocabulary": self.vocabulary.hash,
         }
+        if self.fingerprint is not None:
+            summary["fingerprint"] = self.fingerprint
         (self.folder / "shards.json").write_text(json.dumps(summary, indent=2) + "\n")
         return summary
 
@@ -77,11 +82,14 @@ class ShardWriter:
 class Shards:
     """Reads a folder of token shards; ids stay on the disk and are mapped.
 
+    Args:
+        fingerprint: `Codec.fingerprint` of the model that reads them; None: don't compare.
+
     Raises:
-        ValueError: the folder is none, incomplete, empty or of another vocabulary.
+        ValueError: the folder is none, incomplete, empty or of another vocabulary or codec.
     """
 
-    def __init__(self, folder: str | Path, vocabulary: Vocabulary) -> None:
+    def __init__(self, folder: str | Path, vocabulary: Vocabulary, fingerprint: str | None = None) -> None:
         folder = Path(folder)
         if not (folder / "shards.json").is_file():
             raise ValueError(
@@ -92,6 +100,12 @@ class Shards:
             raise ValueError(
                 f"{folder}: prepared for vocabulary {summary['vocabulary']}, the model has {vocabulary.hash}; "
                 "run `jam prepare` again with this model"
+            )
+        prepared = summary.get("fingerprint")
+        if fingerprint is not None and prepared != fingerprint:
+            raise ValueError(
+                f"{folder}: prepared by tokenizers with the fingerprint {prepared}, the model's have {fingerprint}: "
+                "its ids mean something else to this model; run `jam prepare` again with this model"
             )
         self.folder, self.vocabulary = folder, vocabulary
         try:

@@ -31,7 +31,7 @@ def write_page(path: Path, report: dict[str, Any], answers: Answers) -> None:
         "A green frame: the exact checker finds every part there, in its colour and place, and nothing else.</p>",
         numbers(report),
         "<h2>How it was made</h2>",
-        f"<p>`jam demo` by the recipe {report['recipe']}: fuse (cross, every 2, readout exact), align "
+        f"<p>jam demo, recipe {report['recipe']}: fuse (cross, every 2, readout exact), align "
         "on text-only lessons and captioned pictures, tune on illustrated lessons, answer "
         f"{report['prompts']} questions; {report['seconds']:.0f} seconds in all.</p>",
         "<h2>Answers</h2>",

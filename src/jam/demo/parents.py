@@ -25,6 +25,7 @@ from jam.checkpoints import Manifest, new_folder, write_json
 from jam.codec import Codec, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.commands.progress import run_training, track
+from jam.commands.train import make_trainer
 from jam.data import prepare
 from jam.demo.image_tokenizer import build_image_tokenizer, train_image_tokenizer
 from jam.documents import Document
@@ -32,14 +33,14 @@ from jam.generation import GenerationSettings
 from jam.grammar import Grammar
 from jam.model import Model
 from jam.models import SingleStream
-from jam.training import DataSource, TrainConfig, Trainer
+from jam.training import DataSource, TrainConfig
 from jam.tutorials.corpora import captioned_pictures, text_tutorials
 from jam.tutorials.things import RESOLUTION
 from jam.vocabulary import ParentRows, Vocabulary
 
 CONTEXT = 1024
 SENTINELS = 16
-TEXT_DOCUMENTS, CAPTIONS, VALIDATION = 20_000, 50_000, 256
+TEXT_DOCUMENTS, CAPTIONS, VALIDATION = 40_000, 50_000, 256
 # A seed of its own for documents that measure, in every corpus.
 VALIDATION_SEED = 1_000_003
 
@@ -95,7 +96,7 @@ def write_shards(
 
 def train_parent(model: Model, config: TrainConfig, out: Path, console: Console, what: str) -> None:
     """Train and write the parent's folder, its weights in float16 (they are kept in the package)."""
-    trainer = Trainer(model.joint, config, model.save, model.load_weights)
+    trainer = make_trainer(model, config)
     run_training(trainer, what, console)
     model.joint.half()
     with new_folder(out) as folder:
@@ -123,7 +124,7 @@ def train_text_parent(out: Path, tokenizer: PreTrainedTokenizerFast, steps: int,
             text_tutorials(VALIDATION_SEED), VALIDATION, codec, scratch / "held", "held-out texts", console
         )
         model = parent(decoder(text_size, eos_id, seed=1), vocabulary, ParentRows(text_size), out, codec)
-        train_parent(model, recipe(scratch / "run", shards, held, steps), out, console, "text parent")
+        train_parent(model, recipe(scratch / "run", shards, held, steps, 8), out, console, "text parent")
 
 
 def train_image_parent(
@@ -141,7 +142,7 @@ def train_image_parent(
         held = write_shards(held_out, VALIDATION, codec, scratch / "held", "held-out captions", console)
         # `Model.save` copies the image tokenizer that lies in the model's folder.
         model = parent(decoder(vocabulary.size, eos_id, seed=2), vocabulary, rows, image_tokenizer.parent, codec)
-        train_parent(model, recipe(scratch / "run", shards, held, steps), out, console, "image parent")
+        train_parent(model, recipe(scratch / "run", shards, held, steps, 16), out, console, "image parent")
 
 
 def make_parents(out: Path, tokenizer_steps: int, text_steps: int, image_steps: int, console: Console) -> None:
@@ -149,16 +150,16 @@ def make_parents(out: Path, tokenizer_steps: int, text_steps: int, image_steps: 
     image_tokenizer = out / IMAGE_TOKENIZER_FOLDER
     corpora = (islice(text_tutorials(0), 3000), islice(captioned_pictures(0), 3000))
     tokenizer = build_text_tokenizer(text for corpus in corpora for document in corpus for text in document.texts)
-    if not image_tokenizer.exists():
-        make_image_tokenizer(image_tokenizer, tokenizer_steps, console)
     if not (out / "text").exists():
         train_text_parent(out / "text", tokenizer, text_steps, console)
     if not (out / "image").exists():
+        if not image_tokenizer.exists():
+            make_image_tokenizer(image_tokenizer, tokenizer_steps, console)
         train_image_parent(out / "image", tokenizer, image_tokenizer, image_steps, console)
-    shutil.rmtree(image_tokenizer)
+        shutil.rmtree(image_tokenizer)
 
 
-def recipe(run: Path, shards: Path, validation: Path, steps: int) -> TrainConfig:
+def recipe(run: Path, shards: Path, validation: Path, steps: int, micro_batch_size: int) -> TrainConfig:
     return TrainConfig(
         model="",
         out=str(run),
@@ -167,8 +168,8 @@ def recipe(run: Path, shards: Path, validation: Path, steps: int) -> TrainConfig
         stage="parent",
         steps=steps,
         context=256,
-        batch_tokens=4096,
-        micro_batch_size=16,
+        batch_tokens=256 * micro_batch_size,
+        micro_batch_size=micro_batch_size,
         lr=2e-3,
         warmup_steps=100,
         min_lr_ratio=0.02,
@@ -182,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write text/ and image/ into")
     parser.add_argument("--tokenizer-steps", type=int, default=2000)
-    parser.add_argument("--text-steps", type=int, default=200)
+    parser.add_argument("--text-steps", type=int, default=1600)
     parser.add_argument("--image-steps", type=int, default=1500)
     arguments = parser.parse_args()
     console = Console()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jam.checkpoints import new_folder, write_json
+from jam.checkpoints import write_json
 from jam.demo.measure import pictures_from_captions
-from jam.demo.setup import fuse_parents, perplexity, train, validation, write_corpus
+from jam.demo.setup import REPORT, begin_folder, fuse_parents, perplexity, train, validation, write_corpus
 from jam.demo.story import SETTINGS
 from jam.model import Model, load
 from jam.tutorials import PARENTS
 from jam.tutorials.corpora import held_out_captions
 
-CAPTIONS = 100
+CAPTIONS = 100  # held-out ones that each model draws
+DOCUMENTS = 1500  # of each corpus, for alignment
 
 
 @dataclass(frozen=True)
@@ -41,26 +43,29 @@ FUSIONS = (
 )
 
 
-def report(out: Path, console: Console) -> list[dict[str, Any]]:
-    """Measure both parents and every fusion; the table is printed and lies in ``out/report.json``."""
+def report(out: Path, console: Console, options: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Measure both parents and every fusion; the table is printed and lies in ``out/report.json``.
+
+    `options` stand on top of the alignment's recipe, as on the command line.
+    """
     started = time.perf_counter()
-    with new_folder(out, overwrite=True) as folder:
-        parents = {name: load(PARENTS / name, device="cpu") for name in ("text", "image")}
-        rows = [
-            row_of("text parent", parents["text"], (None, None)),
-            row_of("image parent", parents["image"], (None, 149.0)),
-        ]
-        codec = parents["image"].codec
-        shards = [
-            (write_corpus(name, 1500, codec, folder / "data" / name, console), 0.5) for name in ("texts", "captions")
-        ]
-        for fusion in FUSIONS:
-            console.rule(fusion.name)
-            name = fusion.name.replace(" ", "-")
-            model = fuse_parents(folder / name, console, **fusion.options)
-            model = train(model, "align", shards, folder / f"{name}-aligned", console)
-            rows.append(row_of(fusion.name, model, fusion.paper))
-        write_json(folder / "report.json", rows)
+    begin_folder(out)
+    parents = {name: load(PARENTS / name, device="cpu") for name in ("text", "image")}
+    rows = [
+        row_of("text parent", parents["text"], (None, None)),
+        row_of("image parent", parents["image"], (None, 149.0)),
+    ]
+    codec = parents["image"].codec
+    shards = [
+        (write_corpus(name, DOCUMENTS, codec, out / "data" / name, console), 0.5) for name in ("texts", "captions")
+    ]
+    for fusion in FUSIONS:
+        console.rule(fusion.name)
+        name = fusion.name.replace(" ", "-")
+        model = fuse_parents(out / name, console, **fusion.options)
+        model = train(model, "align", shards, out / f"{name}-aligned", console, options)
+        rows.append(row_of(fusion.name, model, fusion.paper))
+    write_json(out / REPORT, rows)
     console.print(table(rows))
     minutes = (time.perf_counter() - started) / 60
     console.print(f"{out}/report.json: the same numbers, after {minutes:.0f} minutes", soft_wrap=True)

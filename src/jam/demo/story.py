@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.console import Console
 from jam.checkpoints import new_folder, write_json
 from jam.demo.measure import Answers, answer_prompts
 from jam.demo.page import write_page
-from jam.demo.setup import fuse_parents, perplexity, train, validation, write_corpus
+from jam.demo.setup import REPORT, begin_folder, fuse_parents, perplexity, train, validation, write_corpus
 from jam.evaluation import compare_with_parents
 from jam.generation import GenerationSettings
 from jam.model import Model, load
@@ -20,8 +21,8 @@ from jam.models import SingleStream
 from jam.tutorials import PARENTS
 from jam.tutorials.corpora import held_out_prompts
 
-GUIDANCE_SCALES = (1.0, 1.5)
-SETTINGS = GenerationSettings(max_new_tokens=480, temperature=0.7, top_p=0.9, image_temperature=0.7, image_top_p=0.9)
+TRIAL_PROMPTS = 24
+SETTINGS = GenerationSettings(temperature=0.7, top_p=0.9, image_temperature=0.7, image_top_p=0.5)
 
 
 @dataclass(frozen=True)
@@ -32,40 +33,55 @@ class Lessons:
     tutorials: int
     captions: int
     texts: int
+    guidance_scales: tuple[float, ...] = (1.0, 2.0)
     options: tuple[str, ...] = ()
 
 
 SHORT = Lessons("instruct", tutorials=3_000, captions=1_000, texts=800)
-LONG = Lessons("instruct-long", tutorials=24_000, captions=3_000, texts=800)
+LONG = Lessons("instruct-long", tutorials=8_000, captions=2_000, texts=800, guidance_scales=(1.0, 1.5, 2.0, 3.0))
 
 
 def story(out: Path, prompts: int, lessons: Lessons, console: Console) -> dict[str, Any]:
-    """Run it all into `out` (which is replaced at the end): ``index.html``, ``report.json`` and ``model/``."""
+    """Run it all into `out`, which may hold an earlier demo: ``index.html``, ``report.json`` and ``model/``."""
     started = time.perf_counter()
-    with new_folder(out, overwrite=True) as folder:
-        console.rule("1. fuse")
-        model = fuse_parents(folder / "fused", console, method="cross", every=2, readout="exact")
-        report: dict[str, Any] = {"prompts": prompts, "recipe": lessons.recipe}
-        report |= step_zero(model, console)
-        console.rule("2. align and tune")
-        tune(model, folder, lessons, console)
-        report["perplexity"]["tuned"] = perplexities(model)
-        console.rule("3. answer questions about things in colours that no corpus has")
-        questions = held_out_prompts(prompts)
-        runs = [
-            answer_prompts(model, questions, replace(SETTINGS, guidance_scale=scale), console)
-            for scale in GUIDANCE_SCALES
-        ]
-        best = max(runs, key=lambda run: run.summary()["pictures_right"])
-        report |= best.summary() | {"by_guidance_scale": [run.summary() for run in runs]}
-        model.settings = replace(SETTINGS, guidance_scale=best.guidance_scale)
-        (folder / "model").mkdir()
-        model.save(folder / "model")
-        report["seconds"] = round(time.perf_counter() - started, 1)
-        write_json(folder / "report.json", report)
-        write_page(folder / "index.html", report, best)
+    begin_folder(out)
+    console.rule("1. fuse")
+    model = fuse_parents(out / "fused", console, method="cross", every=2, readout="exact")
+    report: dict[str, Any] = {"prompts": prompts, "recipe": lessons.recipe}
+    report |= step_zero(model, console)
+    console.rule("2. align and tune")
+    tune(model, out, lessons, console)
+    report["perplexity"]["tuned"] = perplexities(model)
+    console.rule("3. answer questions about things in colours that no corpus has")
+    runs = answer_all(model, prompts, lessons.guidance_scales, console)
+    best = runs[-1]
+    report |= best.summary() | {"by_guidance_scale": [run.summary() for run in runs]}
+    model.settings = replace(SETTINGS, guidance_scale=best.guidance_scale)
+    with new_folder(out / "model") as folder:
+        model.save(folder)
+    report["seconds"] = round(time.perf_counter() - started, 1)
+    write_json(out / REPORT, report)
+    write_page(out / "index.html", report, best)
     show(report, best, out, console)
     return report
+
+
+def answer_all(model: Model, prompts: int, scales: Sequence[float], console: Console) -> list[Answers]:
+    """Answers without guidance, then with the scale that draws best on other questions; the last run is the best."""
+    others = held_out_prompts(TRIAL_PROMPTS, seed=1)
+    console.print(f"choosing the guidance scale on {TRIAL_PROMPTS} other questions")
+    trials = {
+        scale: answer_prompts(model, others, replace(SETTINGS, guidance_scale=scale), console).summary()
+        for scale in scales
+    }
+    listed = ", ".join(f"{scale:g}: {trial['pictures_right']:.1%}" for scale, trial in trials.items())
+    console.print(f"pictures right by guidance scale: {listed}")
+    best = max(scales, key=lambda scale: trials[scale]["pictures_right"])
+    questions = held_out_prompts(prompts)
+    return [
+        answer_prompts(model, questions, replace(SETTINGS, guidance_scale=scale), console)
+        for scale in sorted({1.0, best}, key=lambda scale: scale == best)
+    ]
 
 
 def step_zero(model: Model, console: Console) -> dict[str, Any]:
@@ -92,7 +108,7 @@ def step_zero(model: Model, console: Console) -> dict[str, Any]:
 
 
 def perplexities(model: Model) -> dict[str, float | int | None]:
-    """Text perplexity on text-only tutorials, image perplexity on captioned pictures; both held out."""
+    """Text perplexity on text-only tutorials, image perplexity on captioned pictures; both about held-out pairs."""
     return {
         "text_ppl": perplexity(model.joint, validation("texts", model.codec))["text_ppl"],
         "image_ppl": perplexity(model.joint, validation("captions", model.codec))["image_ppl"],

@@ -1,6 +1,8 @@
 """Perplexity by modality: exp of the mean cross-entropy over text targets, image targets, and all of them.
 
-`<break>`, `</s>` and other controls count as text; of messages only the answer is measured (REFERENCE section 8).
+`<break>`, `</s>` and other controls count as text; of messages only the answer is measured. The softmax runs inside
+what the grammar allows, for every model alike, so that fusions with one softmax over everything and with one a modality
+can be compared; the paper's numbers are over everything.
 """
 
 from __future__ import annotations
@@ -58,10 +60,11 @@ def measure(model: JointModel, group: list[Encoded], batch_size: int, counts: Pe
     longest = max(len(piece.ids) for piece in pieces) - 1
     # Short documents are packed into sequences of a few documents each: attention is quadratic in their length.
     length = min(context, max(longest, 512))
+    allowed = model.grammar.allowed().to(model.device)
     for batch in plain_batches(pieces, model.grammar, length, batch_size):
         batch = batch.to(model.device)
         hidden = model.hidden(batch.inputs, batch.positions, batch.attention_mask())
         at = (batch.weights.flatten() > 0).nonzero()[:, 0]
         targets, states = batch.targets.flatten()[at], batch.states.flatten()[at]
-        nll = token_nll(model, hidden.flatten(0, 1)[at], targets, states)
+        nll = token_nll(model, hidden.flatten(0, 1)[at], targets, states, allowed)
         counts.add(nll, (targets >= vocabulary.image_start) & (targets < vocabulary.control_start))

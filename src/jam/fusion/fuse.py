@@ -41,6 +41,7 @@ class FuseConfig:
         init: width: what fills the blocks off the diagonal.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
         image_codes: number of image codes, for a plan without image tokenizer.
+        image_start: row of the first image code in the image parent's table; default: the codes are its last rows.
         dtype: data type of the result; default: the parents'.
         plan: print what would happen, and stop; config.json of each parent is enough.
         json: print the plan as JSON on stdout.
@@ -57,6 +58,7 @@ class FuseConfig:
     init: Init = "copy"
     sentinels: int | None = None
     image_codes: int | None = None
+    image_start: int | None = None
     dtype: DTypeName | None = None
     plan: bool = False
     json: bool = False
@@ -84,6 +86,7 @@ def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = No
         Parent.describe(config.image, "image"),
         image_tokenizer=image_tokenizer_info,
         image_codes=config.image_codes,
+        image_start=config.image_start,
         sentinels=config.sentinels,
         dtype=getattr(torch, config.dtype) if config.dtype else None,
         plan_only=config.plan,

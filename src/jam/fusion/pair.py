@@ -100,6 +100,7 @@ def join(
     image: Parent,
     image_tokenizer: CodebookInfo | None = None,
     image_codes: int | None = None,
+    image_start: int | None = None,
     sentinels: int | None = None,
     dtype: torch.dtype | None = None,
     plan_only: bool = False,
@@ -107,11 +108,14 @@ def join(
     """Find the joint vocabulary of two parents.
 
     A manifest says where a parent keeps its rows. A parent from elsewhere is read by rule: its text ids are its
-    tokenizer's, and image codes are the last rows of the image parent's table, which may hold nothing else.
+    tokenizer's, and image codes are the last rows of the image parent's table, which may hold nothing else. They must
+    begin where the text ids or the text parent's table end: in a table that is padded behind its codes the last rows
+    are others, and every picture would be read wrongly. Else `image_start` says where they begin.
 
     Args:
         image_tokenizer: codebook size and grid of the image tokenizer.
         image_codes: number of image codes, when there is no image tokenizer to tell.
+        image_start: the image parent's row of image code 0, when there is no manifest to tell.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
         plan_only: guess from the configs what is not known, and note it, instead of refusing.
 
@@ -120,8 +124,14 @@ def join(
     """
     notes: list[str] = []
     image_size = _image_size(text, image, image_tokenizer, image_codes, plan_only, notes)
-    text_rows = _text_rows(text, image, image_size, plan_only)
-    image_rows = image.rows or _appended_codes(text_rows.text_size, image, image_size)
+    start = image.vocab_size - image_size if image_start is None else image_start
+    text_rows = _text_rows(text, image, image_size, start, plan_only)
+    image_rows = image.rows or _image_rows(text_rows.text_size, text, image, image_size, start, image_start is not None)
+    if image_start not in (None, image_rows.image_start):
+        raise ValueError(
+            f"the image parent's manifest says that its codes begin at row {image_rows.image_start}, --image-start "
+            f"says {image_start}; leave the option out"
+        )
     if image_rows.text_size == 0:
         notes.append("the image parent has image rows only: it reads text through one learned vector")
     elif text.tokenizer and image.tokenizer:
@@ -200,10 +210,9 @@ def _image_size(
     return image.vocab_size
 
 
-def _text_rows(text: Parent, image: Parent, image_size: int, plan_only: bool) -> ParentRows:
+def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int, plan_only: bool) -> ParentRows:
     if text.rows is not None:
         return text.rows
-    image_start = image.vocab_size - image_size
     one_vocabulary = image.rows is None and text.vocab_size == image.vocab_size and image_size > 0
     if text.tokenizer is not None:
         text_size = len(text.tokenizer)
@@ -222,14 +231,28 @@ def _text_rows(text: Parent, image: Parent, image_size: int, plan_only: bool) ->
     return ParentRows(text_size, image_start if one_vocabulary else None)
 
 
-def _appended_codes(text_size: int, image: Parent, image_size: int) -> ParentRows:
-    start = image.vocab_size - image_size
+def _image_rows(text_size: int, text: Parent, image: Parent, image_size: int, start: int, told: bool) -> ParentRows:
+    """Rows of an image parent without manifest, whose codes begin at row `start`; `told`: the user says so."""
+    if told and not 0 <= start <= image.vocab_size - image_size:
+        raise ValueError(
+            f"--image-start {start}: {image_size} image codes from there on are not within the {image.vocab_size} rows "
+            "of the image parent"
+        )
     if start == 0:
         return ParentRows(0, 0)
+    if told and start < text_size:
+        raise ValueError(f"--image-start {start} is among the {text_size} text ids, which are the image parent's too")
     if start < text_size:
         raise ValueError(
             f"the image parent has {image.vocab_size} rows, which are neither {text_size} text ids and {image_size} "
             "image codes nor image codes alone; describe its rows in a manifest.json, or give its own image tokenizer"
+        )
+    if not told and start not in (text_size, text.vocab_size):
+        raise ValueError(
+            f"where the image codes begin is not clear: the last {image_size} of the image parent's {image.vocab_size} "
+            f"rows begin at row {start}, but the text ids end at {text_size} and the text parent's table at "
+            f"{text.vocab_size}; name the row of image code 0 with --image-start, or describe the rows in a "
+            "manifest.json"
         )
     return ParentRows(text_size, start)
 

@@ -1,4 +1,4 @@
-"""Classifier-free guidance on image tokens (paper eq. 6, REFERENCE sections 3 and 7)."""
+"""Classifier-free guidance on image tokens (paper eq. 6, docs/method.md, section s 3 and 7)."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ class Row:
                 f"the prompt has {len(prompt)} tokens and the model's context {context_length}: no room for an answer; "
                 "shorten the prompt"
             )
-        self.budget = min(settings.max_new_tokens, context_length - len(prompt))
+        room = context_length - len(prompt)
+        self.budget = room if settings.max_new_tokens is None else min(settings.max_new_tokens, room)
         self.new_ids: list[int] = []
         self.log_probs: list[float] = []
         self.finish_reason: FinishReason | None = None

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How one document is decoded (REFERENCE section 7).
+    """How one document is decoded (docs/method.md, section 7).
 
     Args:
-        max_new_tokens: most tokens to write; a picture that would not fit as a whole is not begun.
+        max_new_tokens: most tokens to write (None: what the context holds); a picture that would not fit as a whole is
+            not begun.
         max_images: most pictures to begin (None: no limit).
         temperature: divides the logits; 0 takes the most probable token.
         top_p: sample from the smallest set of tokens that has at least this probability; 1 samples from all.
@@ -22,7 +23,7 @@ class GenerationSettings:
         seed: the same seed gives the same document, whatever else is in the batch.
     """
 
-    max_new_tokens: int = 1024
+    max_new_tokens: int | None = None
     max_images: int | None = None
     temperature: float = 1.0
     top_p: float = 0.9
@@ -32,7 +33,7 @@ class GenerationSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
         if self.max_images is not None and self.max_images < 0:
             raise ValueError(f"max_images is {self.max_images}; it must be 0 or more, or None for no limit")

@@ -96,12 +96,6 @@ class RowCache(Cache):
         """Number of tokens in each row, long [rows], on the device of the last `step`."""
         return self._lengths.to(self._device)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated so far."""
-        layers = [layer for layer in self.layers if isinstance(layer, RowCacheLayer)]
-        return sum(tensor.nbytes for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None)
-
     def current_step(self) -> Step:
         assert self._step is not None, "RowCache.step declares a forward before it runs"
         return self._step

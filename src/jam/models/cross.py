@@ -1,4 +1,4 @@
-"""The cross-attention model: two towers side by side on the same tokens (REFERENCE section 2).
+"""The cross-attention model: two towers side by side on the same tokens (docs/method.md, section 2).
 
 Shapes: B batch, T time, K keys, N positions, V joint vocabulary, H what `hidden` returns a position.
 """
@@ -13,6 +13,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from jam.grammar import IMAGE_STATES, Cursor, Grammar, State
+from jam.models.base import JointBase
 from jam.models.cache import RowCache
 from jam.models.cross_block import CrossBlock, Projection
 from jam.models.cross_config import CrossConfig
@@ -21,7 +22,7 @@ from jam.models.towers import JointTower, Rotary, Tower
 from jam.vocabulary import Vocabulary
 
 
-class CrossForCausalLM(PreTrainedModel):
+class CrossForCausalLM(JointBase, PreTrainedModel):
     """Towers `text_tower` and `image_tower` that exchange through the cross blocks `to_text` and `to_image`.
 
     With the readout ``exact`` each tower keeps its embedding, final norm and head, a softmax runs inside what the
@@ -92,8 +93,7 @@ class CrossForCausalLM(PreTrainedModel):
         self.fuse = Projection(2 * size, size, std=size**-0.5)
         norms = [tower.take(tower.family.norm) for tower in (text, image)]
         self.norm = norms[0] or nn.Identity()
-        tied = self.config.text_config.tie_word_embeddings
-        self.lm_head = None if tied else nn.Linear(size, vocabulary.size, bias=False)
+        self.lm_head = None if self.config.tie_word_embeddings else nn.Linear(size, vocabulary.size, bias=False)
         for tower in (text, image):
             tower.drop_vocabulary()
 
@@ -121,22 +121,8 @@ class CrossForCausalLM(PreTrainedModel):
         elif module is self and self.config.readout == "exact":
             self._fill_tables()
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return self.grammar.vocabulary
-
-    @property
-    def context_length(self) -> int:
-        """The longest sequence that both towers take."""
-        return self.config.max_position_embeddings
-
     def get_input_embeddings(self) -> nn.Module:
         return self.text_tower.embedding if self.config.readout == "exact" else self.embed_tokens
-
-    def new_cache(self, rows: int, max_length: int) -> RowCache:
-        """An empty cache for `rows` sequences of up to `max_length` tokens."""
-        check_length(max_length, self.context_length)
-        return RowCache(self.config.num_hidden_layers, rows, max_length)
 
     def hidden(
         self,
@@ -153,10 +139,7 @@ class CrossForCausalLM(PreTrainedModel):
             attention_mask: bool [B, 1, T, K], True where visible; None: plain causal.
             cache: after `RowCache.step`, whose positions and mask are the other arguments.
         """
-        if position_ids is None:
-            check_length(input_ids.shape[1], self.context_length)
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        check_mask(attention_mask, cache)
+        position_ids = self._positions(input_ids, position_ids, attention_mask, cache)
         (text, text_rotary), (image, image_rotary) = self._enter(input_ids, position_ids)
         both_rotary = text_rotary is not None and image_rotary is not None
         exchanges = {layer: index for index, layer in enumerate(self.config.exchanges)}
@@ -265,21 +248,6 @@ def target_states(grammar: Grammar, input_ids: Tensor) -> Tensor:
             cursor.feed(token)
         result.append([*chosen_in[1:], cursor.state])
     return torch.tensor(result, device=input_ids.device)
-
-
-def check_length(length: int, context_length: int) -> None:
-    if length > context_length:
-        raise ValueError(f"a sequence of {length} tokens is longer than the model's context of {context_length}")
-
-
-def check_mask(attention_mask: Tensor | None, cache: RowCache | None) -> None:
-    if cache is not None and attention_mask is None:
-        raise ValueError("a cache needs the positions and the mask that RowCache.step returns")
-    if attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.ndim != 4):
-        raise ValueError(
-            f"attention_mask is {attention_mask.dtype} {list(attention_mask.shape)}; it must be bool [batch, 1, time, "
-            "keys], True where visible (right padding needs no mask)"
-        )
 
 
 AutoConfig.register(CrossConfig.model_type, CrossConfig, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One direction of the exchange between towers (JAM paper section 2.1.3; REFERENCE section 2).
+"""One direction of the exchange between towers (JAM paper section 2.1.3; docs/method.md, section 2).
 
 Shapes: B batch, T time, K keys, d width of the receiving tower, o width of the other one.
 """

@@ -26,7 +26,7 @@ class CrossConfig(PretrainedConfig):
         text_rows: rows of the text parent's tables (`dataclasses.asdict` of `ParentRows`).
         image_rows: rows of the image parent's tables.
         cross_every: k: the towers exchange after layers 0, k, 2k, ...; 0: never.
-        readout: ``exact`` (embeddings, norms and heads of each tower) or ``paper`` (shared ones); REFERENCE section 2.
+        readout: ``exact`` (embedding, norm, head of each tower) or ``paper`` (shared ones); docs/method.md section 2.
     """
 
     model_type = "jam_cross"
@@ -66,8 +66,10 @@ class CrossConfig(PretrainedConfig):
                     f"the {role} parent's embedding is {width} wide and its layers {config.hidden_size}; the readout "
                     "'paper' shares one embedding without such a projection, the readout 'exact' keeps it"
                 )
-        # Parents tie inside their towers; of our own tables only the paper's could be tied.
-        self.tie_word_embeddings = self.readout == "paper" and bool(self.text_config.tie_word_embeddings)
+        # Parents tie inside their towers. Of our own tables only the paper's can be tied, and one head for both parents
+        # would lose that of a parent which does not tie.
+        both_tie = bool(self.text_config.tie_word_embeddings and self.image_config.tie_word_embeddings)
+        self.tie_word_embeddings = self.readout == "paper" and both_tie
         super().__post_init__(**kwargs)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> CrossConfig:

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from jam.models import JointModel
 
 
-def token_nll(model: JointModel, hidden: Tensor, targets: Tensor, states: Tensor) -> Tensor:
+def token_nll(
+    model: JointModel, hidden: Tensor, targets: Tensor, states: Tensor, allowed: Tensor | None = None
+) -> Tensor:
     """-log p(target) in nats, fp32 ``[N]``, from ``hidden [N, H]``, ``targets [N]`` and their states ``[N]``.
 
     Text and image targets go through the readout apart, so that a head is computed only where it answers.
+    With `allowed` (`Grammar.allowed()`) the softmax runs inside the grammar for every model, not only for those whose
+    readout does so by itself.
     """
     is_image = IMAGE_STATES.to(states.device)[states]
     nll = hidden.new_zeros(len(targets), dtype=torch.float32)
@@ -27,6 +31,8 @@ def token_nll(model: JointModel, hidden: Tensor, targets: Tensor, states: Tensor
         at = selected.nonzero()[:, 0]
         if len(at):
             logits = model.logits(hidden.index_select(0, at), states[at])
+            if allowed is not None:
+                logits = logits.masked_fill(~allowed[states[at]], -torch.inf)
             nll = nll.index_copy(0, at, F.cross_entropy(logits.float(), targets[at], reduction="none"))
     return nll
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from jam.grammar import Grammar
+from jam.models.base import JointBase
 from jam.models.cache import RowCache
-from jam.models.cross import check_length, check_mask
 from jam.models.rows import JointRows, spread
 from jam.models.towers import Tower
 from jam.vocabulary import ParentRows, Vocabulary
 
 
-class SingleStream(nn.Module):
+class SingleStream(JointBase, nn.Module):
     """A decoder of `transformers` that reads and writes joint ids.
 
     Ids without a row of the model's are read through its mean input row and have the logit -inf; one softmax runs over
@@ -43,12 +43,9 @@ class SingleStream(nn.Module):
         return self.tower.model
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        return self.grammar.vocabulary
-
-    @property
-    def context_length(self) -> int:
-        return self.tower.config.max_position_embeddings
+    def config(self) -> PretrainedConfig:
+        """The plain decoder's."""
+        return self.tower.config
 
     @property
     def device(self) -> torch.device:
@@ -58,11 +55,6 @@ class SingleStream(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
-    def new_cache(self, rows: int, max_length: int) -> RowCache:
-        """An empty cache for `rows` sequences of up to `max_length` tokens."""
-        check_length(max_length, self.context_length)
-        return RowCache(self.tower.config.num_hidden_layers, rows, max_length)
-
     def hidden(
         self,
         input_ids: Tensor,
@@ -71,10 +63,7 @@ class SingleStream(nn.Module):
         cache: RowCache | None = None,
     ) -> Tensor:
         """The head's input, [B, T, H]; arguments as in `CrossForCausalLM.hidden`."""
-        if position_ids is None:
-            check_length(input_ids.shape[1], self.context_length)
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        check_mask(attention_mask, cache)
+        position_ids = self._positions(input_ids, position_ids, attention_mask, cache)
         return self.tower(self._embed(input_ids), position_ids, attention_mask, cache)
 
     def _embed(self, input_ids: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ class DataSource:
 
     Args:
         path: folder of token shards (`jam prepare`).
-        weight: share of documents visited, relative to the other sources.
+        weight: share of the tokens that are trained on, relative to the other sources.
     """
 
     path: str

@@ -62,6 +62,7 @@ class Trainer:
         config: the recipe.
         save_model: writes a whole model folder; called with an empty folder and the stage reached.
         load_weights: takes the weights of a folder that `save_model` wrote.
+        fingerprint: `Codec.fingerprint` that all shards must have; None: don't compare.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Trainer:
         config: TrainConfig,
         save_model: Callable[[Path, str], None],
         load_weights: Callable[[Path], None],
+        fingerprint: str | None = None,
     ) -> None:
         self.model, self.config = model, config
         self.save_model, self.load_weights = save_model, load_weights
@@ -79,13 +81,19 @@ class Trainer:
         if self.context > model.context_length:
             raise ValueError(f"context is {self.context}, the model takes {model.context_length} positions")
         sources = [
-            Source(Shards(source.path, model.vocabulary), source.weight, self.context) for source in config.sources
+            Source(Shards(source.path, model.vocabulary, fingerprint), source.weight, self.context)
+            for source in config.sources
         ]
         objective = Objective(config.cm3, config.unconditional_rate, config.sentinel_weight, config.image_weight)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
         self.accumulation = max(1, round(config.batch_tokens / (config.micro_batch_size * self.context)))
         self.steps_per_epoch = self.loader.sequences_per_epoch() / (self.accumulation * config.micro_batch_size)
         self.steps = config.steps or math.ceil((config.epochs or 1.0) * self.steps_per_epoch)
+        if config.schedule != "constant" and config.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps is {config.warmup_steps}, the run has {self.steps} steps: none is left for the "
+                f"{config.schedule} schedule; lower warmup_steps, train longer or choose schedule constant"
+            )
         self.names: dict[torch.Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
         }
@@ -101,7 +109,7 @@ class Trainer:
         self.step = 0
         self.place = self.loader.state()  # in the data, after the last whole step
         self.validation_report: dict[str, float | int | None] = {}
-        self.validation = [Shards(path, model.vocabulary) for path in config.validation]
+        self.validation = [Shards(path, model.vocabulary, fingerprint) for path in config.validation]
 
     def train_step(self) -> StepReport:
         """One optimiser step over `accumulation` micro-batches, each weighted by its share of what counts."""

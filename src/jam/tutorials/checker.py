@@ -63,7 +63,11 @@ def picture_shows(picture: Image.Image, scene: Scene) -> bool:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the checker says of one answer. `pictures` judges each picture by the texts before it."""
+    """What the checker says of one answer.
+
+    `pictures` judges each picture by the texts before it; pictures that a thing's steps ask for and that are not there
+    count as wrong.
+    """
 
     well_formed: bool  # ends by itself; text and picture alternate; as many steps as the thing has parts
     texts_right: bool  # the texts lead to what was asked
@@ -89,8 +93,10 @@ def check_answer(parts: list[Part], request: Request, ended: bool) -> Verdict:
             scene = read_steps(texts)
             verdicts.append(scene is not None and picture_shows(part.load(), scene))
     scene = read_steps(texts)
+    well_formed = ended and alternate and len(verdicts) == steps
+    verdicts += [False] * (steps - len(verdicts))
     return Verdict(
-        well_formed=ended and alternate and len(verdicts) == steps,
+        well_formed=well_formed,
         texts_right=scene is not None and request.is_met_by(scene),
         pictures=tuple(verdicts),
     )

@@ -69,19 +69,19 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What a question asks for: a thing in a colour, and perhaps a size, a place and the colour of one more part."""
+    """What a question asks for: a thing in a colour, and perhaps a size, a place and the colours of more parts."""
 
     thing: str
     colour: str
     size: str | None = None
     place: str | None = None
-    accent: tuple[str, str] | None = None  # part, colour
+    accents: tuple[tuple[str, str], ...] = ()  # part, colour
 
     def question(self, rng: random.Random) -> str:
         what = f"{self.colour} {self.thing}"
         what = f"a {self.size} {what}" if self.size else with_article(what)
-        if self.accent:
-            what += f" with {part_phrase(self.thing, *self.accent)}"
+        if self.accents:
+            what += f" with {' and '.join(part_phrase(self.thing, *accent) for accent in self.accents)}"
         if self.place:
             what += f" {PLACES[self.place]}"
         return rng.choice(QUESTIONS).format(what=what)
@@ -95,7 +95,7 @@ class Request:
             and colours[THINGS[self.thing].main] == self.colour
             and self.size in (None, scene.size)
             and self.place in (None, scene.place)
-            and (self.accent is None or colours[self.accent[0]] == self.accent[1])
+            and all(colours[part] == colour for part, colour in self.accents)
         )
 
 
@@ -103,14 +103,13 @@ def request_for(scene: Scene, rng: random.Random) -> Request:
     """A question to which the scene is an answer."""
     main = THINGS[scene.thing].main
     colours = dict(scene.parts)
-    others = [part for part in colours if part != main]
-    accent = rng.choice(others) if rng.random() < 0.6 else None
+    accents = tuple((part, colour) for part, colour in scene.parts if part != main and rng.random() < 0.7)
     return Request(
         thing=scene.thing,
         colour=colours[main],
         size=scene.size if rng.random() < 0.5 else None,
         place=scene.place if rng.random() < 0.5 else None,
-        accent=(accent, colours[accent]) if accent else None,
+        accents=accents,
     )
 
 
