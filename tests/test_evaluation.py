@@ -40,14 +40,16 @@ def test_perplexity_is_that_of_documents_one_at_a_time(tmp_path: Path, kind: str
 
 @torch.no_grad()
 def plain_nats(made: Any, documents: list[Document]) -> dict[str, list[float]]:
-    """-log p of every target behind the question, one document a forward."""
+    """-log p, within the grammar, of every target behind the question; one document a forward."""
     vocabulary = made.codec.vocabulary
     nats: dict[str, list[float]] = {"text": [], "image": []}
     for document in documents:
         encoded = made.codec.encode(document)
         ids = torch.tensor(encoded.ids)
         states = torch.from_numpy(made.codec.grammar.state_array(ids.numpy()))[1:]
-        log_probs = made.joint.logits(made.joint.hidden(ids[None, :-1])[0], states).log_softmax(-1)
+        logits = made.joint.logits(made.joint.hidden(ids[None, :-1])[0], states)
+        forbidden = ~made.codec.grammar.allowed()[states]
+        log_probs = logits.masked_fill(forbidden, -torch.inf).log_softmax(-1)
         for place in range(encoded.answer_start, len(ids)):
             token = int(ids[place])
             kind = "image" if vocabulary.is_image(token) else "text"
