@@ -209,10 +209,11 @@ class Trainer:
                     yield report
                     if self._is_due(self.config.checkpoint_every):
                         self.save_checkpoint()
-                    if self._is_due(self.config.validate_every):
+                    if self.validation and self._is_due(self.config.validate_every):
                         self._record(self._validation_record(), board, records)
                 self.save_checkpoint()
-                self._record(self._validation_record(), board, records)
+                if self.validation:
+                    self._record(self._validation_record(), board, records)
             except (KeyboardInterrupt, GeneratorExit):
                 self.save_checkpoint()
                 raise
