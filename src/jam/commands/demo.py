@@ -20,7 +20,9 @@ def parser() -> Parser:
     made = make_parser("demo", "Fuse the built-in tiny parents, align, tune, and answer held-out questions.", EXAMPLES)
     made.add_argument("--out", type=Path | None, default=None, help="folder to write; default: jam-demo (jam-report)")
     made.add_argument("--prompts", type=int, default=100, help="held-out questions to answer")
-    made.add_argument("--long", action="store_true", help="the longer recipe: better answers, up to 40 minutes")
+    made.add_argument(
+        "--long", action="store_true", help="the longer recipe: nearly three times the tuning steps, and CM3"
+    )
     made.add_argument("--report", action="store_true", help="every fusion after the same alignment, in one table")
     return made
 

@@ -24,7 +24,7 @@ class Family(ABC):
 
     def positions_of(self, table: nn.Module, position_ids: Tensor) -> Tensor:
         """Learned position vectors [B, T, d], where `positions` names a table."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} names a position table and does not say how it is read")
 
     def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> Rotary:
         """Cosines and sines [B, T, head_dim] of rotary positions; None where the family has none."""
