@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `jam`.
 
     Returns:
-        The exit status: 0 done, 1 an error the user can mend, 2 a wrong call, 130 interrupted.
+        The exit status: 0 done, 1 an error the user can mend or a proof that fails, 2 a wrong call, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -27,14 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"jam: {error}", markup=False)
         return 2
     try:
-        COMMANDS[command].run(settings)
+        return COMMANDS[command].run(settings) or 0
     except (ValueError, OSError) as error:  # OSError: a folder that may not be written, and the like
         errors.print(f"jam {command}: {error}", markup=False)
         return 1
     except KeyboardInterrupt:
         errors.print(f"jam {command}: interrupted", markup=False)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

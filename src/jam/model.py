@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from jam.checkpoints import CheckpointReader, Manifest, check_tensors, write_json
+from jam.checkpoints import CheckpointReader, Manifest, check_tensors, require_memory, write_json
 from jam.codec import Codec, load_image_tokenizer, load_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.codec.text import TOKENIZER_FOLDER
@@ -137,9 +137,9 @@ def load(folder: str | Path, device: str | None = None, dtype: str | torch.dtype
         dtype: "float32", "bfloat16" or "float16"; default: float32 on the CPU, else as stored.
 
     Raises:
-        ValueError: it is no model folder of jam, or tensors are missing or extra.
+        ValueError: it is no model folder of jam, tensors are missing or extra, or they do not fit into memory.
     """
-    folder, device = Path(folder), _device(device)
+    folder, device = Path(folder), choose_device(device)
     codec, manifest = load_codec(folder, device), Manifest.load(folder)
     network = _load_network(folder, device, dtype)
     joint: CrossForCausalLM | SingleStream
@@ -158,7 +158,7 @@ def load_codec(folder: str | Path, device: str | None = None) -> Codec:
     Raises:
         ValueError: it is no model folder of jam.
     """
-    folder, device = Path(folder), _device(device)
+    folder, device = Path(folder), choose_device(device)
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder")
     manifest = Manifest.load(folder)
@@ -174,8 +174,8 @@ def load_codec(folder: str | Path, device: str | None = None) -> Codec:
     )
 
 
-def _device(name: str | None) -> str:
-    """A device that is there. Raises ValueError for one that is not."""
+def choose_device(name: str | None) -> str:
+    """A device that is there; by default the GPU if there is one. Raises ValueError for one that is not."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=name)
@@ -188,7 +188,8 @@ def _load_network(folder: Path, device: str, dtype: str | torch.dtype | None) ->
     chosen = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if chosen is None:
         chosen = torch.float32 if torch.device(device).type == "cpu" else "auto"
-    CheckpointReader(folder)  # a truncated or missing file is named before anything is loaded
+    reader = CheckpointReader(folder)  # a truncated or missing file is named before anything is loaded
+    require_memory(str(folder), reader.infos.values(), None if chosen == "auto" else chosen, device)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=chosen, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from jam.checkpoints.folders import new_folder, write_json
 from jam.checkpoints.manifest import STAGES, Manifest
+from jam.checkpoints.memory import available_memory, require_memory
 from jam.checkpoints.tensors import CheckpointReader, TensorInfo, check_tensors, has_weights, write_checkpoint
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "CheckpointReader",
     "Manifest",
     "TensorInfo",
+    "available_memory",
     "check_tensors",
     "has_weights",
     "new_folder",
+    "require_memory",
     "write_checkpoint",
     "write_json",
 ]

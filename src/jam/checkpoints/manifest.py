@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +33,9 @@ class Manifest:
         vocabulary: `Vocabulary.to_dict()`; None when the folder doesn't say.
         image_grid: image tokens as [height, width].
         rows: `ParentRows` as a dict, for single-stream models; the cross model's config has them per tower.
-        ancestors: what it was made from, each {"role", "name", "sha256", "architecture"}.
+        ancestors: what it was made from, each {"role", "name", "source", "rows", "sha256", "architecture"}. `source` is a
+            hub id or a folder; in the file the folder stands relative to the manifest's, so that no result carries a
+            path of the machine where it was made. `rows`: `ParentRows` as a dict.
         notes: sentences for the reader.
         jam_version: version of this package that wrote it.
     """
@@ -43,7 +46,7 @@ class Manifest:
     vocabulary: dict[str, int] | None = None
     image_grid: list[int] | None = None
     rows: dict[str, int | None] | None = None
-    ancestors: list[dict[str, str]] = field(default_factory=list)
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     jam_version: str = field(default_factory=_version)
 
@@ -51,8 +54,14 @@ class Manifest:
         if self.stage not in STAGES:
             raise ValueError(f"manifest: stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
 
-    def save(self, folder: str | Path) -> None:
-        write_json(Path(folder) / FILE_NAME, asdict(self))
+    def save(self, folder: str | Path, place: str | Path | None = None) -> None:
+        """Write it into `folder`, which will lie at `place` (default: where it is)."""
+        home = os.path.realpath(place or folder)
+        ancestors = [
+            one | {"source": os.path.relpath(one["source"], home)} if os.path.isabs(one.get("source", "")) else one
+            for one in self.ancestors
+        ]
+        write_json(Path(folder) / FILE_NAME, asdict(self) | {"ancestors": ancestors})
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
@@ -76,4 +85,7 @@ class Manifest:
         if "stage" not in values or (unknown := sorted(values.keys() - known)):
             problem = f"unknown keys {', '.join(unknown)}" if "stage" in values else "'stage' is missing"
             raise ValueError(f"{path} is no manifest of this version of jam: {problem}")
+        for one in values.get("ancestors", ()):
+            if one.get("source", "").startswith(os.pardir):
+                one["source"] = os.path.normpath(os.path.join(os.path.realpath(folder), one["source"]))
         return cls(**values)

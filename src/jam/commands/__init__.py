@@ -13,6 +13,7 @@ SUMMARIES = {
     "prepare": "turn documents into token shards",
     "train": "align or instruct-tune a fused model by a recipe",
     "eval": "measure perplexity by modality",
+    "verify": "rerun both parents and show what a fused model kept of them",
     "generate": "answer a question with an illustrated document",
     "demo": "the whole story on built-in tiny parents",
 }

@@ -1,6 +1,7 @@
 """Measures: perplexity by modality, and what a fused model kept of its parents."""
 
 from jam.evaluation.perplexity import evaluate
-from jam.evaluation.retention import Retention, compare_with_parents
+from jam.evaluation.proof import Proof, verify
+from jam.evaluation.retention import Kept, Retention, compare_with_parents
 
-__all__ = ["Retention", "compare_with_parents", "evaluate"]
+__all__ = ["Kept", "Proof", "Retention", "compare_with_parents", "evaluate", "verify"]

@@ -1,72 +1,240 @@
-"""What a fused model kept of its parents: the same logits, before any training, on each parent's own modality."""
+"""What a fused model kept of its parents: each parent and the fused model on the parent's own modality.
+
+The fused model goes first; of it only its hidden states and its head are needed from then on. So the layers of a parent
+and of the fused model never have to be in memory together.
+
+Shapes: T positions, N measured ones, V joint vocabulary, H what `hidden` returns, D width of an embedding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from jam.grammar import State
-from jam.models import JointModel, SingleStream
+from jam.evaluation.samples import Sample, pictures_of, text_of
+from jam.grammar import Grammar
+from jam.models import CrossForCausalLM, JointModel, JointTower, SingleStream, Tower
+from jam.models.scoring import Perplexity
+
+SLICE = 256  # positions whose logits are in memory at once
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept of one parent, over all measured positions.
+
+    Only the parent's own rows are compared: a parent has no logit for a control token it never had. Perplexities are
+    within what the grammar allows, for the fused model with the new control rows, which the parent lacks.
+
+    Args:
+        tokens: number of measured positions.
+        max_logit_difference: the greatest, infinite if a model computes something else than numbers.
+        changed_tokens: positions where another row of the parent's has the greatest logit (greedy decoding).
+        parent_ppl, fused_ppl: perplexity of the targets; None if there are none.
+        new_control_probability: what the control rows that the parent lacks take, on average.
+    """
+
+    tokens: int
+    max_logit_difference: float
+    changed_tokens: int
+    parent_ppl: float | None
+    fused_ppl: float | None
+    new_control_probability: float
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Greatest differences over all positions, and the mean probability that new control rows take in text.
+    """What was kept of both parents."""
 
-    Only the parents' own rows are compared: a parent has no logit for a control token it never had.
-    """
+    text: Kept
+    image: Kept
 
-    text_difference: float
-    image_difference: float
-    new_control_probability: float
+    @property
+    def text_difference(self) -> float:
+        return self.text.max_logit_difference
+
+    @property
+    def image_difference(self) -> float:
+        return self.image.max_logit_difference
 
     @property
     def max_logit_difference(self) -> float:
         return max(self.text_difference, self.image_difference)
 
+    @property
+    def new_control_probability(self) -> float:
+        """In text; inside an image the grammar allows none."""
+        return self.text.new_control_probability
+
+
+class Network(Protocol):
+    """What is needed of a fused model, or of one tower of it; a `JointModel` has it."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def hidden(self, input_ids: Tensor) -> Tensor: ...
+
+    def logits(self, hidden: Tensor, states: Tensor) -> Tensor: ...
+
+
+class LoneTower:
+    """One tower of a cross model, which alone computes its modality's logits where the exchange is the identity."""
+
+    def __init__(self, tower: JointTower, image: bool) -> None:
+        self.tower, self.image = tower, image
+
+    @property
+    def device(self) -> torch.device:
+        return self.tower.absent_input.device
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        return self.tower(self.tower.embed(input_ids), positions)
+
+    def logits(self, hidden: Tensor, states: Tensor) -> Tensor:
+        return self.tower.columns(hidden, self.image)
+
+
+@dataclass
+class Trace:
+    """What a fused model made of samples.
+
+    Args:
+        hidden: its states ``[T, H]`` on each; `logits` reads them.
+        read: what it reads ``[T, D]`` where the parent has no row for an id; None where the parent has them all.
+    """
+
+    samples: Sequence[Sample]
+    hidden: list[Tensor]
+    read: list[Tensor | None]
+    network: Network
+
+    def logits(self, index: int, at: Tensor) -> Tensor:
+        """Logits ``[N, V]`` of a sample at these positions."""
+        states = self.samples[index].states.to(self.network.device)
+        return self.network.logits(self.hidden[index][at], states[at])
+
 
 @torch.inference_mode()
+def trace(network: Network, samples: Sequence[Sample], tower: JointTower | None = None) -> Trace:
+    """Run a model on samples, one a forward: the very computation of a parent.
+
+    Args:
+        tower: the one made of the parent that it will be compared with; None: an id that the parent lacks is read by
+            the parent as its mean row, not as the fused model reads it.
+    """
+    made = Trace(samples, [], [], network)
+    for sample in samples:
+        ids = sample.inputs.to(network.device)[None]
+        made.hidden.append(network.hidden(ids)[0])
+        lacking = tower is not None and bool((tower.joint.parent_row[ids] < 0).any())
+        made.read.append(tower.embed(ids)[0] if tower is not None and lacking else None)
+    return made
+
+
+def drop_layers(network: nn.Module) -> None:
+    """Free the layers of a network: what it has traced is read out by what remains."""
+    for module in list(network.modules()):
+        if isinstance(module, Tower):
+            module.take(module.family.layers)
+        elif isinstance(module, CrossForCausalLM):
+            module.to_text, module.to_image = nn.ModuleList(), nn.ModuleList()
+
+
+@torch.inference_mode()
+def compare(fused: Trace, parent: SingleStream, image: bool) -> Kept:
+    """Run a parent on the samples of a trace.
+
+    Args:
+        image: compare image codes; else text.
+    """
+    vocabulary, rows = parent.vocabulary, parent.joint.parent_row
+    own = slice(vocabulary.image_start, vocabulary.control_start) if image else slice(0, parent.joint.rows.text_size)
+    new = (rows < 0) & (torch.arange(vocabulary.size, device=rows.device) >= vocabulary.control_start)
+    allowed = parent.grammar.allowed().to(rows.device)
+    ours, theirs = Perplexity(), Perplexity()
+    difference, changed, new_probability = 0.0, 0, 0.0
+    for index, sample in enumerate(fused.samples):
+        hidden = _parent_hidden(parent, sample.inputs.to(rows.device), fused.read[index])
+        for at in sample.at.to(rows.device).split(SLICE):
+            targets, states = sample.targets.to(rows.device)[at], sample.states.to(rows.device)[at]
+            logits = [fused.logits(index, at).float(), parent.logits(hidden[at]).float()]
+            difference = max(difference, _greatest_difference(*(one[:, own] for one in logits)))
+            greedy = [one[:, own].argmax(-1) for one in logits]
+            changed += int((greedy[0] != greedy[1]).sum())
+            logits = [one.masked_fill_(~allowed[states], -torch.inf) for one in logits]
+            for counts, one in zip((ours, theirs), logits, strict=True):
+                _count(counts, one, targets)
+            new_probability += float(logits[0].softmax(-1)[:, new].double().sum())
+    report, parent_report = ours.report(), theirs.report()
+    tokens = ours.text_tokens
+    return Kept(
+        tokens=tokens,
+        max_logit_difference=difference,
+        changed_tokens=changed,
+        parent_ppl=parent_report["all_ppl"],
+        fused_ppl=report["all_ppl"],
+        new_control_probability=new_probability / max(1, tokens),
+    )
+
+
+@torch.inference_mode()
+def perplexity_of(fused: Trace, grammar: Grammar) -> tuple[float | None, int]:
+    """Perplexity of the measured targets within the grammar (None: there are none), and their number."""
+    counts, device = Perplexity(), fused.network.device
+    allowed = grammar.allowed().to(device)
+    for index, sample in enumerate(fused.samples):
+        for at in sample.at.to(device).split(SLICE):
+            targets, states = sample.targets.to(device)[at], sample.states.to(device)[at]
+            _count(counts, fused.logits(index, at).float().masked_fill_(~allowed[states], -torch.inf), targets)
+    return counts.report()["all_ppl"], counts.text_tokens
+
+
 def compare_with_parents(
     fused: JointModel,
     text_parent: SingleStream,
     image_parent: SingleStream,
-    texts: Sequence[list[int]],
-    pictures: Sequence[list[int]],
+    texts: Iterable[Sequence[int]],
+    pictures: Iterable[Sequence[int]],
 ) -> Retention:
-    """Run parents and fused model on joint ids of `texts` (text only) and `pictures` (captioned pictures).
-
-    One document a forward, plain causal attention: the very computation of the parents.
-    """
-    text_difference = image_difference = 0.0
-    control: list[Tensor] = []
-    v = fused.vocabulary
-    for ids in texts:
-        logits, _ = _logits(fused, ids)
-        own, _ = _logits(text_parent, ids)
-        kept = slice(0, text_parent.joint.rows.text_size)
-        text_difference = max(text_difference, _greatest_difference(logits[:, kept], own[:, kept]))
-        control.append(logits.softmax(-1)[:, v.control_start :].sum(-1))
-    for ids in pictures:
-        logits, states = _logits(fused, ids)
-        own, _ = _logits(image_parent, ids)
-        at_image = states == State.IMAGE
-        codes = slice(v.image_start, v.control_start)
-        image_difference = max(
-            image_difference, _greatest_difference(logits[at_image][:, codes], own[at_image][:, codes])
-        )
-    mean = torch.cat(control).mean().item() if control else 0.0
-    return Retention(text_difference, image_difference, mean)
+    """Compare models that are in memory, on joint ids of `texts` and of `pictures`, documents that have some."""
+    kept = []
+    for parent, documents, image in ((text_parent, texts, False), (image_parent, pictures, True)):
+        sample_of = pictures_of if image else text_of
+        samples = [sample for ids in documents if (sample := sample_of(ids, fused.grammar)) is not None]
+        kept.append(compare(trace(fused, samples, tower_of(fused, image)), parent, image))
+    return Retention(*kept)
 
 
-def _logits(model: JointModel, ids: list[int]) -> tuple[Tensor, Tensor]:
-    """Logits ``[T, V]`` of all targets of one document, and their states ``[T]``."""
-    states = torch.tensor(model.grammar.states(ids)[1:], device=model.device)
-    inputs = torch.tensor(ids[:-1], device=model.device)[None]
-    return model.logits(model.hidden(inputs)[0], states), states
+def tower_of(fused: JointModel, image: bool) -> JointTower | None:
+    """The tower of a cross model that is a parent as it was; None for other models."""
+    if not isinstance(fused, CrossForCausalLM):
+        return None
+    tower = fused.image_tower if image else fused.text_tower
+    return tower if isinstance(tower, JointTower) else None
+
+
+def _parent_hidden(parent: SingleStream, inputs: Tensor, read: Tensor | None) -> Tensor:
+    """States ``[T, H]`` of a parent on joint ids ``[T]``; `read`, ``[T, D]``, is put in where it has no row."""
+    ids = inputs[None]
+    if read is None:
+        return parent.hidden(ids)[0]
+    row = parent.joint.parent_row[ids]
+    embedded = torch.where((row >= 0)[..., None], parent.tower.embedding(row.clamp(min=0)), read[None])
+    return parent.tower(embedded, torch.arange(len(inputs), device=inputs.device)[None])[0]
+
+
+def _count(counts: Perplexity, logits: Tensor, targets: Tensor) -> None:
+    nll = F.cross_entropy(logits, targets, reduction="none")
+    counts.add(nll, torch.zeros_like(targets, dtype=torch.bool))
 
 
 def _greatest_difference(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max()) if a.numel() else 0.0
+    """Infinite where one of the two is no number."""
+    return float((a - b).abs().nan_to_num(nan=torch.inf).max()) if a.numel() else 0.0

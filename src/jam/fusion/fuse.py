@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -149,7 +150,7 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, console: 
         eos_id = plan.vocabulary.eos_id
         sampling = {"do_sample": True, "temperature": 1.0, "top_p": 0.9}
         write_json(folder / "generation_config.json", sampling | {"bos_token_id": eos_id, "eos_token_id": eos_id})
-        manifest(plan, pair, config).save(folder)
+        manifest(plan, pair, config).save(folder, out)
     done = f"{out}: {plan.method}, stage fused, {format_bytes(plan.bytes)}"
     following = f"next: `jam prepare DOCS.jsonl --model {out} --out SHARDS`, then align it with `jam train`"
     console.print(f"{done}; {following}", markup=False, highlight=False, soft_wrap=True)
@@ -172,7 +173,7 @@ def write_weights(plan: FusionPlan, pair: Pair, folder: Path, console: Console) 
 
 
 def manifest(plan: FusionPlan, pair: Pair, config: FuseConfig) -> Manifest:
-    """What the fused folder says of itself; the folders of the parents are left out."""
+    """What the fused folder says of itself, and of its parents what `jam verify` needs to run them again."""
     used: dict[str, tuple[str, ...]] = {"cross": ("every", "readout", "seed"), "width": ("init",), "uniform": ()}
     options: dict[str, Any] = {name: getattr(config, name) for name in used[plan.method]}
     return Manifest(
@@ -182,6 +183,9 @@ def manifest(plan: FusionPlan, pair: Pair, config: FuseConfig) -> Manifest:
         vocabulary=plan.vocabulary.to_dict(),
         image_grid=list(plan.image_grid) if plan.image_grid else None,
         rows=asdict(plan.rows) if plan.rows else None,
-        ancestors=[pair.text.ancestor, pair.image.ancestor],
+        ancestors=[
+            parent.ancestor | {"source": os.path.realpath(parent.folder), "rows": asdict(rows)}
+            for parent, rows in ((pair.text, pair.text_rows), (pair.image, pair.image_rows))
+        ],
         notes=plan.notes,
     )

@@ -23,14 +23,18 @@ class SingleStream(JointBase, nn.Module):
     all others, whatever the state.
 
     Args:
-        model: the plain decoder; training changes it in place.
+        model: the plain decoder, which training changes in place, or its config (then with fresh weights).
         vocabulary: the joint vocabulary.
         image_grid: height and width of an image in tokens.
         rows: which rows of the model's tables the joint ids have.
     """
 
     def __init__(
-        self, model: PreTrainedModel, vocabulary: Vocabulary, image_grid: tuple[int, int] | list[int], rows: ParentRows
+        self,
+        model: PreTrainedModel | PretrainedConfig,
+        vocabulary: Vocabulary,
+        image_grid: tuple[int, int] | list[int],
+        rows: ParentRows,
     ) -> None:
         super().__init__()
         self.tower = Tower(model)

@@ -1,0 +1,156 @@
+"""`jam verify`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+from rich.console import Console
+from rich.table import Table
+
+from jam.checkpoints import write_json
+from jam.codec import Codec
+from jam.commands.arguments import Parser, add_placement, make_parser
+from jam.commands.files import count_documents, read_all, require_folder_of
+from jam.data.prepare import encode_all
+from jam.documents import Document, Image, Text
+from jam.evaluation import Proof, verify
+from jam.evaluation.proof import BEYOND, EXACT, NOT_PROMISED
+from jam.model import choose_device, load, load_codec
+from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
+
+EXAMPLES = """
+jam verify fused
+jam verify fused --text llm --image image-model --dtype bfloat16 --json proof.json
+jam verify fused --documents captions.jsonl text.jsonl --tolerance 1e-4
+"""
+TEXTS, CAPTIONS, LESSONS, SEED = 8, 4, 4, 11  # built-in documents
+
+
+def parser() -> Parser:
+    description = "Rerun both parents and the fused model on documents: what was kept. Exit status 1 beyond --tolerance."
+    made = make_parser("verify", description, EXAMPLES)
+    made.add_argument("model", type=Path, help="model folder that `jam fuse` wrote")
+    for role in ("text", "image"):
+        help = f"folder of the {role} parent; default: where it was when it was fused"
+        made.add_argument(f"--{role}", type=Path | None, default=None, help=help)
+    help = "JSON-lines files to compare on; default: built-in drawing lessons and pictures"
+    made.add_argument("--documents", nargs="+", type=Path, default=None, help=help)
+    help = "greatest difference of logits that passes; default: 0 where exactness is promised, else none"
+    made.add_argument("--tolerance", type=float | None, default=None, help=help)
+    made.add_argument("--json", type=Path | None, default=None, help="write the report into this file too")
+    add_placement(made)
+    return made
+
+
+def run(settings: Namespace) -> int:
+    console, errors = Console(highlight=False), Console(stderr=True)
+    if settings.json is not None:
+        require_folder_of(settings.json, "--json")
+    if settings.documents:
+        count_documents(settings.documents)
+    device = choose_device(settings.device)
+    codec = load_codec(settings.model, device)
+    documents = list(encode_all(read_all(settings.documents) if settings.documents else built_in(codec), codec))
+    grammar = codec.grammar
+    del codec  # its image tokenizer takes memory too
+    with errors.status("") as status:
+        proof = verify(
+            settings.model,
+            documents,
+            grammar,
+            lambda dtype: load(settings.model, device, dtype).joint,
+            parents={"text": settings.text, "image": settings.image},
+            device=device,
+            dtype=getattr(torch, settings.dtype) if settings.dtype else None,
+            tolerance=settings.tolerance,
+            say=status.update,
+        )
+    console.print(heading(proof), markup=False, soft_wrap=True)
+    console.print(table(proof))
+    for note in proof.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    console.print(last_line(proof), markup=False, soft_wrap=True)
+    if settings.json is not None:
+        write_json(settings.json, proof.to_json())
+    return int(proof.verdict == BEYOND)
+
+
+def built_in(codec: Codec) -> Iterator[Document]:
+    """Drawing lessons, captioned pictures, and lessons with a picture behind the first step.
+
+    Without an image tokenizer a picture is random codes.
+    """
+    rng = random.Random(SEED)
+
+    def picture(image: Image) -> Image:
+        if codec.image_tokenizer is not None:
+            return image
+        return Image(codes=[rng.randrange(codec.vocabulary.image_size) for _ in range(codec.grammar.image_tokens)])
+
+    for lesson in islice(text_tutorials(SEED), TEXTS):
+        yield Document([Text("\n".join(lesson.texts))])
+    for document in islice(captioned_pictures(SEED), CAPTIONS):
+        yield Document([Text(document.texts[0]), picture(document.images[0])])
+    for lesson in islice(interleaved_tutorials(SEED), LESSONS):
+        question, first, *others = lesson.texts
+        yield Document([Text(f"{question}\n{first}"), picture(lesson.images[0]), Text("\n".join(others))])
+
+
+def heading(proof: Proof) -> str:
+    """What was compared, and how."""
+    settings = ", ".join(f"{name} {value}" for name, value in proof.options.items())
+    fusion = f"{proof.method} ({settings})" if settings else proof.method
+    return f"{fusion}, stage {proof.stage}; in {proof.dtype}, {proof.way}, on {proof.pieces} documents"
+
+
+def table(proof: Proof) -> Table:
+    """The figures by modality, and text behind pictures below."""
+    made = Table("")
+    for column in ("text", "image"):
+        made.add_column(column, justify="right")
+    kept = proof.text, proof.image
+    names = {parent["role"]: parent["name"] for parent in proof.parents}
+    made.add_row("parent", names["text"], names["image"])
+    made.add_row("positions compared", *(f"{one.tokens:,}" for one in kept))
+    made.add_row("greatest difference of logits", *(f"{one.max_logit_difference:.3g}" for one in kept))
+    made.add_row("tokens that change (greedy)", *(f"{one.changed_tokens:,}" for one in kept))
+    made.add_row("perplexity of the parent", *(_figure(one.parent_ppl) for one in kept))
+    made.add_row("perplexity of the fused model", *(_figure(one.fused_ppl) for one in kept))
+    made.add_row("probability of new control rows", *(f"{one.new_control_probability:.2g}" for one in kept))
+    if proof.changed_tensors:
+        made.add_row("tensors that are not the parent's", *(str(len(names)) for names in proof.changed_tensors.values()))
+    behind = proof.behind_pictures
+    made.add_section()
+    made.add_row(f"perplexity of {behind.tokens:,} tokens of text behind pictures", _figure(behind.with_pictures), "")
+    made.add_row("the same text without pictures", _figure(behind.without), "")
+    return made
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"
+
+
+def last_line(proof: Proof) -> str:
+    """The verdict in words."""
+    difference = f"greatest difference of logits {proof.max_logit_difference:.3g}"
+    if proof.verdict == EXACT:
+        return f"exact: {difference}; nothing of either parent was lost"
+    if proof.verdict == NOT_PROMISED:
+        return f"not promised: {_reason(proof)}; measured instead: perplexities, {difference}"
+    changed = [f"{role}: {', '.join(names[:2])}" for role, names in proof.changed_tensors.items() if names]
+    tensors = f"; tensors that are not the parents': {'; '.join(changed)}" if changed else ""
+    by = f"text {proof.text.max_logit_difference:.3g}, image {proof.image.max_logit_difference:.3g}"
+    return f"{proof.verdict} {proof.tolerance:g}: {difference} ({by}){tensors}"
+
+
+def _reason(proof: Proof) -> str:
+    if proof.method == "cross" and proof.options.get("readout") == "paper":
+        return "the readout paper has one new head for both parents"
+    if proof.method == "cross":
+        return f"a model of stage {proof.stage} was trained since it was fused"
+    return {"uniform": "uniform fusion averages the parents", "width": "width fusion mixes the parents"}[proof.method]

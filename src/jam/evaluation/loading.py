@@ -1,0 +1,95 @@
+"""A parent, or one tower of a fused folder, in memory alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers.initialization import no_init_weights
+
+from jam.checkpoints import CheckpointReader, check_tensors
+from jam.fusion import Parent
+from jam.fusion.skeleton import tensor_shapes
+from jam.models import CrossConfig, JointTower, SingleStream
+from jam.vocabulary import ParentRows, Vocabulary
+
+WRITING = ("o_proj.weight", "fc2.weight")  # the matrices of a cross block that write to its stream
+
+
+def load_parent(
+    parent: Parent,
+    vocabulary: Vocabulary,
+    image_grid: list[int],
+    rows: ParentRows,
+    device: str | torch.device,
+    dtype: torch.dtype,
+) -> SingleStream:
+    """A parent that reads and writes joint ids. Raises ValueError if its weights do not fit its config."""
+    parent.check_weights()
+    with _without_weights(device, dtype):
+        stream = SingleStream(parent.config, vocabulary, image_grid, rows)
+    stream.model.tie_weights()
+    _fill(stream.model, parent.skeleton.shapes, lambda name: parent_tensor(parent, name))
+    return stream.eval()
+
+
+def load_tower(
+    reader: CheckpointReader, config: CrossConfig, role: str, device: str | torch.device, dtype: torch.dtype
+) -> JointTower:
+    """One tower of a cross model with the readout ``exact``; the other tensors of the folder are not read.
+
+    Raises:
+        ValueError: tensors are missing, not expected or of another shape.
+    """
+    decoder = config.text_config if role == "text" else config.image_config
+    rows = config.parent_rows[role == "image"]
+    with _without_weights(device, dtype):
+        tower = JointTower(decoder, config.joint_vocabulary, rows)
+    tower.model.tie_weights()
+    prefix, shapes = f"{role}_tower.", tensor_shapes(tower)
+    infos = {name.removeprefix(prefix): info for name, info in reader.infos.items() if name.startswith(prefix)}
+    check_tensors(infos, shapes, f"the {role} tower of {reader.folder}", tower.all_tied_weights_keys)
+    _fill(tower, shapes, lambda name: reader.read(prefix + name))
+    return tower.eval()
+
+
+def parent_tensor(parent: Parent, name: str) -> Tensor:
+    """A tensor of the parent's decoder, by its name there."""
+    return parent.read(name)
+
+
+def changed_tensors(reader: CheckpointReader, parent: Parent) -> list[str]:
+    """Tensors of a parent that its tower in a fused folder has not, but for rounding to the folder's data type."""
+    changed = []
+    for name in parent.skeleton.shapes:
+        stored = reader.read(f"{parent.role}_tower.model.{name}")
+        if not torch.equal(stored, parent_tensor(parent, name).to(stored.dtype)):
+            changed.append(name)
+    return changed
+
+
+def exchange_is_identity(reader: CheckpointReader) -> bool:
+    """Whether the cross blocks of a cross model add nothing to the streams: then each tower computes alone."""
+    blocks = (name for name in reader.infos if name.startswith(("to_text.", "to_image.")) and name.endswith(WRITING))
+    return not any(bool(reader.read(name).any()) for name in blocks)
+
+
+@contextmanager
+def _without_weights(device: str | torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Modules that are made inside have room for their weights, which nobody initialises."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device), no_init_weights():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _fill(module: nn.Module, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+    """Copy tensors into a module one at a time, so that no more than one is in memory twice."""
+    own = module.state_dict()
+    for name in names:
+        own[name].copy_(read(name))

@@ -1,0 +1,317 @@
+"""The proof of a fusion: rerun both parents and the fused model on documents, and say what was kept.
+
+A cross model whose exchange is still the identity is run tower by tower: a tower of the fused folder, then (its layers
+freed, its head and its hidden states kept) the parent it was made of. So the most in memory is one parent with a head of
+the fused model, and `SLICE` rows of logits; the exchange itself is read from the files. Any other fused model is run
+whole, and then one parent at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, PretrainedConfig
+
+from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, require_memory
+from jam.codec import Encoded
+from jam.data import split
+from jam.evaluation.loading import changed_tensors, exchange_is_identity, load_parent, load_tower
+from jam.evaluation.retention import (
+    Kept,
+    LoneTower,
+    Trace,
+    compare,
+    drop_layers,
+    perplexity_of,
+    tower_of,
+    trace,
+)
+from jam.evaluation.samples import Sample, pictures_of, text_behind_pictures, text_of
+from jam.fusion import Parent
+from jam.grammar import Grammar
+from jam.models import CrossConfig, JointModel
+from jam.vocabulary import ParentRows
+
+ROLES = ("text", "image")
+EXACT, WITHIN, BEYOND, NOT_PROMISED = "exact", "within tolerance", "beyond tolerance", "not promised"
+Verdict = Literal["exact", "within tolerance", "beyond tolerance", "not promised"]
+
+
+@dataclass(frozen=True)
+class Behind:
+    """Perplexity of the fused model on the same text behind a picture and without pictures."""
+
+    tokens: int
+    with_pictures: float | None
+    without: float | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What `verify` found.
+
+    Args:
+        promised: the fusion is one that loses nothing, and nothing was trained since.
+        way: how the fused model was run, "tower by tower" or "whole".
+        tolerance: greatest logit difference that passes; None: there is no promise to hold it to.
+        pieces: documents, where longer ones are cut into pieces that fit the context.
+        parents: role, name and hash of each.
+        text, image: what was kept of each parent on its modality.
+        behind_pictures: text behind pictures.
+        changed_tensors: by role, tensors of a parent that its tower has not, where that is promised.
+        notes: what a reader should know.
+    """
+
+    method: str
+    options: dict[str, Any]
+    stage: str
+    promised: bool
+    way: str
+    dtype: str
+    tolerance: float | None
+    pieces: int
+    parents: list[dict[str, str]]
+    text: Kept
+    image: Kept
+    behind_pictures: Behind
+    changed_tensors: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def max_logit_difference(self) -> float:
+        return max(self.text.max_logit_difference, self.image.max_logit_difference)
+
+    @property
+    def verdict(self) -> Verdict:
+        """With a tolerance of 0 every tensor of the parents must be there too, also one that no document needs."""
+        if self.tolerance is None:
+            return NOT_PROMISED
+        if self.max_logit_difference == 0 and not any(self.changed_tensors.values()):
+            return EXACT
+        return WITHIN if 0 < self.tolerance and self.max_logit_difference <= self.tolerance else BEYOND
+
+    def to_json(self) -> dict[str, Any]:
+        return {"verdict": self.verdict, "max_logit_difference": self.max_logit_difference} | asdict(self)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    text: list[Sample]
+    image: list[Sample]
+    behind: list[Sample]
+    without: list[Sample]  # the text of `behind`, without pictures
+
+    @classmethod
+    def of(cls, pieces: Iterable[Encoded], grammar: Grammar) -> _Samples:
+        """Raises ValueError if there is nothing to measure."""
+        made = cls([], [], [], [])
+        for piece in pieces:
+            ids, start = piece.ids, piece.answer_start
+            made.text.extend(filter(None, [text_of(ids, grammar, start)]))
+            made.image.extend(filter(None, [pictures_of(ids, grammar, start)]))
+            if (both := text_behind_pictures(ids, grammar, start)) is not None:
+                made.behind.append(both[0])
+                made.without.append(both[1])
+        if not made.text and not made.image:
+            raise ValueError("there is nothing to measure: the documents have neither text nor pictures")
+        return made
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What `verify` works with."""
+
+    manifest: Manifest
+    config: PretrainedConfig
+    reader: CheckpointReader
+    parents: dict[str, Parent]
+    rows: dict[str, ParentRows]
+    grammar: Grammar
+    device: str
+    dtype: torch.dtype
+    say: Callable[[str], None]
+
+    def check_memory(self, parts: Mapping[str, list[TensorInfo]]) -> None:
+        """Raises ValueError unless each part of the fused model, and then its tables with the parent, fit."""
+        steps = []
+        for role, infos in parts.items():
+            tables = [info for info in infos if info.shape[:1] >= (self.grammar.vocabulary.text_size,)]
+            shapes = self.parents[role].skeleton.shapes.values()
+            steps += [infos, tables + [TensorInfo(shape, self.dtype) for shape in shapes]]
+        largest = max(steps, key=lambda infos: sum(info.count for info in infos))
+        require_memory(f"verifying {self.reader.folder}", largest, self.dtype, self.device)
+
+    def towers(self, samples: _Samples) -> tuple[Kept, Kept, Behind]:
+        assert isinstance(self.config, CrossConfig)
+        named = {role: f"{role}_tower." for role in ROLES}
+        self.check_memory(
+            {role: [i for name, i in self.reader.infos.items() if name.startswith(named[role])] for role in ROLES}
+        )
+        kept = {}
+        for role in ROLES:
+            self.say(f"running the {role} tower")
+            tower = load_tower(self.reader, self.config, role, self.device, self.dtype)
+            alone = LoneTower(tower, image=role == "image")
+            traced = trace(alone, samples.image if role == "image" else samples.text, tower)
+            if role == "text":
+                behind = self.behind(partial(trace, alone), samples)
+            drop_layers(tower)
+            kept[role] = self.compare(traced, role)
+            del tower, alone, traced
+        return kept["text"], kept["image"], behind
+
+    def whole(self, samples: _Samples, load_whole: Callable[[torch.dtype], Any]) -> tuple[Kept, Kept, Behind]:
+        infos = list(self.reader.infos.values())
+        self.check_memory(dict.fromkeys(ROLES, infos))
+        self.say("running the fused model")
+        fused: Any = load_whole(self.dtype)
+        traced = {
+            "text": trace(fused, samples.text, tower_of(fused, image=False)),
+            "image": trace(fused, samples.image, tower_of(fused, image=True)),
+        }
+        behind = self.behind(partial(trace, fused), samples)
+        drop_layers(fused)
+        return self.compare(traced["text"], "text"), self.compare(traced["image"], "image"), behind
+
+    def behind(self, run: Callable[[Sequence[Sample]], Trace], samples: _Samples) -> Behind:
+        with_pictures, tokens = perplexity_of(run(samples.behind), self.grammar)
+        without, _ = perplexity_of(run(samples.without), self.grammar)
+        return Behind(tokens, with_pictures, without)
+
+    def compare(self, traced: Trace, role: str) -> Kept:
+        gc.collect()  # layers that were dropped before
+        self.say(f"running the {role} parent")
+        assert self.manifest.image_grid is not None
+        parent = load_parent(
+            self.parents[role],
+            self.grammar.vocabulary,
+            self.manifest.image_grid,
+            self.rows[role],
+            self.device,
+            self.dtype,
+        )
+        return compare(traced, parent, image=role == "image")
+
+
+def verify(
+    folder: str | Path,
+    documents: Sequence[Encoded],
+    grammar: Grammar,
+    load_whole: Callable[[torch.dtype], JointModel],
+    parents: Mapping[str, str | Path | None] | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    tolerance: float | None = None,
+    say: Callable[[str], None] = lambda what: None,
+) -> Proof:
+    """Compare a fused folder with its parents on documents; longer ones are split as in training.
+
+    Of messages only the answer is measured, as by `evaluate`.
+
+    Args:
+        documents: encoded by the fused folder's codec.
+        grammar: the fused model's.
+        load_whole: gives the fused model in a data type; called only where it cannot be run tower by tower.
+        parents: folders of the "text" and the "image" parent; None: where they were when they were fused.
+        dtype: of the weights in memory; None: float32 on the CPU, else as stored.
+        tolerance: greatest logit difference that passes; None: 0 where exactness is promised.
+        say: is told what is done.
+
+    Raises:
+        ValueError: it is no fused folder, a parent is not found or another one than the manifest says, a document does
+            not fit, or there is too little memory.
+    """
+    manifest, reader = Manifest.load(folder), CheckpointReader(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    vocabulary = grammar.vocabulary
+    pieces = [
+        piece
+        for document in documents
+        for piece in split(document, config.max_position_embeddings + 1, vocabulary)
+    ]
+    samples = _Samples.of(pieces, grammar)
+    found = {role: find_parent(folder, manifest, role, (parents or {}).get(role), say) for role in ROLES}
+    stored = next(info.dtype for info in reader.infos.values() if info.dtype.is_floating_point)
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored)
+    rows = _rows(folder, manifest, config)
+    case = _Case(manifest, config, reader, found, rows, grammar, device, dtype, say)
+    exact = isinstance(config, CrossConfig) and config.readout == "exact"
+    promised = exact and manifest.stage == "fused"
+    changed = {}
+    if promised:
+        say("comparing tensors")
+        changed = {role: changed_tensors(reader, parent) for role, parent in found.items()}
+    towers = exact and exchange_is_identity(reader)
+    text, image, behind = case.towers(samples) if towers else case.whole(samples, load_whole)
+    return Proof(
+        method=manifest.method or "",
+        options=manifest.options,
+        stage=manifest.stage,
+        promised=promised,
+        way="tower by tower" if towers else "whole",
+        dtype=str(dtype).removeprefix("torch."),
+        tolerance=0.0 if tolerance is None and promised else tolerance,
+        pieces=len(pieces),
+        parents=[{key: one[key] for key in ("role", "name", "sha256")} for one in manifest.ancestors],
+        text=text,
+        image=image,
+        behind_pictures=behind,
+        changed_tensors=changed,
+        notes=_notes(found, stored, dtype, samples),
+    )
+
+
+def find_parent(
+    folder: str | Path, manifest: Manifest, role: str, given: str | Path | None, say: Callable[[str], None]
+) -> Parent:
+    """A parent of a fused folder.
+
+    Raises:
+        ValueError: the folder was not fused, the parent is not found, or its hash is not the manifest's.
+    """
+    entry = next((one for one in manifest.ancestors if one["role"] == role), None)
+    if entry is None:
+        raise ValueError(f"{folder}: its manifest names no {role} parent; give a folder that `jam fuse` wrote")
+    place = given or entry.get("source")
+    if place is None or not Path(place).is_dir():
+        where = f"there is no folder {place}" if place else "the manifest does not say where it is"
+        raise ValueError(f"the {role} parent {entry['name']} is not found: {where}; name its folder with --{role}")
+    parent = Parent.describe(place, role)
+    say(f"hashing the {role} parent")
+    if parent.sha256 != entry["sha256"]:
+        raise ValueError(
+            f"{place} is not the {role} parent that was fused: its SHA-256 is {parent.sha256}, the manifest of {folder} "
+            f"says {entry['sha256']} ({entry['name']}); name that parent's folder with --{role}, or fuse again"
+        )
+    return parent
+
+
+def _rows(folder: str | Path, manifest: Manifest, config: PretrainedConfig) -> dict[str, ParentRows]:
+    """Where each parent keeps the joint ids."""
+    if isinstance(config, CrossConfig):
+        return dict(zip(ROLES, config.parent_rows, strict=True))
+    if any("rows" not in one for one in manifest.ancestors):
+        raise ValueError(f"{folder}/manifest.json does not say the rows of the parents; fuse them again")
+    return {one["role"]: ParentRows(**one["rows"]) for one in manifest.ancestors}
+
+
+def _notes(parents: Mapping[str, Parent], stored: torch.dtype, dtype: torch.dtype, samples: _Samples) -> list[str]:
+    notes = []
+    for role, parent in parents.items():
+        if dtype.itemsize > stored.itemsize and parent.dtype.itemsize > stored.itemsize:
+            names = [str(one).removeprefix("torch.") for one in (parent.dtype, stored)]
+            notes.append(
+                f"the {role} parent is stored in {names[0]}, the fused model in {names[1]}: the difference has that "
+                f"rounding in it; --dtype {names[1]} rounds both alike"
+            )
+    for role, its in (("text", samples.text), ("image", samples.image)):
+        if not its:
+            kind = "text" if role == "text" else "a picture"
+            notes.append(f"no document has {kind}: the {role} parent was not run on any")
+    return notes

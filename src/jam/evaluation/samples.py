@@ -1,0 +1,73 @@
+"""What is measured of a document: its text as if it had no pictures, its pictures, and its text behind a picture.
+
+Shapes: T positions, N measured ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jam.grammar import Grammar, State
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One document, and which of its targets are measured.
+
+    Args:
+        inputs, targets, states: joint ids, what follows each, and the state in which that is chosen, long ``[T]``.
+        at: the measured positions, long ``[N]``.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    states: Tensor
+    at: Tensor
+
+
+def text_of(ids: Sequence[int], grammar: Grammar, start: int = 1) -> Sample | None:
+    """A document without its pictures; None if it has no text.
+
+    Args:
+        start: index in `ids` of the first target that is measured (`Encoded.answer_start`).
+    """
+    array, vocabulary = np.asarray(ids), grammar.vocabulary
+    kept = np.flatnonzero(array < vocabulary.text_size)
+    measured = np.flatnonzero(kept >= start)
+    if not (array[kept[measured]] != vocabulary.eos_id).any():
+        return None
+    return _sample(array[kept], grammar, measured - 1)
+
+
+def pictures_of(ids: Sequence[int], grammar: Grammar, start: int = 1) -> Sample | None:
+    """The image codes of a document, behind all that comes before them; None if it has no picture."""
+    codes = np.flatnonzero(grammar.state_array(ids) == State.IMAGE)
+    measured = codes[codes >= start]
+    return _sample(np.asarray(ids), grammar, measured - 1) if len(measured) else None
+
+
+def text_behind_pictures(ids: Sequence[int], grammar: Grammar, start: int = 1) -> tuple[Sample, Sample] | None:
+    """The text behind a document's first picture, with all pictures and without: the same targets in the same order.
+
+    None if there is no such text. What follows a picture directly (`<break>`) is no text.
+    """
+    array, states = np.asarray(ids), grammar.state_array(ids)
+    pictures = np.flatnonzero(states == State.IMAGE)
+    kept = np.flatnonzero(array < grammar.vocabulary.text_size)
+    first = max(pictures[0], start - 1) if len(pictures) else len(array)
+    behind = kept[(kept > first) & (states[kept] == State.TEXT)]
+    if not len(behind):
+        return None
+    without = np.searchsorted(kept, behind)
+    return _sample(array, grammar, behind - 1), _sample(array[kept], grammar, without - 1)
+
+
+def _sample(ids: np.ndarray, grammar: Grammar, at: np.ndarray) -> Sample:
+    tensor = torch.from_numpy(ids.astype(np.int64))
+    states = torch.from_numpy(grammar.state_array(ids))
+    return Sample(tensor[:-1], tensor[1:], states[1:], torch.from_numpy(at))
