@@ -349,7 +349,9 @@ def test_a_model_that_does_not_fit_is_not_loaded(tmp_path: Path, monkeypatch: An
     save_pair(tmp_path, llama_config)
     plan = fuse(tmp_path)
     limited(monkeypatch, 0.75 * plan.bytes)
-    with pytest.raises(ValueError, match=r"out needs .* GiB in float32, .* GiB available on cpu; --dtype bfloat16 needs"):
+    with pytest.raises(
+        ValueError, match=r"out needs .* GiB in float32, .* GiB available on cpu; --dtype bfloat16 needs"
+    ):
         jam.load(tmp_path / "out", device="cpu")
     jam.load(tmp_path / "out", device="cpu", dtype="bfloat16")
     limited(monkeypatch, 0.1 * plan.bytes)

@@ -185,13 +185,13 @@ def choose_device(name: str | None) -> str:
 
 
 def _load_network(folder: Path, device: str, dtype: str | torch.dtype | None) -> Any:
-    chosen = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    if chosen is None:
-        chosen = torch.float32 if torch.device(device).type == "cpu" else "auto"
+    chosen: torch.dtype | None = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    if chosen is None and torch.device(device).type == "cpu":
+        chosen = torch.float32
     reader = CheckpointReader(folder)  # a truncated or missing file is named before anything is loaded
-    require_memory(str(folder), reader.infos.values(), None if chosen == "auto" else chosen, device)
+    require_memory(str(folder), reader.infos.values(), chosen, device)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=chosen, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+        folder, dtype=chosen or "auto", local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
     )
     network, info = loaded
     problems = []

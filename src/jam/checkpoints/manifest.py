@@ -33,9 +33,9 @@ class Manifest:
         vocabulary: `Vocabulary.to_dict()`; None when the folder doesn't say.
         image_grid: image tokens as [height, width].
         rows: `ParentRows` as a dict, for single-stream models; the cross model's config has them per tower.
-        ancestors: what it was made from, each {"role", "name", "source", "rows", "sha256", "architecture"}. `source` is a
-            hub id or a folder; in the file the folder stands relative to the manifest's, so that no result carries a
-            path of the machine where it was made. `rows`: `ParentRows` as a dict.
+        ancestors: what it was made from, each {"role", "name", "source", "rows", "sha256", "architecture"}. `source`:
+            hub id or folder, which in the file stands relative to the manifest's, so that no result carries a path of
+            the machine where it was made. `rows`: `ParentRows` as a dict.
         notes: sentences for the reader.
         jam_version: version of this package that wrote it.
     """

@@ -32,7 +32,9 @@ TEXTS, CAPTIONS, LESSONS, SEED = 8, 4, 4, 11  # built-in documents
 
 
 def parser() -> Parser:
-    description = "Rerun both parents and the fused model on documents: what was kept. Exit status 1 beyond --tolerance."
+    description = (
+        "Rerun both parents and the fused model on documents: what was kept. Exit status 1 beyond --tolerance."
+    )
     made = make_parser("verify", description, EXAMPLES)
     made.add_argument("model", type=Path, help="model folder that `jam fuse` wrote")
     for role in ("text", "image"):
@@ -123,7 +125,9 @@ def table(proof: Proof) -> Table:
     made.add_row("perplexity of the fused model", *(_figure(one.fused_ppl) for one in kept))
     made.add_row("probability of new control rows", *(f"{one.new_control_probability:.2g}" for one in kept))
     if proof.changed_tensors:
-        made.add_row("tensors that are not the parent's", *(str(len(names)) for names in proof.changed_tensors.values()))
+        made.add_row(
+            "tensors that are not the parent's", *(str(len(names)) for names in proof.changed_tensors.values())
+        )
     behind = proof.behind_pictures
     made.add_section()
     made.add_row(f"perplexity of {behind.tokens:,} tokens of text behind pictures", _figure(behind.with_pictures), "")

@@ -1,9 +1,9 @@
 """The proof of a fusion: rerun both parents and the fused model on documents, and say what was kept.
 
 A cross model whose exchange is still the identity is run tower by tower: a tower of the fused folder, then (its layers
-freed, its head and its hidden states kept) the parent it was made of. So the most in memory is one parent with a head of
-the fused model, and `SLICE` rows of logits; the exchange itself is read from the files. Any other fused model is run
-whole, and then one parent at a time.
+freed, its head and its hidden states kept) the parent it was made of. So the most in memory is one parent with a head
+of the fused model, and a few hundred rows of logits; the exchange itself is read from the files. Any other fused model
+is run whole, and then one parent at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoConfig, PretrainedConfig
@@ -27,7 +27,7 @@ from jam.evaluation.retention import (
     LoneTower,
     Trace,
     compare,
-    drop_layers,
+    drop_all_but_heads,
     perplexity_of,
     tower_of,
     trace,
@@ -39,8 +39,8 @@ from jam.models import CrossConfig, JointModel
 from jam.vocabulary import ParentRows
 
 ROLES = ("text", "image")
+# Verdicts.
 EXACT, WITHIN, BEYOND, NOT_PROMISED = "exact", "within tolerance", "beyond tolerance", "not promised"
-Verdict = Literal["exact", "within tolerance", "beyond tolerance", "not promised"]
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class Proof:
         return max(self.text.max_logit_difference, self.image.max_logit_difference)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> str:
         """With a tolerance of 0 every tensor of the parents must be there too, also one that no document needs."""
         if self.tolerance is None:
             return NOT_PROMISED
         if self.max_logit_difference == 0 and not any(self.changed_tensors.values()):
             return EXACT
-        return WITHIN if 0 < self.tolerance and self.max_logit_difference <= self.tolerance else BEYOND
+        return WITHIN if self.tolerance > 0 and self.max_logit_difference <= self.tolerance else BEYOND
 
     def to_json(self) -> dict[str, Any]:
         return {"verdict": self.verdict, "max_logit_difference": self.max_logit_difference} | asdict(self)
@@ -161,7 +161,7 @@ class _Case:
             traced = trace(alone, samples.image if role == "image" else samples.text, tower)
             if role == "text":
                 behind = self.behind(partial(trace, alone), samples)
-            drop_layers(tower)
+            drop_all_but_heads(tower)
             kept[role] = self.compare(traced, role)
             del tower, alone, traced
         return kept["text"], kept["image"], behind
@@ -176,7 +176,7 @@ class _Case:
             "image": trace(fused, samples.image, tower_of(fused, image=True)),
         }
         behind = self.behind(partial(trace, fused), samples)
-        drop_layers(fused)
+        drop_all_but_heads(fused)
         return self.compare(traced["text"], "text"), self.compare(traced["image"], "image"), behind
 
     def behind(self, run: Callable[[Sequence[Sample]], Trace], samples: _Samples) -> Behind:
@@ -231,9 +231,7 @@ def verify(
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     vocabulary = grammar.vocabulary
     pieces = [
-        piece
-        for document in documents
-        for piece in split(document, config.max_position_embeddings + 1, vocabulary)
+        piece for document in documents for piece in split(document, config.max_position_embeddings + 1, vocabulary)
     ]
     samples = _Samples.of(pieces, grammar)
     found = {role: find_parent(folder, manifest, role, (parents or {}).get(role), say) for role in ROLES}
@@ -286,8 +284,8 @@ def find_parent(
     say(f"hashing the {role} parent")
     if parent.sha256 != entry["sha256"]:
         raise ValueError(
-            f"{place} is not the {role} parent that was fused: its SHA-256 is {parent.sha256}, the manifest of {folder} "
-            f"says {entry['sha256']} ({entry['name']}); name that parent's folder with --{role}, or fuse again"
+            f"{place} is not the {role} parent that was fused: its SHA-256 is {parent.sha256}, the manifest of "
+            f"{folder} says {entry['sha256']} ({entry['name']}); name that parent's folder with --{role}, or fuse again"
         )
     return parent
 

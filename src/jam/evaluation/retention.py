@@ -138,11 +138,12 @@ def trace(network: Network, samples: Sequence[Sample], tower: JointTower | None 
     return made
 
 
-def drop_layers(network: nn.Module) -> None:
-    """Free the layers of a network: what it has traced is read out by what remains."""
+def drop_all_but_heads(network: nn.Module) -> None:
+    """Free what a network needs no more when it has traced all samples."""
     for module in list(network.modules()):
         if isinstance(module, Tower):
             module.take(module.family.layers)
+            module.take(module.family.embedding)
         elif isinstance(module, CrossForCausalLM):
             module.to_text, module.to_image = nn.ModuleList(), nn.ModuleList()
 
