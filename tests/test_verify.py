@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from fusion_parents import CODES, GRID, TEXT_SIZE, llama_config, opt_config, save_pair, save_parent
+from fusion_parents import CODES, GRID, QUIET, TEXT_SIZE, llama_config, opt_config, save_pair, save_parent
 from fusion_parents import run as fuse
 from safetensors.torch import load_file, save_file
 
@@ -18,7 +18,7 @@ import jam
 from jam.checkpoints import Manifest, memory
 from jam.cli import main
 from jam.documents import Document, Image, Message, Text, write_documents
-from jam.evaluation import verify
+from jam.evaluation import compare_with_parents, verify
 from jam.evaluation.loading import load_parent
 from jam.evaluation.samples import text_behind_pictures
 from jam.fusion import FuseConfig, Parent
@@ -128,11 +128,23 @@ def test_a_parent_is_loaded_as_transformers_loads_it(tmp_path: Path, make: Any, 
 
 def test_the_built_in_parents_are_kept(tmp_path: Path, jam_verify: Any) -> None:
     """With pictures through an image tokenizer, and an image parent that has control rows."""
-    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")))
+    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")), console=QUIET)
     status, printed, report = jam_verify()
     assert (status, report["verdict"]) == (0, "exact"), printed
     assert report["image"]["tokens"] == 8 * 64 and report["image"]["parent_ppl"] < 10
     assert 1 < report["text"]["parent_ppl"] < 100
+
+
+def test_a_text_parent_may_know_no_images(tmp_path: Path) -> None:
+    """Its own vocabulary ends with the text and two controls that it has no rows for."""
+    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")), console=QUIET)
+    fused = jam.load(tmp_path / "out", device="cpu")
+    parents = [jam.load(PARENTS / role, device="cpu").joint for role in ("text", "image")]
+    document = Document([Text("Draw a house."), Image(codes=list(range(64)))])
+    ids = fused.codec.encode(document).ids
+    kept = compare_with_parents(fused.joint, parents[0], parents[1], [ids], [ids])
+    assert kept.max_logit_difference == 0 and (kept.text.tokens, kept.image.tokens) == (len(ids) - 1 - 65, 64)
+    assert 0 < kept.new_control_probability < 0.1 and kept.image.parent_ppl == kept.image.fused_ppl
 
 
 # --- what is not as it was -----------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ class _Case:
             self.device,
             self.dtype,
         )
-        return compare(traced, parent, image=role == "image")
+        return compare(traced, parent, self.grammar, image=role == "image")
 
 
 def verify(

@@ -149,38 +149,38 @@ def drop_all_but_heads(network: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def compare(fused: Trace, parent: SingleStream, image: bool) -> Kept:
+def compare(fused: Trace, parent: SingleStream, grammar: Grammar, image: bool) -> Kept:
     """Run a parent on the samples of a trace.
 
     Args:
+        parent: its joint ids are the fused model's, but may lack those of images and some controls.
+        grammar: the fused model's.
         image: compare image codes; else text.
     """
-    vocabulary, rows = parent.vocabulary, parent.joint.parent_row
-    own = slice(vocabulary.image_start, vocabulary.control_start) if image else slice(0, parent.joint.rows.text_size)
-    new = (rows < 0) & (torch.arange(vocabulary.size, device=rows.device) >= vocabulary.control_start)
-    allowed = parent.grammar.allowed().to(rows.device)
-    ours, theirs = Perplexity(), Perplexity()
+    device, grammars = parent.device, (grammar, parent.grammar)
+    own = [_own_rows(one, parent.joint.rows.text_size, image) for one in grammars]
+    new = slice(grammar.vocabulary.control_start + parent.joint.controls, None)
+    allowed = [one.allowed().to(device) for one in grammars]
+    counts = Perplexity(), Perplexity()
     difference, changed, new_probability = 0.0, 0, 0.0
     for index, sample in enumerate(fused.samples):
-        hidden = _parent_hidden(parent, sample.inputs.to(rows.device), fused.read[index])
-        for at in sample.at.to(rows.device).split(SLICE):
-            targets, states = sample.targets.to(rows.device)[at], sample.states.to(rows.device)[at]
+        hidden = _parent_hidden(parent, sample.inputs.to(device), fused.read[index])
+        for at in sample.at.to(device).split(SLICE):
+            targets, states = sample.targets.to(device)[at], sample.states.to(device)[at]
             logits = [fused.logits(index, at).float(), parent.logits(hidden[at]).float()]
-            difference = max(difference, _greatest_difference(*(one[:, own] for one in logits)))
-            greedy = [one[:, own].argmax(-1) for one in logits]
-            changed += int((greedy[0] != greedy[1]).sum())
-            logits = [one.masked_fill_(~allowed[states], -torch.inf) for one in logits]
-            for counts, one in zip((ours, theirs), logits, strict=True):
-                _count(counts, one, targets)
+            ours, theirs = (one[:, rows] for one, rows in zip(logits, own, strict=True))
+            difference = max(difference, _greatest_difference(ours, theirs))
+            changed += int((ours.argmax(-1) != theirs.argmax(-1)).sum())
+            for one, table, count in zip(logits, allowed, counts, strict=True):
+                _count(count, one.masked_fill_(~table[states], -torch.inf), targets)
             new_probability += float(logits[0].softmax(-1)[:, new].double().sum())
-    report, parent_report = ours.report(), theirs.report()
-    tokens = ours.text_tokens
+    tokens = counts[0].text_tokens
     return Kept(
         tokens=tokens,
         max_logit_difference=difference,
         changed_tokens=changed,
-        parent_ppl=parent_report["all_ppl"],
-        fused_ppl=report["all_ppl"],
+        parent_ppl=counts[1].report()["all_ppl"],
+        fused_ppl=counts[0].report()["all_ppl"],
         new_control_probability=new_probability / max(1, tokens),
     )
 
@@ -209,7 +209,7 @@ def compare_with_parents(
     for parent, documents, image in ((text_parent, texts, False), (image_parent, pictures, True)):
         sample_of = pictures_of if image else text_of
         samples = [sample for ids in documents if (sample := sample_of(ids, fused.grammar)) is not None]
-        kept.append(compare(trace(fused, samples, tower_of(fused, image)), parent, image))
+        kept.append(compare(trace(fused, samples, tower_of(fused, image)), parent, fused.grammar, image))
     return Retention(*kept)
 
 
@@ -219,6 +219,12 @@ def tower_of(fused: JointModel, image: bool) -> JointTower | None:
         return None
     tower = fused.image_tower if image else fused.text_tower
     return tower if isinstance(tower, JointTower) else None
+
+
+def _own_rows(grammar: Grammar, text_size: int, image: bool) -> slice:
+    """A parent's own rows of one modality, as joint ids."""
+    vocabulary = grammar.vocabulary
+    return slice(vocabulary.image_start, vocabulary.control_start) if image else slice(0, text_size)
 
 
 def _parent_hidden(parent: SingleStream, inputs: Tensor, read: Tensor | None) -> Tensor:
