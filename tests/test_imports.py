@@ -1,4 +1,4 @@
-"""The rooms of src/jam and what each may import: the table of the design, held against the imports in the code.
+"""The rooms of src/jam and what each may import: the table below, held against the imports in the code.
 
 A module's room is the first name behind `jam`. Imports within a room are free.
 """
