@@ -21,7 +21,7 @@ TABLE = """
 | checkpoints |                                                                              |
 | grammar     | vocabulary                                                                   |
 | cm3         | vocabulary, grammar                                                          |
-| codec       | documents, vocabulary, grammar                                               |
+| codec       | documents, vocabulary, grammar, checkpoints                                  |
 | models      | vocabulary, grammar                                                          |
 | fusion      | vocabulary, models, checkpoints                                              |
 | data        | documents, vocabulary, grammar, cm3, codec, checkpoints                      |
