@@ -1,212 +1,41 @@
-"""Cross models of unlike families, and fusion from checkpoints that hold more than a decoder."""
+"""Fusion from checkpoints that hold more than a decoder, and of families that not every method can fuse."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families import (
-    CODES,
-    LINEAR,
-    SIZES,
-    VOCABULARY,
-    WHOLE,
-    WINDOW,
-    chameleon,
-    decoder_tensors,
-    emu3,
-    gemma3,
-    in_steps,
-    janus,
-    random_rows,
-    randomised,
-    text_logits,
-)
+from families import CODES, SIZES, VOCABULARY, chameleon, decoder_tensors, emu3, gemma3, janus, randomised
+from family_pairs import assert_exact, gemma2, llama_with_codes, qwen2
 from fusion_parents import QUIET, TEXT_SIZE, opened, settings, tokenizer
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
     ChameleonForConditionalGeneration,
     Emu3ForCausalLM,
     Emu3ForConditionalGeneration,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
-    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     JanusForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 import jam
 from jam.fusion import FusionPlan, fuse
-from jam.grammar import State
-from jam.models import CrossConfig, CrossForCausalLM, SingleStream
+from jam.models import CrossForCausalLM, SingleStream
 from jam.models.towers import decoder_config
-from jam.vocabulary import ParentRows, Vocabulary
-
-IMAGE_SIZES = SIZES | {"vocab_size": VOCABULARY + CODES}
-JOINT = Vocabulary(text_size=VOCABULARY, image_size=CODES, eos_id=2, sentinels=4)
-ROWS = ParentRows(VOCABULARY), ParentRows(VOCABULARY, VOCABULARY)
-OWN, OWN_CODES = slice(0, VOCABULARY), slice(VOCABULARY, VOCABULARY + CODES)
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
 
-
-def qwen2(**changes: Any) -> Any:
-    window = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2}
-    return Qwen2ForCausalLM(Qwen2Config(**SIZES | window | {"num_hidden_layers": 4} | changes))
-
-
-def wide_gemma3(**changes: Any) -> Any:
-    sizes = IMAGE_SIZES | {"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 20}
-    rope = {WHOLE: LINEAR, WINDOW: {"rope_type": "default", "rope_theta": 10.0}}
-    windows = {"sliding_window": 5, "layer_types": [WINDOW, WHOLE, WINDOW], "rope_parameters": rope}
-    return Gemma3ForCausalLM(Gemma3TextConfig(**sizes | windows | {"final_logit_softcapping": 2.0} | changes))
-
-
-def gemma2(**changes: Any) -> Any:
-    caps = {"head_dim": 8, "sliding_window": 5, "attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0}
-    return Gemma2ForCausalLM(Gemma2Config(**SIZES | caps | {"attn_implementation": "eager"} | changes))
-
-
-def llama_with_codes() -> Any:
-    return LlamaForCausalLM(LlamaConfig(**IMAGE_SIZES))
-
-
-PAIRS: dict[str, Any] = {
-    "qwen2 gemma3": lambda: (qwen2(), wide_gemma3()),
-    "gemma2 llama": lambda: (gemma2(), llama_with_codes()),
-    "qwen2 chameleon": lambda: (
-        qwen2(),
-        ChameleonForConditionalGeneration(chameleon(vocab_size=VOCABULARY + CODES, swin_norm=True)),
-    ),
-    "gemma3 janus": lambda: (wide_gemma3(vocab_size=VOCABULARY), JanusForConditionalGeneration(janus())),
-}
-
-
-def cross_of(text: Any, image: Any, readout: str = "exact") -> CrossForCausalLM:
-    config = CrossConfig(
-        text_config=text.config,
-        image_config=image.config,
-        vocabulary=JOINT.to_dict(),
-        image_grid=[4, 4],
-        text_rows=asdict(ROWS[0]),
-        image_rows=asdict(ROWS[1]),
-        cross_every=1,
-        readout=readout,
-    )
-    return CrossForCausalLM(config).eval()
-
-
-def with_parents(name: str) -> tuple[CrossForCausalLM, Any, Any]:
-    text, image = (randomised(model) for model in PAIRS[name]())
-    model = cross_of(text, image)
-    model.text_tower.model.load_state_dict(decoder_tensors(text))
-    model.image_tower.model.load_state_dict(decoder_tensors(image))
-    return model, text, image
-
-
-def image_logits(model: Any, rows: Tensor) -> Tensor:
-    """Logits [B, T, codes] of an image parent, whose codes are the rows behind those of the text."""
-    if not isinstance(model, JanusForConditionalGeneration):
-        return text_logits(model, rows)[..., OWN_CODES]
-    texts = model.get_input_embeddings()(rows.clamp(max=VOCABULARY - 1))
-    codes = model.prepare_embeddings_for_image_generation((rows - VOCABULARY).clamp(min=0))
-    embedded = torch.where((rows < VOCABULARY)[..., None], texts, codes)
-    return model.model.generation_head(model.model.language_model(inputs_embeds=embedded).last_hidden_state)
-
-
-def assert_exact(fused: CrossForCausalLM, text: Any, image: Any, text_size: int = VOCABULARY) -> None:
-    """Difference 0; with Janus the rows of the codes are made in another order of sums."""
-    written = fused.config.joint_vocabulary
-    ids = torch.tensor([[2, 5, 3, 7, 11, 4, 9, 1, 6, 8, 10, 3]])
-    with torch.no_grad():
-        got = fused.logits(fused.hidden(ids), torch.full(ids.shape, State.TEXT))[..., :text_size]
-        assert (got - text_logits(text, ids)[..., :text_size]).abs().max() == 0
-        codes = torch.tensor([[2, 5, 3, *range(VOCABULARY, VOCABULARY + 9)]])
-        joint = torch.where(codes >= VOCABULARY, codes - VOCABULARY + written.image_start, codes)
-        got = fused.logits(fused.hidden(joint), torch.full(ids.shape, State.IMAGE))
-        got = got[..., written.image_start : written.control_start]
-        difference = (got - image_logits(image, codes)).abs().max()
-        assert difference <= (1e-5 if isinstance(image, JanusForConditionalGeneration) else 0)
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_step_0_equals_the_parents(name: str, tmp_path: Path) -> None:
-    model, text, image = with_parents(name)
-    assert_exact(model, text, image)
-    model.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    assert isinstance(loaded, CrossForCausalLM)
-    assert_exact(loaded, text, image)
-
-
-@pytest.mark.parametrize("name", [*PAIRS, "paper"])
-def test_cached_equals_uncached(name: str) -> None:
-    """With cross blocks that do something; paper: two Gemmas under one embedding."""
-    if name == "paper":
-        gemma = GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=8))
-        model = randomised(cross_of(gemma, gemma, "paper"))
-    else:
-        model = randomised(cross_of(*PAIRS[name]()))
-    rows = random_rows(VOCABULARY + CODES)
-    with torch.no_grad():
-        expected = [model.hidden(row[None])[0] for row in rows]
-        got = in_steps(model.new_cache(3, 20), rows, model.hidden)
-    for one, wanted in zip(got, expected, strict=True):
-        torch.testing.assert_close(one, wanted, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["gemma2 llama", "gemma3 janus"])
-def test_training_computes_the_same_logits(name: str) -> None:
-    model = randomised(cross_of(*PAIRS[name]()))
-    ids, states = torch.randint(VOCABULARY, (1, 9)), torch.tensor([[State.TEXT] * 4 + [State.IMAGE] * 5])
-    with torch.no_grad():
-        expected = model.logits(model.hidden(ids), states)
-    logits = model.logits(model.hidden(ids), states)
-    torch.testing.assert_close(logits, expected)
-    logits[logits.isfinite()].square().sum().backward()
-    assert model.text_tower.absent_input.grad is not None and model.to_text[0].k_proj.weight.grad.abs().max() > 0
-
-
-def test_absent_rows_are_scaled_and_capped() -> None:
-    """</s>, <break>, ... start as the mean row, and are read and written as the parent's rows are."""
-    model, text, _ = with_parents("gemma2 llama")
-    tower = model.text_tower
-    with torch.no_grad():
-        mean = text.get_input_embeddings().weight.mean(0)
-        tower.absent_input.copy_(mean.expand_as(tower.absent_input))
-        tower.absent_output.copy_(text.lm_head.weight.mean(0).expand_as(tower.absent_output))
-        torch.testing.assert_close(tower.embed(torch.tensor([[JOINT.break_id]]))[0, 0], mean * 32**0.5)
-        hidden = 100 * torch.randn(3, 32)
-        logits = tower.columns(hidden, image=False)
-    controls = logits[:, JOINT.control_start :]
-    assert controls.abs().max() <= 2 and (controls == controls[:, :1]).all()
-    single = SingleStream(text, JOINT, [4, 4], ROWS[0]).eval()
-    with torch.no_grad():
-        embedded = text.get_input_embeddings()(torch.tensor([[2, 5]]))
-        expected = text(inputs_embeds=torch.cat([embedded, (mean * 32**0.5)[None, None]], dim=1)).logits
-        got = single.logits(single.hidden(torch.tensor([[2, 5, JOINT.break_id]])))
-    torch.testing.assert_close(got[..., OWN], expected)
-
-
-# Fusion from files
 
 COMPOSITES: dict[str, Any] = {
     "emu3": lambda: Emu3ForConditionalGeneration(emu3(vocab_size=VOCABULARY + CODES)),
@@ -337,14 +166,7 @@ def test_methods_that_make_no_sense_are_refused(tmp_path: Path) -> None:
             run(tmp_path / name, method=method)
 
 
-def test_mistakes_are_explained(tmp_path: Path) -> None:
-    text, image = qwen2(), JanusForConditionalGeneration(janus())
-    with pytest.raises(ValueError, match=r"the image parent \(jam_janus\) writes image codes with a module.*'exact'"):
-        cross_of(text, image, "paper")
-    config = cross_of(text, image).config.to_dict()
-    fewer = Vocabulary(VOCABULARY, CODES - 1, eos_id=2, sentinels=4)
-    with pytest.raises(ValueError, match=r"jam_janus writes 16 codes, whose rows begin at 60; the vocabulary has 15"):
-        CrossForCausalLM(CrossConfig(**config | {"vocabulary": fewer.to_dict()}))
+def test_a_tied_config_beside_a_head_that_differs_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "text", LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)))
     save(tmp_path / "image", llama_with_codes())
     path = tmp_path / "text" / "model.safetensors"
