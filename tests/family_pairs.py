@@ -60,13 +60,13 @@ def gemma2(**changes: Any) -> Any:
     return Gemma2ForCausalLM(Gemma2Config(**SIZES | caps | {"attn_implementation": "eager"} | changes))
 
 
-def llama_with_codes() -> Any:
-    return LlamaForCausalLM(LlamaConfig(**IMAGE_SIZES))
+def llama(**changes: Any) -> Any:
+    return LlamaForCausalLM(LlamaConfig(**SIZES | changes))
 
 
 PAIRS: dict[str, Any] = {
     "qwen2 gemma3": lambda: (qwen2(), wide_gemma3()),
-    "gemma2 llama": lambda: (gemma2(), llama_with_codes()),
+    "gemma2 llama": lambda: (gemma2(), llama(**IMAGE_SIZES)),
     "qwen2 chameleon": lambda: (
         qwen2(),
         ChameleonForConditionalGeneration(chameleon(vocab_size=VOCABULARY + CODES, swin_norm=True)),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import CODES, SIZES, VOCABULARY, chameleon, decoder_tensors, emu3, gemma3, janus, randomised
-from family_pairs import assert_exact, gemma2, llama_with_codes, qwen2
+from family_pairs import IMAGE_SIZES, assert_exact, gemma2, llama
 from fusion_parents import QUIET, TEXT_SIZE, opened, settings, tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -21,7 +21,6 @@ from transformers import (
     GemmaForCausalLM,
     JanusForConditionalGeneration,
     LlamaConfig,
-    LlamaForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -59,11 +58,11 @@ def run(folder: Path, **changes: Any) -> FusionPlan:
 
 @pytest.mark.parametrize("name", COMPOSITES)
 def test_image_parent_within_a_composite(name: str, tmp_path: Path) -> None:
-    text, image = save(tmp_path / "text", qwen2()), save(tmp_path / "image", COMPOSITES[name]())
+    text, image = save(tmp_path / "text", llama()), save(tmp_path / "image", COMPOSITES[name]())
     plan = run(tmp_path, every=1)
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.name for tensor in plan.tensors} == written.keys()
-    assert not any("vision" in key or "vq" in key for key in written)
+    assert not any(part in key for key in written for part in ("vqmodel", "vision_model", "vision_tower"))
     for key, tensor in decoder_tensors(image).items():
         if (stored := written.get(f"image_tower.model.{key}")) is not None:
             torch.testing.assert_close(stored, tensor, rtol=1e-6, atol=1e-6 if name.startswith("janus") else 0)
@@ -77,7 +76,7 @@ def test_image_parent_within_a_composite(name: str, tmp_path: Path) -> None:
 
 def test_text_parent_within_a_composite(tmp_path: Path) -> None:
     text = save(tmp_path / "text", Gemma3ForConditionalGeneration(gemma3(sliding_window=5)))
-    image = save(tmp_path / "image", llama_with_codes())
+    image = save(tmp_path / "image", llama(**IMAGE_SIZES))
     run(tmp_path)
     assert_exact(opened(tmp_path / "out"), text, image, TEXT_SIZE)
 
@@ -94,7 +93,7 @@ def test_plan_of_a_composite_needs_no_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("older", [{"model.text_model.": "text_model.model.", "lm_head.": "text_model.lm_head."}, {}])
 def test_names_of_other_versions(older: dict[str, str], tmp_path: Path) -> None:
     """Whatever the library writes today: files of the hub have the names of their day."""
-    save(tmp_path / "text", qwen2())
+    save(tmp_path / "text", llama())
     image = save(tmp_path / "image", COMPOSITES["emu3"]())
     tensors = {}
     for key, tensor in image.state_dict().items():
@@ -109,7 +108,7 @@ def test_names_of_other_versions(older: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_janus_keeps_a_head_of_its_own_whatever_its_config_says(tmp_path: Path) -> None:
-    save(tmp_path / "text", qwen2())
+    save(tmp_path / "text", llama())
     save(tmp_path / "image", COMPOSITES["janus-tied"]())
     path = tmp_path / "image" / "model.safetensors"
     head = torch.randn(VOCABULARY, 32)
@@ -147,7 +146,7 @@ def test_methods_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         "chameleon": (
             "uniform",
             lambda size: ChameleonForConditionalGeneration(chameleon(vocab_size=size)),
-            "has no class for ChameleonDecoder.*cross keeps it",
+            "has no class for ChameleonDecoder.*--method cross",
         ),
         "gemma": (
             "width",
@@ -167,12 +166,12 @@ def test_methods_that_make_no_sense_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_tied_config_beside_a_head_that_differs_is_refused(tmp_path: Path) -> None:
-    save(tmp_path / "text", LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)))
-    save(tmp_path / "image", llama_with_codes())
+    save(tmp_path / "text", llama(tie_word_embeddings=True))
+    save(tmp_path / "image", llama(**IMAGE_SIZES))
     path = tmp_path / "text" / "model.safetensors"
     tensors = load_file(path)
     save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path)
     run(tmp_path)  # the same table twice is tied all the same
     save_file(tensors | {"lm_head.weight": torch.randn(VOCABULARY, 32)}, path)
-    with pytest.raises(ValueError, match="says tie_word_embeddings, but lm_head.weight and model.embed_tokens.weight"):
+    with pytest.raises(ValueError, match=r"says tie_word_embeddings, but lm_head.* differ"):
         run(tmp_path, out=str(tmp_path / "other"))

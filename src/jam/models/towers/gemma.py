@@ -22,7 +22,7 @@ from jam.models.towers.llama import LlamaFamily
 
 
 class GemmaFamily(LlamaFamily):
-    model_class = GemmaForCausalLM
+    model_class: type[PreTrainedModel] = GemmaForCausalLM
 
     def check(self, config: PretrainedConfig) -> None:
         if getattr(config, "use_bidirectional_attention", False):

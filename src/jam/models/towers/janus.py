@@ -1,7 +1,6 @@
 """Janus: a Llama that reads image codes through an MLP over their embeddings and writes them with an MLP for a head.
 
-The first MLP sees nothing but the code, so its outputs are rows: they stand in the embedding behind those of the text.
-The head stays an MLP.
+The first MLP sees nothing but the code: its outputs are rows behind those of the text. The head stays an MLP.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import AutoConfig, LlamaConfig, LlamaModel, LlamaPreTrainedModel, PretrainedConfig
-from transformers.models.janus.configuration_janus import JanusVQVAEConfig
-from transformers.models.janus.modeling_janus import JanusVQVAEAlignerMLP, JanusVQVAEHead
+from transformers.models.janus.modeling_janus import JanusVQVAEAlignerMLP, JanusVQVAEConfig, JanusVQVAEHead
 
 from jam.models.towers.composite import Composite, Made
 from jam.models.towers.llama import LlamaFamily
@@ -56,16 +54,16 @@ class JanusComposite(Composite):
         text, codes = self.text_config(config).to_dict(), config.vq_config
         if text.pop("model_type") != "llama":
             raise ValueError(f"this Janus is no Llama but a {config.text_config.model_type}; there is no tower for it")
-        fields = ("image_token_embed_dim", "projection_dim", "num_embeddings", "hidden_act")
+        shape = ("image_token_embed_dim", "projection_dim", "num_embeddings", "hidden_act")
         text |= {"vocab_size": text["vocab_size"] + codes.num_embeddings, "tie_word_embeddings": False}
-        return JanusDecoderConfig(**text, image_head={name: getattr(codes, name) for name in fields})
+        return JanusDecoderConfig(**text, image_head={name: getattr(codes, name) for name in shape})
 
     def made(self, config: PretrainedConfig, stored: Collection[str]) -> dict[str, Made]:
         table, text, codes = "model.language_model.embed_tokens.weight", config.text_config, config.vq_config
         with torch.device("meta"):
             aligner = JanusVQVAEAlignerMLP(codes)
         weights = {name: tuple(weight.shape) for name, weight in aligner.named_parameters()}
-        sources = {table: (text.vocab_size, text.hidden_size)}
+        sources: dict[str, tuple[int, ...]] = {table: (text.vocab_size, text.hidden_size)}
         sources |= {"model.generation_embeddings.weight": (codes.num_embeddings, codes.embed_dim)}
         sources |= {f"model.generation_aligner.{name}": shape for name, shape in weights.items()}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import PretrainedConfig, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from jam.models.towers.llama import LlamaFamily
 
 
 class Qwen2Family(LlamaFamily):
-    model_class = Qwen2ForCausalLM
+    model_class: type[PreTrainedModel] = Qwen2ForCausalLM
 
     def layer_types(self, config: PretrainedConfig) -> list[str]:
         return config.layer_types
