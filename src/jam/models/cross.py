@@ -140,8 +140,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
             cache: after `RowCache.step`, whose positions and mask are the other arguments.
         """
         position_ids = self._positions(input_ids, position_ids, attention_mask, cache)
-        contexts = self._enter(input_ids, position_ids, attention_mask, cache)
-        (text, text_context), (image, image_context) = contexts
+        (text, text_context), (image, image_context) = self._enter(input_ids, position_ids, attention_mask, cache)
         text_rotary, image_rotary = text_context.global_rotary, image_context.global_rotary
         both_rotary = text_rotary is not None and image_rotary is not None
         exchanges = {layer: index for index, layer in enumerate(self.config.exchanges)}
