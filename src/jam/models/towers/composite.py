@@ -11,23 +11,28 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
 class Made:
-    """A tensor of the decoder that is made of others.
+    """A tensor of the decoder that is made of others: the rows of the first of them, and rows made of the rest.
 
     Args:
-        sources: shapes of these others, by their names in the checkpoint.
+        sources: shapes of these others, by their names in the checkpoint, the one whose rows come first at the front.
         operation: what is done, in words.
-        compute: does it: takes the sources in order.
+        rows_behind: from the other sources, in order, to the rows behind those of the first; None: there are none.
     """
 
     sources: dict[str, tuple[int, ...]]
     operation: str
-    compute: Callable[..., Tensor]
+    rows_behind: Callable[..., Tensor] | None = None
+
+    def compute(self, first: Tensor, *others: Tensor) -> Tensor:
+        """The tensor, from all sources in order."""
+        return first if self.rows_behind is None else torch.cat([first, self.rows_behind(*others)])
 
 
 class Composite:

@@ -67,12 +67,12 @@ class JanusComposite(Composite):
         sources |= {"model.generation_embeddings.weight": (codes.num_embeddings, codes.embed_dim)}
         sources |= {f"model.generation_aligner.{name}": shape for name, shape in weights.items()}
 
-        def rows(text: Tensor, embeddings: Tensor, *tensors: Tensor) -> Tensor:
-            return torch.cat([text, functional_call(aligner, dict(zip(weights, tensors, strict=True)), embeddings)])
+        def rows(embeddings: Tensor, *tensors: Tensor) -> Tensor:
+            return functional_call(aligner, dict(zip(weights, tensors, strict=True)), embeddings)
 
         made = {"model.embed_tokens.weight": Made(sources, "text rows, then the aligner's outputs for all codes", rows)}
         if stored and "lm_head.weight" not in stored:  # tied; the config says so of checkpoints that are not, too
-            made["lm_head.weight"] = Made({table: sources[table]}, "copy", lambda text: text)
+            made["lm_head.weight"] = Made({table: sources[table]}, "copy")
         return made
 
 
