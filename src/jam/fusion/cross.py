@@ -89,14 +89,21 @@ class _Rule:
             return self._copy(role, name.removeprefix("model."))
         index = self.pair.text_index if role == "text" else self.pair.image_index
         tables = {"absent_input": parent.skeleton.input_table, "absent_output": parent.skeleton.output_table}
+        sources, _, table_of = self._copy(role, tables[name])
 
-        def repeated_mean(table: Tensor) -> Tensor:
-            return mean_row(table, index).expand(shape)
+        def repeated_mean(*tensors: Tensor) -> Tensor:
+            table = table_of(*tensors)
+            own = index[index < len(table)]  # a head without image codes has fewer rows than the embedding
+            return mean_row(table, own).expand(shape)
 
-        return (Source(role, tables[name]),), "the parent's mean row", repeated_mean
+        return sources, "the parent's mean row", repeated_mean
 
     def _copy(self, role: str, name: str) -> Step:
-        return (Source(role, name),), "copy", lambda tensor: tensor
+        """A tensor of a parent: a copy, unless it is made of other tensors of the checkpoint."""
+        made = self.pair.parent(role).made.get(name)
+        if made is None:
+            return (Source(role, name),), "copy", lambda tensor: tensor
+        return tuple(Source(role, source) for source in made.sources), made.operation, made.compute
 
     def _merged(self, text_name: str, image_name: str) -> Step:
         pair = self.pair
