@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Literal
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from jam.fusion.pair import Pair
-from jam.fusion.plan import FusionPlan, PlannedTensor, Source
-from jam.fusion.rows import mean_row, merged_table
+from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
+from jam.fusion.rows import merged_table, repeated_mean
 from jam.fusion.skeleton import Shape, tensor_shapes
+from jam.fusion.tables import Table, block_rows
 from jam.models.cross import CrossForCausalLM
 from jam.models.cross_config import CrossConfig
 
 Readout = Literal["exact", "paper"]
-Step = tuple[tuple[Source, ...], str, Callable[..., Tensor]]
+Step = tuple[tuple[Source, ...], str, Compute]
 
 
 def cross(pair: Pair, every: int = 2, readout: Readout = "exact", seed: int = 0) -> FusionPlan:
@@ -65,7 +66,7 @@ class _Rule:
             return self._tower(module.removesuffix("_tower"), inner, shape)
         if module in ("to_text", "to_image"):
             if self.identity_at_first and name.endswith(("o_proj.weight", "fc2.weight")):
-                return (), "new: 0, so that the exchange is the identity at first", partial(torch.zeros, shape)
+                return (), "new: 0, so that the exchange is the identity at first", partial(_zeros, shape)
             return self._random(name, shape, self.std)
         skeletons = self.pair.text.skeleton, self.pair.image.skeleton
         match module:
@@ -90,13 +91,11 @@ class _Rule:
         index = self.pair.text_index if role == "text" else self.pair.image_index
         tables = {"absent_input": parent.skeleton.input_table, "absent_output": parent.skeleton.output_table}
 
-        def repeated_mean(table: Tensor) -> Tensor:
-            return mean_row(table, index).expand(shape)
-
-        return (Source(role, tables[name]),), "the parent's mean row", repeated_mean
+        compute = partial(repeated_mean, index_V=index, rows=shape[0])
+        return (Source(role, tables[name]),), "the parent's mean row", compute
 
     def _copy(self, role: str, name: str) -> Step:
-        return (Source(role, name),), "copy", lambda tensor: tensor
+        return (Source(role, name),), "copy", Table.stored_blocks
 
     def _merged(self, text_name: str, image_name: str) -> Step:
         pair = self.pair
@@ -109,8 +108,17 @@ class _Rule:
         return (), f"new: normal, standard deviation {std:.3g}", partial(_normal, name, shape, std, self.seed)
 
 
-def _normal(name: str, shape: Shape, std: float, seed: int) -> Tensor:
+def _zeros(shape: Shape) -> Iterator[Tensor]:
+    return (torch.zeros(rows, *shape[1:]) for rows in _rows_of_blocks(shape))
+
+
+def _normal(name: str, shape: Shape, std: float, seed: int) -> Iterator[Tensor]:
     """Random numbers that depend on nothing but the seed and the tensor's name."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return torch.randn(shape, generator=generator) * std
+    return (torch.randn(rows, *shape[1:], generator=generator).mul_(std) for rows in _rows_of_blocks(shape))
+
+
+def _rows_of_blocks(shape: Shape) -> Iterator[int]:
+    step = block_rows(shape[1:])
+    return (min(step, shape[0] - start) for start in range(0, shape[0], step))
