@@ -14,7 +14,8 @@ STAGES = ("parent", "fused", "aligned", "instructed")
 FILE_NAME = "manifest.json"
 
 
-def _version() -> str:
+def version() -> str:
+    """Version of this package."""
     try:
         return metadata.version("jam-fusion")
     except metadata.PackageNotFoundError:  # run from a source tree
@@ -32,7 +33,8 @@ class Manifest:
         vocabulary: `Vocabulary.to_dict()`; None when the folder doesn't say.
         image_grid: image tokens as [height, width].
         rows: `ParentRows` as a dict, for single-stream models; the cross model's config has them per tower.
-        ancestors: what it was made from, each {"role", "name", "sha256", "architecture"}.
+        ancestors: what it was made from, each {"role", "name", "sha256", "architecture", "files"}: SHA-256 of every file, and
+            of these in order; with "revision" for a model of the hub, whose id is the name.
         notes: sentences for the reader.
         jam_version: version of this package that wrote it.
     """
@@ -43,9 +45,9 @@ class Manifest:
     vocabulary: dict[str, int] | None = None
     image_grid: list[int] | None = None
     rows: dict[str, int | None] | None = None
-    ancestors: list[dict[str, str]] = field(default_factory=list)
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    jam_version: str = field(default_factory=_version)
+    jam_version: str = field(default_factory=version)
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:

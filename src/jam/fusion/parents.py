@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -11,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
+from jam.fusion.hub import origin
 from jam.fusion.skeleton import Skeleton
+from jam.fusion.tables import Table
 from jam.models.towers import Composite, Made, composite_of
 from jam.vocabulary import ParentRows
 
@@ -65,11 +68,17 @@ class Parent:
         return ParentRows(**self.manifest.rows) if self.manifest and self.manifest.rows else None  # type: ignore[arg-type]
 
     @property
+    def dtypes(self) -> dict[torch.dtype, int]:
+        """Data types of the floating tensors that the model has, and how many are of each; none without weights."""
+        stored = self._stored_names.items() if has_weights(self.folder) else ()
+        infos = (self._reader.infos[file_name] for name, file_name in stored if name in self._shapes)
+        return Counter(info.dtype for info in infos if info.dtype.is_floating_point)
+
+    @property
     def dtype(self) -> torch.dtype:
-        """Data type of its weights, or the one its config names when there are no weights."""
-        if has_weights(self.folder):
-            infos = (self._reader.infos[name] for name in self._stored_names.values())
-            return next(info.dtype for info in infos if info.dtype.is_floating_point)
+        """Data type of its weights, the widest where they mix, or the one its config names when there are none."""
+        if self.dtypes:
+            return max(self.dtypes, key=lambda dtype: dtype.itemsize)
         named = self.config.dtype or torch.float32
         return getattr(torch, named) if isinstance(named, str) else named
 
@@ -115,34 +124,37 @@ class Parent:
         derived = {name for name in infos if name.endswith("rotary_emb.inv_freq")}  # older checkpoints of Llama
         check_tensors(infos, self._shapes, f"the {self.role} parent {self.folder}", tied | derived)
         for name in tied & stored.keys():
-            if not torch.equal(self.read(name), self.read(self.skeleton.input_table)):
+            both = zip(self.table(name).blocks(), self.table(self.skeleton.input_table).blocks(), strict=True)
+            if not all(torch.equal(head, rows) for head, rows in both):
                 raise ValueError(
                     f"config.json of the {self.role} parent {self.folder} says tie_word_embeddings, but {name} and "
                     f"{self.skeleton.input_table} differ; set tie_word_embeddings to false there"
                 )
 
-    def read(self, name: str) -> Tensor:
-        """A tensor by its name in the decoder; one that others are made of by its name in the checkpoint."""
-        return self._reader.read(self._stored_names[name])
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash over the files that hold the weights."""
-        digest = hashlib.sha256()
-        for path in self._reader.files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+    def table(self, name: str) -> Table:
+        """A tensor by its name in the decoder (one that others are made of: in the checkpoint), to be read in rows."""
+        return Table(self._reader, self._stored_names[name])
 
     @property
-    def ancestor(self) -> dict[str, str]:
-        """Its entry in the manifest of the result."""
-        architecture = type(self.skeleton.model).__name__
+    def files(self) -> list[Path]:
+        """The files that hold its weights."""
+        return self._reader.files
+
+    def ancestor(self, hashes: Mapping[str, str]) -> dict[str, Any]:
+        """Its entry in the manifest of the result.
+
+        Args:
+            hashes: SHA-256 of each of its `files`, by name.
+        """
+        found = origin(self.folder)
+        whole = hashlib.sha256(b"".join(bytes.fromhex(hashes[path.name]) for path in self.files))
         return {
             "role": self.role,
-            "name": self.folder.resolve().name,
-            "sha256": self.sha256,
-            "architecture": architecture,
+            "name": found.repository if found else self.folder.resolve().name,
+            **({"revision": found.revision} if found else {}),
+            "sha256": whole.hexdigest(),
+            "architecture": type(self.skeleton.model).__name__,
+            "files": dict(hashes),
         }
 
 

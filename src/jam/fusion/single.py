@@ -6,17 +6,15 @@ import copy
 from collections.abc import Callable
 
 import transformers
-from torch import Tensor
 from transformers import PretrainedConfig
 
 from jam.fusion.pair import Pair
-from jam.fusion.plan import FusionPlan, PlannedTensor, Source
+from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
 from jam.fusion.skeleton import Skeleton
 from jam.vocabulary import ParentRows
 
-Combine = Callable[[Tensor, Tensor], Tensor]
-Rule = Callable[[str, Skeleton], tuple[str, Combine]]
-"""From a tensor's name to the operation in words and the function of both parents' tensors that does it."""
+Rule = Callable[[str, Skeleton], tuple[str, Compute]]
+"""From a tensor's name to the operation in words and the function of both parents' tables that does it."""
 
 
 def single_config(pair: Pair, doubled: tuple[str, ...] = ()) -> PretrainedConfig:
