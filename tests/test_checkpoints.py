@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from jam.checkpoints import (
     CheckpointReader,
+    Jobs,
     Manifest,
     TensorInfo,
     check_tensors,
@@ -34,7 +35,8 @@ TENSORS = {
 
 def write(folder: Path, tensors: dict[str, torch.Tensor] = TENSORS, **options: int) -> None:
     infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    write_checkpoint(folder, infos, tensors.__getitem__, **options)
+    with Jobs(2) as jobs:
+        write_checkpoint(folder, infos, lambda name: [tensors[name]], jobs, **options)
 
 
 def assert_reads(folder: Path, tensors: dict[str, torch.Tensor] = TENSORS) -> None:

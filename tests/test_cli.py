@@ -210,7 +210,7 @@ def test_plan_as_json_is_all_of_stdout(capsys: Any, tmp_path: Path) -> None:
     plan = json.loads(out)
     assert status == 0 and "note: " in err
     assert plan["parameters"] == sum(int(np.prod(tensor["shape"])) for tensor in plan["tensors"])
-    assert {"name", "shape", "dtype", "from", "operation"} == plan["tensors"][0].keys()
+    assert {"name", "shape", "dtype", "bytes", "file", "from", "operation"} == plan["tensors"][0].keys()
     status, out, _ = run(capsys, "fuse", *parents, "--plan")
     assert status == 0 and "text_tower" in out
 

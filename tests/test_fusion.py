@@ -200,7 +200,7 @@ def test_folder_holds_everything(tmp_path: Path) -> None:
     (tmp_path / "image" / "image_tokenizer" / "config.json").write_text("{}")
     run(tmp_path, method="width", init="average")
     out = tmp_path / "out"
-    files = ["config.json", "generation_config.json", "manifest.json", "model.safetensors"]
+    files = ["README.md", "config.json", "generation_config.json", "manifest.json", "model.safetensors"]
     assert sorted(path.name for path in out.iterdir()) == sorted([*files, "image_tokenizer", "tokenizer"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image", "out", "text"]
     assert (out / "image_tokenizer" / "config.json").read_text() == "{}"

@@ -28,7 +28,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import OPTConfig
 
-import jam.checkpoints.tensors
+import jam.checkpoints.shards
 from jam.fusion import FuseConfig, FusionPlan, fuse
 
 
@@ -90,7 +90,8 @@ def test_plan_as_json_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[st
     printed = json.loads(capsys.readouterr().out)
     assert printed["parameters"] == plan.parameters == sum(math.prod(t["shape"]) for t in printed["tensors"])
     assert printed["bytes"] == 4 * plan.parameters
-    assert {tuple(tensor) for tensor in printed["tensors"]} == {("name", "shape", "dtype", "from", "operation")}
+    keys = ("name", "shape", "dtype", "bytes", "file", "from", "operation")
+    assert {tuple(tensor) for tensor in printed["tensors"]} == {keys}
     copied = next(t for t in printed["tensors"] if t["name"] == "text_tower.model.model.decoder.layers.0.fc1.weight")
     assert copied["from"] == ["text:model.decoder.layers.0.fc1.weight"] and copied["shape"] == [12, 8]
     output = io.StringIO()
@@ -170,11 +171,10 @@ def test_disk_full_and_interrupt_leave_nothing(
 ) -> None:
     save_pair(tmp_path, opt_config)
 
-    def failing(path: Path, *_: Any) -> None:
-        path.write_bytes(b"the beginning of a file")
+    def failing(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(jam.checkpoints.tensors, "_write_safetensors", failing)
+    monkeypatch.setattr(jam.checkpoints.shards, "_write_at", failing)
     with pytest.raises(raised, match=message):
         run(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image", "text"]

@@ -29,8 +29,8 @@ def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | No
     if not overwrite:
         refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if bytes_needed is not None and bytes_needed > shutil.disk_usage(path.parent).free:
-        raise _disk_full(path, bytes_needed)
+    if bytes_needed is not None and bytes_needed > free_bytes(path):
+        raise disk_full(path, bytes_needed)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had our id
     partial.mkdir()
@@ -41,8 +41,8 @@ def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | No
         _replace(partial, path)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if _is_disk_full(error):
-            raise _disk_full(path, bytes_needed) from error
+        if is_disk_full(error):
+            raise disk_full(path, bytes_needed) from error
         raise
 
 
@@ -91,16 +91,21 @@ def _replace(new: Path, path: Path) -> None:
         old.unlink()
 
 
-def _is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return f"(os error {errno.ENOSPC})" in str(error)  # how the safetensors library reports it
 
 
-def _disk_full(path: Path, bytes_needed: int | None) -> ValueError:
+def free_bytes(path: Path) -> int:
+    """Bytes that can still be written beside `path`."""
+    return shutil.disk_usage(path.parent).free
+
+
+def disk_full(path: Path, bytes_needed: int | None, kept: str = "nothing was left behind") -> ValueError:
+    """The error to raise; `kept` says what remains of the attempt."""
     needed = f"{format_bytes(bytes_needed)} needed" if bytes_needed is not None else "more needed"
-    free = format_bytes(shutil.disk_usage(path.parent).free)
     return ValueError(
-        f"the disk is full: cannot write {path}: {needed}, {free} free; make room or choose another place "
-        "(nothing was left behind)"
+        f"the disk is full: cannot write {path}: {needed}, {format_bytes(free_bytes(path))} free; make room or choose "
+        f"another place ({kept})"
     )

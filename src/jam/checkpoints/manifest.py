@@ -15,7 +15,8 @@ STAGES = ("parent", "fused", "aligned", "instructed")
 FILE_NAME = "manifest.json"
 
 
-def _version() -> str:
+def version() -> str:
+    """Version of this package."""
     try:
         return metadata.version("jam-fusion")
     except metadata.PackageNotFoundError:  # run from a source tree
@@ -33,9 +34,11 @@ class Manifest:
         vocabulary: `Vocabulary.to_dict()`; None when the folder doesn't say.
         image_grid: image tokens as [height, width].
         rows: `ParentRows` as a dict, for single-stream models; the cross model's config has them per tower.
-        ancestors: what it was made from, each {"role", "name", "source", "rows", "sha256", "architecture"}. `source`:
-            hub id or folder, which in the file stands relative to the manifest's, so that no result carries a path of
-            the machine where it was made. `rows`: `ParentRows` as a dict.
+        ancestors: what it was made from, each {"role", "name", "source", "rows", "sha256", "architecture", "files"}.
+            `files`: SHA-256 of every file; `sha256`: of these in order. With "revision" for a model of the hub, whose
+            id is the name. `source`: hub id with revision, or folder, which in the file stands relative to the
+            manifest's, so that no result carries a path of the machine where it was made. `rows`: `ParentRows` as a
+            dict.
         notes: sentences for the reader.
         jam_version: version of this package that wrote it.
     """
@@ -48,7 +51,7 @@ class Manifest:
     rows: dict[str, int | None] | None = None
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    jam_version: str = field(default_factory=_version)
+    jam_version: str = field(default_factory=version)
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:

@@ -16,6 +16,7 @@ SUMMARIES = {
     "verify": "rerun both parents and show what a fused model kept of them",
     "generate": "answer a question with an illustrated document",
     "demo": "the whole story on built-in tiny parents",
+    "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
 }
 
 
@@ -23,7 +24,7 @@ class _Commands:
     """Commands by name, imported when used: none waits for what the others need."""
 
     def __getitem__(self, name: str) -> Any:
-        return importlib.import_module(f"jam.commands.{name}")
+        return importlib.import_module(f"jam.commands.{name.replace('-', '_')}")
 
 
 COMMANDS = _Commands()

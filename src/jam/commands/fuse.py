@@ -12,6 +12,7 @@ EXAMPLES = """
 jam fuse --text llm --image image-model --out fused
 jam fuse --text llm --image image-model --image-tokenizer vqgan --out fused --method cross --every 4
 jam fuse --text llm --image image-model --out wide --method width --init average
+jam fuse --text owner/llm --image owner/image-model@main --out average --method uniform --weight 0.3
 jam fuse --text llm --image image-model --plan --json > plan.json
 """
 

@@ -38,7 +38,7 @@ def parser() -> Parser:
     made = make_parser("verify", description, EXAMPLES)
     made.add_argument("model", type=Path, help="model folder that `jam fuse` wrote")
     for role in ("text", "image"):
-        help = f"folder of the {role} parent; default: where it was when it was fused"
+        help = f"folder or hub id of the {role} parent; default: where it was when it was fused"
         made.add_argument(f"--{role}", type=Path | None, default=None, help=help)
     help = "JSON-lines files to compare on; default: built-in drawing lessons and pictures"
     made.add_argument("--documents", nargs="+", type=Path, default=None, help=help)

@@ -25,13 +25,21 @@ def load_parent(
     rows: ParentRows,
     device: str | torch.device,
     dtype: torch.dtype,
+    made_in: torch.dtype | None = None,
 ) -> SingleStream:
-    """A parent that reads and writes joint ids. Raises ValueError if its weights do not fit its config."""
+    """A parent that reads and writes joint ids.
+
+    Args:
+        made_in: tensors that are made of others are rounded to this; None: to the parent's data type.
+
+    Raises:
+        ValueError: its weights do not fit its config.
+    """
     parent.check_weights()
     with _without_weights(device, dtype):
         stream = SingleStream(parent.config, vocabulary, image_grid, rows)
     stream.model.tie_weights()
-    _fill(stream.model, parent.skeleton.shapes, lambda name: parent_tensor(parent, name))
+    _fill(stream.model, parent.skeleton.shapes, lambda name: parent_tensor(parent, name, made_in or parent.dtype))
     return stream.eval()
 
 
@@ -55,9 +63,13 @@ def load_tower(
     return tower.eval()
 
 
-def parent_tensor(parent: Parent, name: str) -> Tensor:
-    """A tensor of the parent's decoder, by its name there."""
-    return parent.read(name)
+def parent_tensor(parent: Parent, name: str, made_in: torch.dtype) -> Tensor:
+    """A tensor of the parent's decoder, by its name there: as it is stored, or made of others and rounded."""
+    made = parent.made.get(name)
+    if made is None:
+        return parent.table(name).stored()
+    first, *others = (parent.table(source) for source in made.sources)
+    return made.compute(first.stored(), *(other.whole() for other in others)).to(made_in)
 
 
 def changed_tensors(reader: CheckpointReader, parent: Parent) -> list[str]:
@@ -65,7 +77,7 @@ def changed_tensors(reader: CheckpointReader, parent: Parent) -> list[str]:
     changed = []
     for name in parent.skeleton.shapes:
         stored = reader.read(f"{parent.role}_tower.model.{name}")
-        if not torch.equal(stored, parent_tensor(parent, name).to(stored.dtype)):
+        if not torch.equal(stored, parent_tensor(parent, name, stored.dtype).to(stored.dtype)):
             changed.append(name)
     return changed
 

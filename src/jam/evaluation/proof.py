@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, require_memory
+from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, require_memory, sha256_of
 from jam.codec import Encoded
 from jam.data import split
 from jam.evaluation.loading import changed_tensors, exchange_is_identity, load_parent, load_tower
@@ -34,6 +34,7 @@ from jam.evaluation.retention import (
 )
 from jam.evaluation.samples import Sample, pictures_of, text_behind_pictures, text_of
 from jam.fusion import Parent
+from jam.fusion.hub import locate
 from jam.grammar import Grammar
 from jam.models import CrossConfig, JointModel
 from jam.vocabulary import ParentRows
@@ -135,6 +136,7 @@ class _Case:
     grammar: Grammar
     device: str
     dtype: torch.dtype
+    stored: torch.dtype
     say: Callable[[str], None]
 
     def check_memory(self, parts: Mapping[str, list[TensorInfo]]) -> None:
@@ -195,6 +197,7 @@ class _Case:
             self.rows[role],
             self.device,
             self.dtype,
+            made_in=self.stored,
         )
         return compare(traced, parent, self.grammar, image=role == "image")
 
@@ -218,7 +221,7 @@ def verify(
         documents: encoded by the fused folder's codec.
         grammar: the fused model's.
         load_whole: gives the fused model in a data type; called only where it cannot be run tower by tower.
-        parents: folders of the "text" and the "image" parent; None: where they were when they were fused.
+        parents: folders or hub ids of the "text" and the "image" parent; None: where they were when they were fused.
         dtype: of the weights in memory; None: float32 on the CPU, else as stored.
         tolerance: greatest logit difference that passes; None: 0 where exactness is promised.
         say: is told what is done.
@@ -238,7 +241,7 @@ def verify(
     stored = next(info.dtype for info in reader.infos.values() if info.dtype.is_floating_point)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored)
     rows = _rows(folder, manifest, config)
-    case = _Case(manifest, config, reader, found, rows, grammar, device, dtype, say)
+    case = _Case(manifest, config, reader, found, rows, grammar, device, dtype, stored, say)
     exact = isinstance(config, CrossConfig) and config.readout == "exact"
     promised = exact and manifest.stage == "fused"
     changed = {}
@@ -277,14 +280,17 @@ def find_parent(
     if entry is None:
         raise ValueError(f"{folder}: its manifest names no {role} parent; give a folder that `jam fuse` wrote")
     place = given or entry.get("source")
-    if place is None or not Path(place).is_dir():
+    if place is not None:
+        place = locate(place, role)
+    if place is None or not place.is_dir():
         where = f"there is no folder {place}" if place else "the manifest does not say where it is"
         raise ValueError(f"the {role} parent {entry['name']} is not found: {where}; name its folder with --{role}")
     parent = Parent.describe(place, role)
     say(f"hashing the {role} parent")
-    if parent.sha256 != entry["sha256"]:
+    sha256 = parent.ancestor({path.name: sha256_of(path) for path in parent.files})["sha256"]
+    if sha256 != entry["sha256"]:
         raise ValueError(
-            f"{place} is not the {role} parent that was fused: its SHA-256 is {parent.sha256}, the manifest of "
+            f"{place} is not the {role} parent that was fused: its SHA-256 is {sha256}, the manifest of "
             f"{folder} says {entry['sha256']} ({entry['name']}); name that parent's folder with --{role}, or fuse again"
         )
     return parent

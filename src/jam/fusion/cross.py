@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Literal
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from jam.fusion.pair import Pair
-from jam.fusion.plan import FusionPlan, PlannedTensor, Source
-from jam.fusion.rows import mean_row, merged_table
+from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
+from jam.fusion.rows import merged_table, repeated_mean
 from jam.fusion.skeleton import Shape, tensor_shapes
+from jam.fusion.tables import ExtendedTable, Table, block_rows
 from jam.models.cross import CrossForCausalLM
 from jam.models.cross_config import CrossConfig
 
 Readout = Literal["exact", "paper"]
-Step = tuple[tuple[Source, ...], str, Callable[..., Tensor]]
+Step = tuple[tuple[Source, ...], str, Compute]
 
 
 def cross(pair: Pair, every: int = 2, readout: Readout = "exact", seed: int = 0) -> FusionPlan:
@@ -65,7 +66,7 @@ class _Rule:
             return self._tower(module.removesuffix("_tower"), inner, shape)
         if module in ("to_text", "to_image"):
             if self.identity_at_first and name.endswith(("o_proj.weight", "fc2.weight")):
-                return (), "new: 0, so that the exchange is the identity at first", partial(torch.zeros, shape)
+                return (), "new: 0, so that the exchange is the identity at first", partial(_zeros, shape)
             return self._random(name, shape, self.std)
         skeletons = self.pair.text.skeleton, self.pair.image.skeleton
         match module:
@@ -89,14 +90,28 @@ class _Rule:
             return self._copy(role, name.removeprefix("model."))
         index = self.pair.text_index if role == "text" else self.pair.image_index
         tables = {"absent_input": parent.skeleton.input_table, "absent_output": parent.skeleton.output_table}
+        own = index[index < parent.skeleton.shapes[tables[name]][0]]  # a head without image codes has fewer rows
+        sources, _, _ = self._copy(role, tables[name])
 
-        def repeated_mean(table: Tensor) -> Tensor:
-            return mean_row(table, index).expand(shape)
+        def compute(*found: Table) -> Iterator[Tensor]:
+            return repeated_mean(self._table(role, tables[name], found), index_V=own, rows=shape[0])
 
-        return (Source(role, tables[name]),), "the parent's mean row", repeated_mean
+        return sources, "the parent's mean row", compute
 
     def _copy(self, role: str, name: str) -> Step:
-        return (Source(role, name),), "copy", lambda tensor: tensor
+        """A tensor of a parent: a copy, unless it is made of other tensors of the checkpoint."""
+        made = self.pair.parent(role).made.get(name)
+        if made is None:
+            return (Source(role, name),), "copy", Table.stored_blocks
+        sources = tuple(Source(role, source) for source in made.sources)
+        return sources, made.operation, lambda *found: self._table(role, name, found).stored_blocks()
+
+    def _table(self, role: str, name: str, found: tuple[Table, ...]) -> Table | ExtendedTable:
+        """The table of a parent's tensor, from those of the checkpoint's tensors that it is, or is made of."""
+        made = self.pair.parent(role).made.get(name)
+        if made is None or made.rows_behind is None:
+            return found[0]
+        return ExtendedTable(found[0], made.rows_behind(*(table.whole() for table in found[1:])))
 
     def _merged(self, text_name: str, image_name: str) -> Step:
         pair = self.pair
@@ -109,8 +124,17 @@ class _Rule:
         return (), f"new: normal, standard deviation {std:.3g}", partial(_normal, name, shape, std, self.seed)
 
 
-def _normal(name: str, shape: Shape, std: float, seed: int) -> Tensor:
+def _zeros(shape: Shape) -> Iterator[Tensor]:
+    return (torch.zeros(rows, *shape[1:]) for rows in _rows_of_blocks(shape))
+
+
+def _normal(name: str, shape: Shape, std: float, seed: int) -> Iterator[Tensor]:
     """Random numbers that depend on nothing but the seed and the tensor's name."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return torch.randn(shape, generator=generator) * std
+    return (torch.randn(rows, *shape[1:], generator=generator).mul_(std) for rows in _rows_of_blocks(shape))
+
+
+def _rows_of_blocks(shape: Shape) -> Iterator[int]:
+    step = block_rows(shape[1:])
+    return (min(step, shape[0] - start) for start in range(0, shape[0], step))

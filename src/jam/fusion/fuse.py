@@ -1,22 +1,25 @@
-"""Carry a fusion out: plan, then compute and write one tensor after another."""
+"""`jam fuse`: describe both parents, plan, and write the fused folder."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
-from jam.checkpoints import Manifest, new_folder, write_checkpoint, write_json
+from jam.checkpoints import Manifest, resumable_folder, write_json
 from jam.checkpoints.folders import format_bytes, refuse_existing
+from jam.checkpoints.resume import Workplace, settle
+from jam.fusion.card import model_card
 from jam.fusion.cross import Readout, cross
+from jam.fusion.execute import Hashes, fingerprint, write_weights
+from jam.fusion.hub import locate
 from jam.fusion.pair import CodebookInfo, Pair, join
 from jam.fusion.parents import Parent
 from jam.fusion.plan import FusionPlan
@@ -25,6 +28,12 @@ from jam.fusion.width import Init, width
 
 Method = Literal["cross", "uniform", "width"]
 DTypeName = Literal["float32", "bfloat16", "float16"]
+# The options that decide what a method writes.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "cross": ("every", "readout", "seed"),
+    "uniform": ("weight",),
+    "width": ("init",),
+}
 
 
 @dataclass
@@ -32,18 +41,20 @@ class FuseConfig:
     """Settings of `jam fuse`.
 
     Args:
-        text: folder of the language model.
-        image: folder of the image-token model.
+        text: the language model: a folder, or a hub id (owner/name or owner/name@revision).
+        image: the image-token model: a folder or a hub id.
         out: folder to write; it must not exist.
         image_tokenizer: folder of the image tokenizer; default: `image_tokenizer/` in the image parent.
         method: cross, uniform or width.
         every: cross: exchange after layers 0, every, 2 every, ...; 0 for no cross blocks.
         readout: cross: "exact" loses nothing of the parents, "paper" is the paper's one softmax.
         init: width: what fills the blocks off the diagonal.
+        weight: uniform: share of the text parent in what both have, 0 to 1.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
         image_codes: number of image codes, for a plan without image tokenizer.
         image_start: row of the first image code in the image parent's table; default: the codes are its last rows.
         dtype: data type of the result; default: the parents'.
+        shard_mb: size of the result's files in MB; a run that was killed goes on behind its last whole file.
         plan: print what would happen, and stop; config.json of each parent is enough.
         json: print the plan as JSON on stdout.
         seed: seed of new weights.
@@ -57,13 +68,19 @@ class FuseConfig:
     every: int = 2
     readout: Readout = "exact"
     init: Init = "copy"
+    weight: float = 0.5
     sentinels: int | None = None
     image_codes: int | None = None
     image_start: int | None = None
     dtype: DTypeName | None = None
+    shard_mb: float = 2000
     plan: bool = False
     json: bool = False
     seed: int = 0
+
+    @property
+    def max_shard_bytes(self) -> float:
+        return self.shard_mb * 1e6
 
 
 def find_image_tokenizer(config: FuseConfig) -> Path | None:
@@ -76,15 +93,16 @@ def find_image_tokenizer(config: FuseConfig) -> Path | None:
         if not Path(config.image_tokenizer).is_dir():
             raise ValueError(f"--image-tokenizer {config.image_tokenizer}: there is no such folder")
         return Path(config.image_tokenizer)
-    inside = Path(config.image) / "image_tokenizer"
+    inside = locate(config.image, "image", weights=not config.plan) / "image_tokenizer"
     return inside if inside.is_dir() else None
 
 
 def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = None) -> Pair:
     """Describe both parents and find their joint vocabulary. Raises ValueError when they don't fit together."""
+    weights = not config.plan
     return join(
-        Parent.describe(config.text, "text"),
-        Parent.describe(config.image, "image"),
+        Parent.describe(locate(config.text, "text", weights), "text"),
+        Parent.describe(locate(config.image, "image", weights), "image"),
         image_tokenizer=image_tokenizer_info,
         image_codes=config.image_codes,
         image_start=config.image_start,
@@ -97,7 +115,7 @@ def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = No
 def make_plan(config: FuseConfig, pair: Pair) -> FusionPlan:
     """Plan the fusion of a pair. Raises ValueError when the method cannot fuse it."""
     if config.method == "uniform":
-        return uniform(pair)
+        return uniform(pair, config.weight)
     if config.method == "width":
         return width(pair, config.init)
     return cross(pair, every=config.every, readout=config.readout, seed=config.seed)
@@ -120,62 +138,79 @@ def fuse(
     if not config.plan:
         if config.out is None:
             raise ValueError("give the folder to write with --out, or only look at the plan with --plan")
+        settle(Path(os.path.abspath(config.out)))
         refuse_existing(config.out)
     pair = make_pair(config, image_tokenizer_info)
     plan = make_plan(config, pair)
     if config.json:
-        print(json.dumps(plan.to_json(), indent=1))
+        print(json.dumps(plan.to_json(config.max_shard_bytes), indent=1))
     elif config.plan:
         console.print(plan.table())
     for note in plan.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
     if config.out is not None and not config.plan:
-        write(plan, pair, config, Path(config.out), console)
+        write(plan, pair, config, Path(os.path.abspath(config.out)), console)
     return plan
 
 
 def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, console: Console) -> None:
-    """Write the fused folder: model, tokenizers, configs, manifest. It appears whole or not at all."""
+    """Write the fused folder. It appears whole or not at all; files that a killed run has finished are kept."""
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     for parent in (pair.text, pair.image):
         parent.check_weights()
     image_tokenizer = find_image_tokenizer(config)
-    console.print(plan.summary, markup=False, highlight=False, soft_wrap=True)
-    with new_folder(out, bytes_needed=plan.bytes) as folder:
-        write_weights(plan, pair, folder, console)
-        plan.config.save_pretrained(folder)
-        assert pair.text.tokenizer is not None, "join() refuses a text parent without tokenizer"
-        pair.text.tokenizer.save_pretrained(folder / "tokenizer")
-        if image_tokenizer:
-            shutil.copytree(image_tokenizer, folder / "image_tokenizer")
-        eos_id = plan.vocabulary.eos_id
-        sampling = {"do_sample": True, "temperature": 1.0, "top_p": 0.9}
-        write_json(folder / "generation_config.json", sampling | {"bos_token_id": eos_id, "eos_token_id": eos_id})
-        manifest(plan, pair, config).save(folder, out)
+    say(plan.summary)
+    needed = plan.bytes + (_bytes_of(image_tokenizer) if image_tokenizer else 0)
+    options = {name: getattr(config, name) for name in OPTIONS[plan.method]}
+    key = fingerprint(plan, pair, options | {"shard_mb": config.shard_mb})
+    with resumable_folder(out, key, needed) as work:
+        if work.journal.shards:
+            say(f"going on: {len(work.journal.shards)} finished files of an earlier run are checked and kept")
+        try:
+            hashes = write_weights(plan, pair, work, config.max_shard_bytes, console)
+        except KeyboardInterrupt:
+            if work.journal.shards:
+                say(f"{len(work.journal.shards)} finished files are kept; the same command goes on from there")
+            raise
+        write_description(plan, pair, work, image_tokenizer, out, options, hashes)
+    seconds = time.monotonic() - started
     done = f"{out}: {plan.method}, stage fused, {format_bytes(plan.bytes)}"
-    following = f"next: `jam prepare DOCS.jsonl --model {out} --out SHARDS`, then align it with `jam train`"
-    console.print(f"{done}; {following}", markup=False, highlight=False, soft_wrap=True)
+    rate = f"{seconds:.1f} s, {format_bytes(plan.bytes / seconds)}/s"
+    say(f"{done} in {rate}; next: `jam prepare DOCS.jsonl --model {out} --out SHARDS`, then align it with `jam train`")
 
 
-def write_weights(plan: FusionPlan, pair: Pair, folder: Path, console: Console) -> None:
-    """Compute the planned tensors one at a time, in fp32 or wider, and write them."""
-    planned = {tensor.name: tensor for tensor in plan.tensors}
+def write_description(
+    plan: FusionPlan,
+    pair: Pair,
+    work: Workplace,
+    image_tokenizer: Path | None,
+    out: Path,
+    options: dict[str, Any],
+    hashes: dict[str, Hashes],
+) -> None:
+    """Everything beside the weights: configs, tokenizers, the manifest and the card of what will lie at `out`."""
+    plan.config.save_pretrained(work.beside)
+    assert pair.text.tokenizer is not None, "join() refuses a text parent without tokenizer"
+    pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
+    if image_tokenizer:
+        shutil.copytree(image_tokenizer, work.folder / "image_tokenizer")
+    eos_id = plan.vocabulary.eos_id
+    sampling = {"do_sample": True, "temperature": 1.0, "top_p": 0.9}
+    write_json(work.folder / "generation_config.json", sampling | {"bos_token_id": eos_id, "eos_token_id": eos_id})
+    ancestors = [
+        parent.ancestor(hashes[parent.role]) | {"rows": asdict(rows)}
+        for parent, rows in ((pair.text, pair.text_rows), (pair.image, pair.image_rows))
+    ]
+    manifest(plan, options, ancestors).save(work.folder, out)
+    model_card(plan, pair, out.name, options, ancestors).save(work.folder / "README.md")
 
-    def compute(name: str) -> Tensor:
-        tensor = planned[name]
-        sources = [pair.parent(source.role).read(source.name) for source in tensor.sources]
-        wide = [source.to(torch.promote_types(source.dtype, torch.float32)) for source in sources]
-        return tensor.compute(*wide).to(tensor.dtype)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("fusing", total=plan.bytes)
-        write_checkpoint(folder, plan.infos, compute, on_written=lambda done: progress.advance(task, done))
-
-
-def manifest(plan: FusionPlan, pair: Pair, config: FuseConfig) -> Manifest:
+def manifest(plan: FusionPlan, options: dict[str, Any], ancestors: list[dict[str, Any]]) -> Manifest:
     """What the fused folder says of itself, and of its parents what `jam verify` needs to run them again."""
-    used: dict[str, tuple[str, ...]] = {"cross": ("every", "readout", "seed"), "width": ("init",), "uniform": ()}
-    options: dict[str, Any] = {name: getattr(config, name) for name in used[plan.method]}
     return Manifest(
         stage="fused",
         method=plan.method,
@@ -183,9 +218,10 @@ def manifest(plan: FusionPlan, pair: Pair, config: FuseConfig) -> Manifest:
         vocabulary=plan.vocabulary.to_dict(),
         image_grid=list(plan.image_grid) if plan.image_grid else None,
         rows=asdict(plan.rows) if plan.rows else None,
-        ancestors=[
-            parent.ancestor | {"source": os.path.realpath(parent.folder), "rows": asdict(rows)}
-            for parent, rows in ((pair.text, pair.text_rows), (pair.image, pair.image_rows))
-        ],
+        ancestors=ancestors,
         notes=plan.notes,
     )
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -27,6 +27,13 @@ SHAPE_FIELDS = (
     "word_embed_proj_dim",
     "activation_function",
     "hidden_act",
+    "hidden_activation",
+    "layer_types",
+    "sliding_window",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "swin_norm",
     "enable_bias",
     "attention_bias",
     "mlp_bias",
@@ -117,6 +124,7 @@ def join(
         image_codes: number of image codes, when there is no image tokenizer to tell.
         image_start: the image parent's row of image code 0, when there is no manifest to tell.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
+        dtype: data type of the result; default: the parents', the wider of two.
         plan_only: guess from the configs what is not known, and note it, instead of refusing.
 
     Raises:
@@ -147,8 +155,22 @@ def join(
     grid = _image_grid(image, image_tokenizer)
     if grid is None and not plan_only:
         raise ValueError("how many tokens an image has is not known; give the image tokenizer with --image-tokenizer")
+    for parent in (text, image):
+        if len(parent.dtypes) > 1 and dtype is None:
+            _mixed_dtypes(parent, plan_only, notes)
     dtype = dtype or torch.promote_types(text.dtype, image.dtype)
     return Pair(text, image, vocabulary, text_rows, image_rows, grid, dtype, notes)
+
+
+def _mixed_dtypes(parent: Parent, plan_only: bool, notes: list[str]) -> None:
+    """The data type of the result must be named then: it is a choice between rounding some tensors and widening all."""
+    kinds = ", ".join(f"{count} of {str(dtype).removeprefix('torch.')}" for dtype, count in parent.dtypes.items())
+    if not plan_only:
+        raise ValueError(
+            f"the {parent.role} parent {parent.folder} mixes data types ({kinds} tensors); name the one of the result "
+            "with --dtype"
+        )
+    notes.append(f"the {parent.role} parent mixes data types ({kinds} tensors); assumed: the widest, see --dtype")
 
 
 def _require_same_text(values: dict[str, int], vocabulary: Vocabulary) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -11,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
+from jam.fusion.hub import origin
 from jam.fusion.skeleton import Skeleton
+from jam.fusion.tables import Table
+from jam.models.towers import Composite, Made, composite_of
 from jam.vocabulary import ParentRows
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -24,10 +29,12 @@ PROBES = ("Hello, world! It's 12,345.67 today.", "  two spaces\n\nand new lines\
 
 @dataclass(frozen=True)
 class Parent:
-    """One of the two models to fuse, in the folder of a plain decoder of `transformers`.
+    """One of the two models to fuse: a decoder of `transformers`, alone in its folder or within a composite class.
 
     Args:
         role: "text" or "image"; names the parent in plans and messages.
+        config: the decoder's.
+        whole_config: that of all that the checkpoint holds; `config` itself where that is the decoder.
         tokenizer: None when the folder has none, in its root or in `tokenizer/`.
         manifest: None for a model from elsewhere.
     """
@@ -38,6 +45,7 @@ class Parent:
     skeleton: Skeleton
     tokenizer: Any | None
     manifest: Manifest | None
+    whole_config: PretrainedConfig
 
     @classmethod
     def describe(cls, folder: str | Path, role: str) -> Parent:
@@ -45,9 +53,10 @@ class Parent:
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise ValueError(f"the {role} parent {folder} has no config.json; give the folder of a saved model")
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        whole = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = composite_of(whole).decoder_config(whole)
         config.name_or_path = ""  # a path of this machine, which results must not carry
-        return cls(role, folder, config, Skeleton(config), find_tokenizer(folder), Manifest.find(folder))
+        return cls(role, folder, config, Skeleton(config), find_tokenizer(folder), Manifest.find(folder), whole)
 
     @property
     def vocab_size(self) -> int:
@@ -60,10 +69,17 @@ class Parent:
         return ParentRows(**self.manifest.rows) if self.manifest and self.manifest.rows else None  # type: ignore[arg-type]
 
     @property
+    def dtypes(self) -> dict[torch.dtype, int]:
+        """Data types of the floating tensors that the model has, and how many are of each; none without weights."""
+        stored = self._stored_names.items() if has_weights(self.folder) else ()
+        infos = (self._reader.infos[file_name] for name, file_name in stored if name in self._shapes)
+        return Counter(info.dtype for info in infos if info.dtype.is_floating_point)
+
+    @property
     def dtype(self) -> torch.dtype:
-        """Data type of its weights, or the one its config names when there are no weights."""
-        if has_weights(self.folder):
-            return next(info.dtype for info in self._reader.infos.values() if info.dtype.is_floating_point)
+        """Data type of its weights, the widest where they mix, or the one its config names when there are none."""
+        if self.dtypes:
+            return max(self.dtypes, key=lambda dtype: dtype.itemsize)
         named = self.config.dtype or torch.float32
         return getattr(torch, named) if isinstance(named, str) else named
 
@@ -71,46 +87,76 @@ class Parent:
     def _reader(self) -> CheckpointReader:
         return CheckpointReader(self.folder)
 
+    @property
+    def _composite(self) -> Composite:
+        return composite_of(self.whole_config)
+
+    @cached_property
+    def made(self) -> dict[str, Made]:
+        """The decoder's tensors that are made of others of the checkpoint."""
+        return self._composite.made(self.whole_config, self._reader.infos if has_weights(self.folder) else ())
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what is read: the decoder's tensors, but for those that are made the ones they are made of."""
+        shapes = {name: shape for name, shape in self.skeleton.shapes.items() if name not in self.made}
+        for made in self.made.values():
+            shapes |= made.sources
+        return shapes
+
     @cached_property
     def _stored_names(self) -> dict[str, str]:
-        """Name in the model -> name in the files, which in some older checkpoints lacks the prefix "model."."""
-        known = self.skeleton.shapes.keys() | self.skeleton.tied_names
+        """Name in `_shapes` -> name in the files, which in some older checkpoints lacks the prefix "model."."""
+        known = self._shapes.keys() | self.skeleton.tied_names
         prefix = f"{self.skeleton.model.base_model_prefix}."
-        return {(name if name in known else prefix + name): name for name in self._reader.infos}
+        names: dict[str, str] = {}
+        for stored in self._reader.infos:
+            name = stored if stored in self._shapes else self._composite.name_of(stored)
+            if name is not None:
+                names[name if name in known else prefix + name] = stored
+        return names
 
     def check_weights(self) -> None:
         """Raises ValueError when the weights don't have the names and shapes that the config asks for."""
-        stored = self._stored_names
+        stored, tied = self._stored_names, self.skeleton.tied_names
         infos: dict[str, TensorInfo] = {}
         for name, file_name in stored.items():
-            known = name in self.skeleton.shapes or name in self.skeleton.tied_names
-            infos[name if known else file_name] = self._reader.infos[file_name]
+            infos[name if name in self._shapes or name in tied else file_name] = self._reader.infos[file_name]
         derived = {name for name in infos if name.endswith("rotary_emb.inv_freq")}  # older checkpoints of Llama
-        ignore = self.skeleton.tied_names | derived
-        check_tensors(infos, self.skeleton.shapes, f"the {self.role} parent {self.folder}", ignore)
+        check_tensors(infos, self._shapes, f"the {self.role} parent {self.folder}", tied | derived)
+        for name in tied & stored.keys():
+            both = zip(self.table(name).blocks(), self.table(self.skeleton.input_table).blocks(), strict=True)
+            if not all(torch.equal(head, rows) for head, rows in both):
+                raise ValueError(
+                    f"config.json of the {self.role} parent {self.folder} says tie_word_embeddings, but {name} and "
+                    f"{self.skeleton.input_table} differ; set tie_word_embeddings to false there"
+                )
 
-    def read(self, name: str) -> Tensor:
-        """A tensor by its name in the model."""
-        return self._reader.read(self._stored_names[name])
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash over the files that hold the weights."""
-        digest = hashlib.sha256()
-        for path in self._reader.files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+    def table(self, name: str) -> Table:
+        """A tensor by its name in the decoder (one that others are made of: in the checkpoint), to be read in rows."""
+        return Table(self._reader, self._stored_names[name])
 
     @property
-    def ancestor(self) -> dict[str, str]:
-        """Its entry in the manifest of the result."""
-        architecture = type(self.skeleton.model).__name__
+    def files(self) -> list[Path]:
+        """The files that hold its weights."""
+        return self._reader.files
+
+    def ancestor(self, hashes: Mapping[str, str]) -> dict[str, Any]:
+        """Its entry in the manifest of the result.
+
+        Args:
+            hashes: SHA-256 of each of its `files`, by name.
+        """
+        found = origin(self.folder)
+        whole = hashlib.sha256(b"".join(bytes.fromhex(hashes[path.name]) for path in self.files))
         return {
             "role": self.role,
-            "name": self.folder.resolve().name,
-            "sha256": self.sha256,
-            "architecture": architecture,
+            "name": found.repository if found else self.folder.resolve().name,
+            **({"revision": found.revision} if found else {}),
+            "source": f"{found.repository}@{found.revision}" if found else os.path.realpath(self.folder),
+            "sha256": whole.hexdigest(),
+            "architecture": type(self.skeleton.model).__name__,
+            "files": dict(hashes),
         }
 
 

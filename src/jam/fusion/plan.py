@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,7 +15,11 @@ from transformers import PretrainedConfig
 
 from jam.checkpoints import TensorInfo
 from jam.checkpoints.folders import format_bytes
+from jam.checkpoints.shards import DEFAULT_SHARD_BYTES, divide
 from jam.vocabulary import ParentRows, Vocabulary
+
+Compute = Callable[..., Iterator[Tensor]]
+"""From the tables of the sources, in order, to the rows of the result in consecutive blocks."""
 
 
 class Source(NamedTuple):
@@ -35,7 +39,7 @@ class PlannedTensor:
     Args:
         sources: the parents' tensors it is made from; none for a new one.
         operation: what is done with them, in words.
-        compute: does it: takes the sources in order, in fp32 or wider, gives a tensor of `shape`.
+        compute: does it, in fp32 or wider; its blocks are rounded to `dtype` when they are written.
     """
 
     name: str
@@ -43,7 +47,7 @@ class PlannedTensor:
     dtype: torch.dtype
     sources: tuple[Source, ...]
     operation: str
-    compute: Callable[..., Tensor]
+    compute: Compute
 
     @property
     def info(self) -> TensorInfo:
@@ -86,7 +90,8 @@ class FusionPlan:
     def bytes(self) -> int:
         return sum(tensor.info.bytes for tensor in self.tensors)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, max_shard_bytes: float = DEFAULT_SHARD_BYTES) -> dict[str, Any]:
+        files = {name: shard.name for shard in divide(self.infos, max_shard_bytes) for name in shard.infos}
         return {
             "method": self.method,
             "architecture": self.architecture,
@@ -99,6 +104,8 @@ class FusionPlan:
                     "name": tensor.name,
                     "shape": list(tensor.shape),
                     "dtype": str(tensor.dtype).removeprefix("torch."),
+                    "bytes": tensor.info.bytes,
+                    "file": files[tensor.name],
                     "from": [str(source) for source in tensor.sources],
                     "operation": tensor.operation,
                 }

@@ -1,48 +1,97 @@
 """Vocabulary tables: bring the rows of both parents into the order of the joint vocabulary.
 
-Shapes: V joint ids, N rows of a parent's table, D hidden size. An index is long ``[V]``, -1 where a parent has no row.
+Shapes: V joint ids, D hidden size. An index is long ``[V]``, -1 where a parent has no row. Tables come and go in blocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
+from jam.fusion.tables import ExtendedTable, Table
 
-def mean_row(table_ND: Tensor, index_V: Tensor) -> Tensor:
+NOBODY, TEXT, IMAGE, BOTH = range(4)
+Mix = Callable[[Tensor, Tensor], Tensor]
+
+
+def mean_row(table: Table | ExtendedTable, index_V: Tensor) -> Tensor:
     """Mean of the rows that a parent has of the joint vocabulary, ``[D]``: stands in for a row that it lacks."""
-    return table_ND[index_V[index_V >= 0]].mean(0)
+    index = index_V[index_V >= 0]
+    return _mean((table.gather(part) for part in index.split(table.block_rows)), len(index))
 
 
-def joint_table(table_ND: Tensor, index_V: Tensor) -> Tensor:
-    """A parent's table in joint order, ``[V, D]``; rows that it lacks are its mean row."""
-    table_VD = table_ND[index_V.clamp(min=0)]
-    table_VD[index_V < 0] = mean_row(table_ND, index_V)
-    return table_VD
+def repeated_mean(table: Table | ExtendedTable, *, index_V: Tensor, rows: int) -> Iterator[Tensor]:
+    """`mean_row` in every one of `rows` rows."""
+    mean = mean_row(table, index_V)
+    for start in range(0, rows, table.block_rows):
+        yield mean.expand(min(table.block_rows, rows - start), -1)
+
+
+def joint_blocks(table: Table, index_V: Tensor) -> Iterator[Tensor]:
+    """A parent's table in joint order, ``[V, D]`` in blocks; rows that it lacks are its mean row."""
+    has_V = index_V >= 0
+    mean = mean_row(table, index_V) if not has_V.all() else None
+    for index, has in zip(index_V.split(table.block_rows), has_V.split(table.block_rows), strict=True):
+        block = table.gather(index.clamp(min=0))
+        if mean is not None:
+            block[~has] = mean
+        yield block
 
 
 def merged_table(
-    text_ND: Tensor,
-    image_ND: Tensor,
-    *,
-    text_V: Tensor,
-    image_V: Tensor,
-    text_size: int | None = None,
-) -> Tensor:
-    """One table of both parents, ``[V, D]``.
+    text: Table, image: Table, *, text_V: Tensor, image_V: Tensor, mix: Mix | None = None, text_size: int = 0
+) -> Iterator[Tensor]:
+    """One table of both parents, ``[V, D]`` in blocks.
 
-    A row that one parent alone has is copied from it. A row that both have is their average or, with `text_size`, the
-    text parent's for ids below it and the image parent's for the others. A row that nobody has is the mean of all.
+    A row that one parent alone has is copied from it. A row that both have is mixed or, without `mix`, the text
+    parent's for ids below `text_size` and the image parent's for the others. A row that nobody has is the mean of all.
     """
-    has_text, has_image = text_V >= 0, image_V >= 0
-    table_VD = torch.zeros(len(text_V), text_ND.shape[1], dtype=text_ND.dtype)
-    table_VD[has_image] = image_ND[image_V[has_image]]
-    if text_size is None:
-        table_VD[has_text] += text_ND[text_V[has_text]]
-        table_VD[has_text & has_image] /= 2
-    else:
-        from_text = has_text & ((torch.arange(len(text_V)) < text_size) | ~has_image)
-        table_VD[from_text] = text_ND[text_V[from_text]]
-    known = has_text | has_image
-    table_VD[~known] = table_VD[known].mean(0)
-    return table_VD
+    kind_V = TEXT * (text_V >= 0) + IMAGE * (image_V >= 0)
+    if mix is None:
+        kind_V[kind_V == BOTH] = IMAGE
+        kind_V[:text_size][text_V[:text_size] >= 0] = TEXT
+
+    def rows(ids: Tensor) -> Iterator[Tensor]:
+        """The rows of joint ids, all of which somebody has, in runs of one kind."""
+        for kind, run in _runs(kind_V, ids):
+            if kind == BOTH:
+                assert mix is not None
+                yield mix(text.gather(text_V[run]), image.gather(image_V[run]))
+            else:
+                yield text.gather(text_V[run]) if kind == TEXT else image.gather(image_V[run])
+
+    known = (kind_V != NOBODY).nonzero().flatten()
+    mean = None
+    if len(known) < len(kind_V):
+        mean = _mean((_joined(rows(ids)) for ids in known.split(text.block_rows)), len(known))
+    for ids in torch.arange(len(kind_V)).split(text.block_rows):
+        for kind, run in _runs(kind_V, ids):
+            if kind == NOBODY:
+                assert mean is not None
+                yield mean.expand(len(run), -1)
+            else:
+                yield from rows(run)
+
+
+def _runs(kind_V: Tensor, ids: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Consecutive `ids` of one kind."""
+    kinds, counts = torch.unique_consecutive(kind_V[ids], return_counts=True)
+    bounds = pairwise([0, *counts.cumsum(0).tolist()])
+    return ((kind, ids[start:stop]) for kind, (start, stop) in zip(kinds.tolist(), bounds, strict=True))
+
+
+def _joined(blocks: Iterator[Tensor]) -> Tensor:
+    """Blocks that lie in one buffer, one behind the other."""
+    return torch.cat([block.clone() for block in blocks])
+
+
+def _mean(blocks: Iterator[Tensor], count: int) -> Tensor:
+    """Mean of `count` rows that come in blocks: sums of blocks are added in fp64."""
+    total: Tensor | float = 0.0
+    dtype = torch.float32
+    for block in blocks:
+        total, dtype = total + block.sum(0).double(), block.dtype
+    return (torch.as_tensor(total) / count).to(dtype)

@@ -5,21 +5,30 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-from torch import Tensor
+import transformers
 from transformers import PretrainedConfig
 
 from jam.fusion.pair import Pair
-from jam.fusion.plan import FusionPlan, PlannedTensor, Source
+from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
 from jam.fusion.skeleton import Skeleton
 from jam.vocabulary import ParentRows
 
-Combine = Callable[[Tensor, Tensor], Tensor]
-Rule = Callable[[str, Skeleton], tuple[str, Combine]]
-"""From a tensor's name to the operation in words and the function of both parents' tensors that does it."""
+Rule = Callable[[str, Skeleton], tuple[str, Compute]]
+"""From a tensor's name to the operation in words and the function of both parents' tables that does it."""
 
 
 def single_config(pair: Pair, doubled: tuple[str, ...] = ()) -> PretrainedConfig:
-    """The text parent's config with the joint vocabulary; sizes named in `doubled` are doubled where they exist."""
+    """The text parent's config with the joint vocabulary; sizes named in `doubled` are doubled where they exist.
+
+    Raises:
+        ValueError: `transformers` has no class for the parents' decoder alone.
+    """
+    decoder = type(pair.text.skeleton.model).__name__
+    if not hasattr(transformers, decoder):
+        raise ValueError(
+            f"uniform and width fusion write a checkpoint of transformers, which has no class for {decoder}, the part "
+            "of the parents that is fused; cross (--method cross) keeps it"
+        )
     config = copy.deepcopy(pair.text.config)
     config.vocab_size = pair.vocabulary.size
     config.bos_token_id = config.eos_token_id = pair.vocabulary.eos_id

@@ -1,34 +1,52 @@
-"""Uniform fusion (paper eq. 1): theta = 1/2 theta_text + 1/2 theta_image; as large as one parent."""
+"""Uniform fusion (paper eq. 1): theta = w theta_text + (1 - w) theta_image, w = 1/2; as large as one parent."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from jam.fusion.pair import Pair
-from jam.fusion.plan import FusionPlan
+from jam.fusion.plan import Compute, FusionPlan
 from jam.fusion.rows import merged_table
-from jam.fusion.single import Combine, single_config, single_plan
+from jam.fusion.single import single_config, single_plan
 from jam.fusion.skeleton import Skeleton
+from jam.fusion.tables import Table
 
 
-def uniform(pair: Pair) -> FusionPlan:
-    """Plan the average of two parents of one shape.
+def uniform(pair: Pair, weight: float = 0.5) -> FusionPlan:
+    """Plan the average of two parents of one shape, in which the text parent has the share `weight`.
 
     Raises:
-        ValueError: the parents differ in architecture or shape.
+        ValueError: the parents differ in architecture or shape, or the weight is no share.
     """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"--weight {weight:g}: the text parent's share is between 0 and 1")
     pair.require_one_shape("uniform")
-    rows = partial(merged_table, text_V=pair.text_index, image_V=pair.image_index)
+    mix = partial(mixed, weight=weight)
+    rows = partial(merged_table, text_V=pair.text_index, image_V=pair.image_index, mix=mix)
+    average = "average" if weight == 0.5 else f"{weight:g} text + {1 - weight:g} image"
 
-    def rule(name: str, target: Skeleton) -> tuple[str, Combine]:
+    def rule(name: str, target: Skeleton) -> tuple[str, Compute]:
         if name in target.vocabulary_tensors:
-            return "average of shared rows, copy of the others, mean row for new ones", rows
-        return "average", average
+            return f"{average} of shared rows, copy of the others, mean row for new ones", rows
+        return average, partial(blockwise, weight=weight)
 
     return single_plan(pair, "uniform", single_config(pair), rule)
 
 
-def average(text: Tensor, image: Tensor) -> Tensor:
-    return (text + image) / 2
+def blockwise(text: Table, image: Table, *, weight: float) -> Iterator[Tensor]:
+    return (mixed(*blocks, weight=weight) for blocks in zip(text.blocks(), image.blocks(), strict=True))
+
+
+def mixed(text: Tensor, image: Tensor, *, weight: float) -> Tensor:
+    """``weight text + (1 - weight) image``, in place of `text`; both are overwritten.
+
+    Both products are rounded before they are added, and shares that do not add up to 1 in this precision are divided
+    by their sum: so does mergekit's linear merge, and results are the same to the last bit.
+    """
+    shares = torch.tensor([weight, 1 - weight], dtype=text.dtype)
+    text.mul_(weight).add_(image.mul_(1 - weight))
+    return text if shares.sum() == 1 else text.div_(shares.sum())

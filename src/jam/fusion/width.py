@@ -7,6 +7,7 @@ Heads lie in the rows of the projections: the first half of them is the text par
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 
 from jam.fusion.pair import Pair
-from jam.fusion.plan import FusionPlan
-from jam.fusion.rows import joint_table
-from jam.fusion.single import Combine, single_config, single_plan
+from jam.fusion.plan import Compute, FusionPlan
+from jam.fusion.rows import joint_blocks
+from jam.fusion.single import single_config, single_plan
 from jam.fusion.skeleton import Skeleton
+from jam.fusion.tables import Table
+from jam.models.towers import family_of
 
 Init = Literal["copy", "average"]
 DOUBLED = (
@@ -34,15 +37,25 @@ def width(pair: Pair, init: Init = "copy") -> FusionPlan:
     """Plan the concatenation of two parents of one shape.
 
     Raises:
-        ValueError: the parents differ in architecture or shape.
+        ValueError: the parents differ in architecture or shape, or have parts that don't grow with the hidden size.
     """
     pair.require_one_shape("width")
+    if family_of(pair.text.config).embedding_scale(pair.text.config) != 1:
+        raise ValueError(
+            f"{pair.text.config.model_type} scales its embedding by the root of the hidden size, which width fusion "
+            "doubles: the rows would no longer be the parents'; cross (--method cross) keeps them"
+        )
     rows = partial(joint_rows, text_V=pair.text_index, image_V=pair.image_index)
     blocks = {"copy": "[[text, text], [image, image]]", "average": "[[text, average], [image, average]]"}
 
-    def rule(name: str, target: Skeleton) -> tuple[str, Combine]:
+    def rule(name: str, target: Skeleton) -> tuple[str, Compute]:
         if name in target.vocabulary_tensors:
             return "rows side by side; a parent's mean row where it has none", rows
+        if target.shapes[name] == pair.text.skeleton.shapes[name]:
+            raise ValueError(
+                f"width fusion doubles what every head reads, and {name} {list(target.shapes[name])} is one for all "
+                "heads of both parents; cross (--method cross) keeps both"
+            )
         if name == target.position_table or len(target.shapes[name]) == 1:
             return "concatenation along the hidden dimension", concatenate
         return blocks[init], partial(widen, init=init)
@@ -50,17 +63,31 @@ def width(pair: Pair, init: Init = "copy") -> FusionPlan:
     return single_plan(pair, "width", single_config(pair, DOUBLED), rule)
 
 
-def joint_rows(text: Tensor, image: Tensor, *, text_V: Tensor, image_V: Tensor) -> Tensor:
-    """Both tables in joint order, side by side: ``[V, 2 D]``."""
-    return torch.cat([joint_table(text, text_V), joint_table(image, image_V)], dim=1)
+def joint_rows(text: Table, image: Table, *, text_V: Tensor, image_V: Tensor) -> Iterator[Tensor]:
+    """Both tables in joint order, side by side: ``[V, 2 D]`` in blocks."""
+    return _side_by_side(joint_blocks(text, text_V), joint_blocks(image, image_V))
 
 
-def concatenate(text: Tensor, image: Tensor) -> Tensor:
-    return torch.cat([text, image], dim=-1)
+def concatenate(text: Table, image: Table) -> Iterator[Tensor]:
+    """Vectors one behind the other, matrices side by side."""
+    if text.row_shape:
+        yield from _side_by_side(text.blocks(), image.blocks())
+    else:
+        yield from text.blocks()
+        yield from image.blocks()
 
 
-def widen(text: Tensor, image: Tensor, *, init: Init) -> Tensor:
-    """``[out, in]`` of both parents to ``[2 out, 2 in]``."""
-    average = (text + image) / 2
-    right = (text, image) if init == "copy" else (average, average)
-    return torch.cat([torch.cat([text, image]), torch.cat(right)], dim=1)
+def widen(text: Table, image: Table, *, init: Init) -> Iterator[Tensor]:
+    """``[out, in]`` of both parents to ``[2 out, 2 in]``, in blocks."""
+    for left in (text, image):
+        for span in left.spans():
+            own = left.rows(*span)
+            if init == "copy":
+                yield torch.cat([own, own], dim=1)
+                continue
+            other = (image if left is text else text).rows(*span)
+            yield torch.cat([own, (own + other) / 2], dim=1)
+
+
+def _side_by_side(left: Iterator[Tensor], right: Iterator[Tensor]) -> Iterator[Tensor]:
+    return (torch.cat(blocks, dim=1) for blocks in zip(left, right, strict=True))

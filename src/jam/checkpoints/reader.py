@@ -1,0 +1,158 @@
+"""Tensors of a checkpoint folder, read when asked for: whole, or some of their rows.
+
+Safetensors files are read directly (an 8-byte length, a JSON header, the raw bytes) instead of being mapped: the pages
+of a mapped file count as resident memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import weakref
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jam.checkpoints.tensors import DTYPES, TensorInfo, few
+
+SAFETENSORS, LEGACY = "model.safetensors", "pytorch_model.bin"
+
+
+def has_weights(folder: str | Path) -> bool:
+    return _find_weights(Path(folder)) is not None
+
+
+class CheckpointReader:
+    """The tensors of a folder: a single file or shards, safetensors or (older ones) `.bin`.
+
+    Attributes:
+        infos: shape and dtype of every tensor, by name; nothing else is read before `read`.
+        files: the files that hold the tensors.
+
+    Raises:
+        ValueError: no weights, a missing or damaged file, or files and index that do not belong together.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        entry = _find_weights(self.folder)
+        if entry is None:
+            raise ValueError(f"{folder} holds no weights: there is neither {SAFETENSORS} nor {LEGACY}, nor an index")
+        weight_map = _weight_map(entry) if entry.suffix == ".json" else {}
+        self.files = [self.folder / name for name in sorted(set(weight_map.values()))] or [entry]
+        if weight_map:
+            _refuse_other_shards(entry, self.files)
+        self._shards: dict[str, _Safetensors | _Legacy] = {}
+        for path in self.files:
+            if not path.is_file():
+                raise ValueError(f"{path} is missing; the index names {len(self.files)} files")
+            shard = _Safetensors(path) if path.suffix == ".safetensors" else _Legacy(path)
+            self._shards |= dict.fromkeys(shard.infos, shard)
+        if absent := sorted(weight_map.keys() - self._shards.keys()):
+            raise ValueError(f"{entry} names {len(absent)} tensors that its files do not hold: {few(absent)}")
+        self.infos = {name: shard.infos[name] for name, shard in self._shards.items()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU, in the dtype it has in the file."""
+        info = self.infos[name]
+        return self.read_rows(name, 0, info.rows).view(info.shape)
+
+    def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None = None) -> Tensor:
+        """Rows `start` to `stop` of a tensor, ``[stop - start, *row_shape]``, in the dtype it has in the file.
+
+        Args:
+            buffer: bytes (uint8, one dimension) that the result lies in; default: new memory.
+        """
+        return self._shards[name].read_rows(name, start, stop, buffer)
+
+
+class _Safetensors:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._fd)
+        self.infos, self._starts = self._parse_header()
+
+    def _parse_header(self) -> tuple[dict[str, TensorInfo], dict[str, int]]:
+        size = os.fstat(self._fd).st_size
+        length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
+        if length > size - 8:
+            raise ValueError(f"{self.path} is truncated or no safetensors file ({size} bytes); fetch it again")
+        infos, starts, end = {}, {}, 8 + length
+        try:
+            header: dict[str, Any] = json.loads(os.pread(self._fd, length, 8))
+            header.pop("__metadata__", None)
+            for name, entry in header.items():
+                first, last = entry["data_offsets"]
+                if entry["dtype"] not in DTYPES:
+                    raise _damaged(self.path, f"{name} is of the unknown data type {entry['dtype']}")
+                infos[name] = TensorInfo(tuple(entry["shape"]), DTYPES[entry["dtype"]])
+                if first < 0 or last - first != infos[name].bytes:
+                    raise _damaged(self.path, f"its header gives {name} {last - first} of {infos[name].bytes} bytes")
+                starts[name], end = 8 + length + first, max(end, 8 + length + last)
+        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise _damaged(self.path, f"its header cannot be read ({error!r})") from None
+        if size != end:
+            raise _damaged(self.path, f"its header describes {end} bytes, the file has {size}")
+        return infos, starts
+
+    def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
+        info = self.infos[name]
+        rows = TensorInfo((stop - start, *info.row_shape), info.dtype)
+        data = torch.empty(rows.bytes, dtype=torch.uint8) if buffer is None else buffer[: rows.bytes]
+        view, position = data.numpy().data, self._starts[name] + start * (info.bytes // max(info.rows, 1))
+        while view:  # one system call reads 2 GiB at most
+            count = os.preadv(self._fd, [view], position)
+            if not count:
+                raise ValueError(f"{self.path} became shorter while it was read")
+            view, position = view[count:], position + count
+        return data.view(info.dtype).view(rows.shape)
+
+
+class _Legacy:
+    """A `.bin` file of older parents; memory-mapped, and never unpickled beyond plain tensors."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise _damaged(path, f"torch cannot load it ({type(error).__name__})") from None
+        self.infos = {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in self._tensors.items()}
+
+    def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
+        info = self.infos[name]
+        rows = self._tensors[name].reshape(info.rows, *info.row_shape)[start:stop]
+        return rows.clone() if buffer is None else buffer[: rows.nbytes].view(rows.dtype).view(rows.shape).copy_(rows)
+
+
+def _find_weights(folder: Path) -> Path | None:
+    candidates = (SAFETENSORS, f"{SAFETENSORS}.index.json", LEGACY, f"{LEGACY}.index.json")
+    return next((folder / name for name in candidates if (folder / name).is_file()), None)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(index, f"it is no index of shards ({error!r})") from None
+
+
+def _refuse_other_shards(index: Path, files: Collection[Path]) -> None:
+    """Shards of the same set that the index leaves out mean that it belongs to other files."""
+    pattern = re.compile(r"(.+)-\d{5}(-of-\d{5}\..+)")
+    sets = {match.groups() for path in files if (match := pattern.fullmatch(path.name))}
+    beside = [path for path in index.parent.iterdir() if path not in files]
+    left_out = [p.name for p in beside if (match := pattern.fullmatch(p.name)) and match.groups() in sets]
+    if left_out:
+        raise ValueError(
+            f"{index} does not name {few(left_out)}, which lies beside it: the index belongs to other files; fetch it again"
+        )
+
+
+def _damaged(path: Path, problem: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {problem}; fetch it again")

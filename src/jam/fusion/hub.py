@@ -1,0 +1,88 @@
+"""Parents by hub id: what is fetched, where it lies, where a folder came from, and under which license it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from huggingface_hub import ModelCard, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from jam.checkpoints import has_weights
+
+# Not "*.safetensors": some repositories hold their weights twice, under other names.
+WEIGHTS = ["model*.safetensors", "model.safetensors.index.json"]
+OLDER_WEIGHTS = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+TOKENIZER = ["tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"]
+DESCRIPTION = ["config.json", "generation_config.json", "manifest.json", "README.md", *TOKENIZER, "image_tokenizer/*"]
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
+
+
+class Origin(NamedTuple):
+    repository: str
+    revision: str
+
+
+def locate(name: str | Path, role: str, weights: bool = True) -> Path:
+    """The folder of a parent; a hub id ("owner/name", or "owner/name@revision") is fetched into the hub's cache.
+
+    Args:
+        role: names the parent in messages.
+        weights: fetch them too, not only what describes the parent.
+
+    Raises:
+        ValueError: there is no such model, it may not be read, or the hub cannot be reached and its cache lacks it.
+    """
+    if Path(name).exists() or not HUB_ID.fullmatch(str(name)):
+        return Path(name)
+    repository, _, revision = str(name).partition("@")
+    page, parent = f"https://huggingface.co/{repository}", f"the {role} parent {name}"
+    try:
+        folder = _fetch(repository, revision, DESCRIPTION + (WEIGHTS if weights else []))
+        if weights and not has_weights(folder):
+            folder = _fetch(repository, revision, DESCRIPTION + OLDER_WEIGHTS)
+    except GatedRepoError:
+        raise ValueError(f"{parent} is gated: accept its terms at {page}, then log in with `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise ValueError(f"{parent}: {page} has no revision {revision}") from None
+    except RepositoryNotFoundError:
+        raise ValueError(
+            f"{parent}: there is no such folder, and no such model on the hub, or a private one (`hf auth login`)"
+        ) from None
+    except LocalEntryNotFoundError:
+        raise ValueError(
+            f"{parent}: there is no such folder, the hub cannot be reached (no network, or HF_HUB_OFFLINE is set), and its "
+            f"cache does not hold this model; fetch it where there is a network with `hf download {repository}`, or give "
+            "a folder"
+        ) from None
+    return folder
+
+
+def _fetch(repository: str, revision: str, patterns: list[str]) -> Path:
+    return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+
+
+def origin(folder: Path) -> Origin | None:
+    """Hub id and commit of a folder in the hub's cache; None for any other."""
+    match folder.resolve().parts:
+        case [*_, repository, "snapshots", revision] if repository.startswith("models--"):
+            return Origin(repository.removeprefix("models--").replace("--", "/"), revision)
+    return None
+
+
+def license_of(folder: Path) -> str | None:
+    """The license that a model's card states."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        return ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (ValueError, yaml.YAMLError):  # somebody's notes, or a card that was written by hand
+        return None

@@ -1,0 +1,109 @@
+"""A parent's tensor as a table whose rows are read when they are asked for, a block at a time.
+
+Shapes: N rows, R numbers of rows asked for; a tensor without dimensions is one row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from jam.checkpoints import CheckpointReader
+
+BLOCK = 2**19  # numbers; a block and its fp32 copy fit into a core's cache
+
+
+class Table:
+    """Rows of one tensor of a checkpoint.
+
+    What `rows`, `blocks` and `stored_blocks` give lies in a buffer of the table: it may be changed, and is overwritten
+    by the next call.
+
+    Attributes:
+        length: N.
+        row_shape: shape of a row.
+        block_rows: how many rows may be asked for at once.
+    """
+
+    def __init__(self, reader: CheckpointReader, name: str) -> None:
+        self._reader, self._name = reader, name
+        info = reader.infos[name]
+        self.length, self.row_shape = info.rows, info.row_shape
+        self.block_rows = block_rows(info.row_shape)
+        numbers = min(self.block_rows, info.rows) * math.prod(info.row_shape)
+        self._stored = torch.empty(numbers * info.dtype.itemsize, dtype=torch.uint8)
+        self.dtype = torch.float64 if info.dtype is torch.float64 else torch.float32
+        self._wide = None if info.dtype is self.dtype else torch.empty(numbers, dtype=self.dtype)
+
+    def stored_rows(self, start: int, stop: int) -> Tensor:
+        """Rows in the data type of the file."""
+        return self._reader.read_rows(self._name, start, stop, self._stored)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows ``[stop - start, *row_shape]`` in fp32, or fp64 where the file has that."""
+        stored = self.stored_rows(start, stop)
+        return stored if self._wide is None else self._wide[: stored.numel()].view(stored.shape).copy_(stored)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """First and last row (exclusive) of every block."""
+        return ((start, min(start + self.block_rows, self.length)) for start in range(0, self.length, self.block_rows))
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All rows in order, in fp32 or fp64."""
+        return (self.rows(*span) for span in self.spans())
+
+    def stored_blocks(self) -> Iterator[Tensor]:
+        """All rows in order, in the data type of the file."""
+        return (self.stored_rows(*span) for span in self.spans())
+
+    def whole(self) -> Tensor:
+        """All rows at once, in fp32 or fp64 and in memory of their own."""
+        return torch.cat([block.clone() for block in self.blocks()])
+
+    def stored(self) -> Tensor:
+        """The tensor as it is in the file, in memory of its own."""
+        return self._reader.read(self._name)
+
+    def gather(self, index_R: Tensor) -> Tensor:
+        """Rows by their numbers, ``[R, *row_shape]``; at most `block_rows`, at least one. It may lie in the buffer."""
+        breaks = ((index_R.diff() != 1).nonzero().flatten() + 1).tolist()
+        runs = list(pairwise([0, *breaks, len(index_R)]))
+        firsts = index_R[[start for start, _ in runs]].tolist()
+        if len(runs) == 1:
+            return self.rows(firsts[0], firsts[0] + len(index_R))
+        gathered = torch.empty(len(index_R), *self.row_shape, dtype=self.dtype)
+        for first, (start, stop) in zip(firsts, runs, strict=True):
+            gathered[start:stop] = self.rows(first, first + stop - start)
+        return gathered
+
+
+class ExtendedTable:
+    """The rows of a table, and behind them rows ``[M, *row_shape]`` that lie in memory."""
+
+    def __init__(self, first: Table, behind: Tensor) -> None:
+        self._first, self._behind = first, behind
+        self.block_rows = first.block_rows
+
+    def stored_blocks(self) -> Iterator[Tensor]:
+        """All rows in order; those of the table in the data type of the file."""
+        yield from self._first.stored_blocks()
+        yield from self._behind.split(self.block_rows)
+
+    def gather(self, index_R: Tensor) -> Tensor:
+        """As `Table.gather`."""
+        is_behind = index_R >= self._first.length
+        if not is_behind.any():
+            return self._first.gather(index_R)
+        gathered = self._behind[(index_R - self._first.length).clamp(min=0)]
+        if not is_behind.all():
+            gathered[~is_behind] = self._first.gather(index_R[~is_behind]).to(gathered.dtype)
+        return gathered
+
+
+def block_rows(row_shape: tuple[int, ...]) -> int:
+    """Rows of this shape that make a block: one at least."""
+    return max(1, BLOCK // max(1, math.prod(row_shape)))
