@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from jam.checkpoints import Manifest
-from jam.demo import report
+from jam.codec import load_image_tokenizer
+from jam.demo import image_tokenizer, parents, report
+from jam.demo.parents import PIXEL_STD, start_from_pixels
 from jam.demo.report import FUSIONS, ranking
 from jam.demo.setup import begin_folder
 from jam.demo.story import SHORT, story
 from jam.model import load
 from jam.tutorials import PARENTS
+from jam.tutorials.scenes import random_scene
 
 KEYS = {
     "prompts",
@@ -29,7 +35,7 @@ KEYS = {
 }
 
 
-def test_the_parents_are_small_and_do_not_share_documents() -> None:
+def test_the_parents_are_small_and_of_one_modality_each() -> None:
     files = [path for path in PARENTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12 * 2**20
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
@@ -38,9 +44,34 @@ def test_the_parents_are_small_and_do_not_share_documents() -> None:
     assert image.vocabulary is not None and image.vocabulary["image_size"] > 0
 
 
+def test_rows_of_image_codes_lie_as_their_pixels_do() -> None:
+    tokenizer = load_image_tokenizer(PARENTS / "image" / "image_tokenizer")
+    table = torch.zeros(tokenizer.info.codebook_size, 192)
+    start_from_pixels(table, tokenizer, seed=0)
+    codes = tokenizer.encode([random_scene(random.Random(seed)).draw() for seed in range(20)]).unique()
+    pictures = tokenizer.decode(codes[:, None, None].expand(-1, 8, 8))
+    pixels = torch.tensor(np.stack([np.asarray(picture)[:8, :8].flatten() for picture in pictures])).float()
+    between_rows, between_pixels = torch.pdist(table[codes]), torch.pdist(pixels)
+    torch.testing.assert_close(between_rows / between_rows.mean(), between_pixels / between_pixels.mean())
+    assert table.std() == pytest.approx(PIXEL_STD, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_parents_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From nothing to two folders, with a few steps of each training; a second run finds all stages done."""
+    monkeypatch.setattr(parents, "TEXT_DOCUMENTS", 300)
+    monkeypatch.setattr(parents, "CAPTIONS", 300)
+    monkeypatch.setattr(image_tokenizer, "PICTURES", 300)
+    for _ in range(2):
+        parents.make_parents(tmp_path, 30, 3, 3, Console(quiet=True))
+    assert {path.name for path in tmp_path.iterdir()} == {"text", "image"}
+    for name in ("text", "image"):
+        assert load(tmp_path / name, device="cpu").manifest.stage == "parent"
+
+
 @pytest.mark.slow
 def test_the_story_from_end_to_end(tmp_path: Path) -> None:
-    lessons = replace(SHORT, tutorials=40, captions=40, texts=40, options=("--steps", "2", "--warmup-steps", "1"))
+    lessons = replace(SHORT, tutorials=40, captions=40, texts=40, changes={"steps": 2, "warmup_steps": 1})
     returned = story(tmp_path / "demo", 3, lessons, Console(quiet=True))
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
     assert report == json.loads(json.dumps(returned))
@@ -62,7 +93,7 @@ def test_the_story_from_end_to_end(tmp_path: Path) -> None:
 def test_the_report_has_every_fusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "CAPTIONS", 2)
     monkeypatch.setattr(report, "DOCUMENTS", 40)
-    rows = report.report(tmp_path / "report", Console(quiet=True), ("--steps", "2", "--warmup-steps", "1"))
+    rows = report.report(tmp_path / "report", Console(quiet=True), steps=2, warmup_steps=1)
     assert rows == json.loads((tmp_path / "report" / "report.json").read_text())
     assert [row["model"] for row in rows] == ["text parent", "image parent", *(fusion.name for fusion in FUSIONS)]
     assert rows[0]["image_ppl"] is None and rows[1]["text_ppl"] is None

@@ -1,4 +1,4 @@
-"""The rooms of src/jam and what each may import: the table of the design, held against the imports in the code.
+"""The rooms of src/jam and what each may import: the table below, held against the imports in the code.
 
 A module's room is the first name behind `jam`. Imports within a room are free.
 """
@@ -21,7 +21,7 @@ TABLE = """
 | checkpoints |                                                                              |
 | grammar     | vocabulary                                                                   |
 | cm3         | vocabulary, grammar                                                          |
-| codec       | documents, vocabulary, grammar                                               |
+| codec       | documents, vocabulary, grammar, checkpoints                                  |
 | models      | vocabulary, grammar                                                          |
 | fusion      | vocabulary, models, checkpoints                                              |
 | data        | documents, vocabulary, grammar, cm3, codec, checkpoints                      |

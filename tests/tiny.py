@@ -110,7 +110,9 @@ def random_document(rng: np.random.Generator) -> Document:
     return Document(messages=turns)
 
 
-def network(kind: str, vocabulary: Vocabulary, context: int = 64, seed: int = 0, **changes: Any) -> Any:
+def network(
+    kind: str, vocabulary: Vocabulary, context: int = 64, seed: int = 0, readout: str = "exact", **changes: Any
+) -> Any:
     """A random joint model: "cross" or "single"."""
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -129,6 +131,7 @@ def network(kind: str, vocabulary: Vocabulary, context: int = 64, seed: int = 0,
         text_rows=asdict(ParentRows(vocabulary.text_size)),
         image_rows=asdict(rows),
         cross_every=1,
+        readout=readout,
     )
     return CrossForCausalLM(config)
 

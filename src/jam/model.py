@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from jam.checkpoints import CheckpointReader, Manifest, check_tensors, write_json
@@ -20,7 +20,8 @@ from jam.codec.text import TOKENIZER_FOLDER
 from jam.documents import Document
 from jam.generation import Engine, Generation, GenerationSettings
 from jam.grammar import Grammar
-from jam.models import CrossForCausalLM, SingleStream
+from jam.models import CrossConfig, CrossForCausalLM, SingleStream
+from jam.models.towers import family_of
 from jam.vocabulary import ParentRows, Vocabulary
 
 GENERATION_CONFIG = "generation_config.json"
@@ -189,10 +190,15 @@ def _load_network(folder: Path, device: str, dtype: str | torch.dtype | None) ->
     if chosen is None:
         chosen = torch.float32 if torch.device(device).type == "cpu" else "auto"
     CheckpointReader(folder)  # a truncated or missing file is named before anything is loaded
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=chosen, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    options: dict[str, Any] = {"dtype": chosen, "local_files_only": True}
+    network_class: Any = CrossForCausalLM
+    if not isinstance(config, CrossConfig):
+        family = family_of(config)
+        network_class, options["attn_implementation"] = family.model_class, family.attention
+    network, info = network_class.from_pretrained(
+        folder, **options, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    network, info = loaded
     problems = []
     for key, what in (("missing", "missing"), ("unexpected", "not expected"), ("mismatched", "of another shape")):
         if names := sorted(name if isinstance(name, str) else name[0] for name in info[f"{key}_keys"]):

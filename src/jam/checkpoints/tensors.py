@@ -49,13 +49,18 @@ class TensorInfo:
 
 
 def check_tensors(
-    found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], what: str, ignore: Collection[str] = ()
+    found: Mapping[str, TensorInfo],
+    expected: Mapping[str, tuple[int, ...]],
+    what: str,
+    ignore: Collection[str] = (),
+    config: str = "config.json",
 ) -> None:
     """Compare the tensors of a checkpoint with the expected names and shapes.
 
     Args:
         what: names the checkpoint in the message.
         ignore: names that may be there although they are not expected (such as the second name of a tied tensor).
+        config: name of the file that describes the checkpoint, for the message.
 
     Raises:
         ValueError: tensors are missing, not expected, or of another shape; the message lists a few and counts all.
@@ -74,8 +79,8 @@ def check_tensors(
     ]
     if problems:
         raise ValueError(
-            f"{what} does not fit its config.json: of {len(expected)} expected and {len(found)} found tensors "
-            f"{', '.join(problems)}; use the config.json that belongs to these weights"
+            f"{what} does not fit its {config}: of {len(expected)} expected and {len(found)} found tensors "
+            f"{', '.join(problems)}; use the {config} that belongs to these weights"
         )
 
 

@@ -39,7 +39,8 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
     """Read codebook size and grid without loading weights. Raises ValueError for a class that is not known."""
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: no image tokenizer here (config.json is missing)")
+        hint = "; make one of vqgan.ckpt with `jam convert-tokenizer`" if any(Path(folder).glob("*.ckpt")) else ""
+        raise ValueError(f"{folder}: no image tokenizer here (config.json is missing){hint}")
     config = json.loads(path.read_text())
     kind = config.get("_class_name") or config.get("model_type")
     match kind:
@@ -57,13 +58,19 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
             resolution = int(config.get("sample_size", 512))
             side = resolution // factor
             codes = int(config["codebook_size"])
+        case "jam_chameleon_vqgan":
+            resolution = int(config["resolution"])
+            side = resolution // 2 ** (len(config["channel_multiplier"]) - 1)
+            codes = int(config["num_embeddings"])
+        case "chameleon":
+            raise ValueError(f"{path}: this is a whole model; make its image tokenizer with `jam convert-tokenizer`")
         case _:
             raise ValueError(f"{path}: image tokenizer {kind!r} is not known; known: {', '.join(sorted(_CODERS))}")
     return ImageTokenizerInfo(kind, codes, (side, side), resolution)
 
 
 class ImageTokenizer:
-    """A VQ autoencoder of `diffusers` or `transformers`, with pictures going in and out as `PIL` images.
+    """A VQ autoencoder (`_CODERS` has the classes), with pictures going in and out as `PIL` images.
 
     A picture of any size is cropped to its central square and resized; pixels are scaled to -1 .. 1.
     """
@@ -211,7 +218,28 @@ class _Emu3VQ:
         return model.decode(codes)
 
 
-_CODERS: dict[str, Any] = {"VQModel": _DiffusersVQ, "janus_vqgan": _JanusVQ, "emu3_vqgan": _Emu3VQ}
+class _ChameleonVQ:
+    @staticmethod
+    def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+        from jam.codec.chameleon_vqgan import ChameleonVQGAN
+
+        return ChameleonVQGAN.from_pretrained(folder, dtype=dtype)
+
+    @staticmethod
+    def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        return model.encode(pixels).image_tokens
+
+    @staticmethod
+    def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
+        return model.decode(codes)
+
+
+_CODERS: dict[str, Any] = {
+    "VQModel": _DiffusersVQ,
+    "janus_vqgan": _JanusVQ,
+    "emu3_vqgan": _Emu3VQ,
+    "jam_chameleon_vqgan": _ChameleonVQ,
+}
 
 
 def load_image_tokenizer(

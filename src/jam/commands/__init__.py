@@ -15,6 +15,7 @@ SUMMARIES = {
     "eval": "measure perplexity by modality",
     "generate": "answer a question with an illustrated document",
     "demo": "the whole story on built-in tiny parents",
+    "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
 }
 
 
@@ -22,7 +23,7 @@ class _Commands:
     """Commands by name, imported when used: none waits for what the others need."""
 
     def __getitem__(self, name: str) -> Any:
-        return importlib.import_module(f"jam.commands.{name}")
+        return importlib.import_module(f"jam.commands.{name.replace('-', '_')}")
 
 
 COMMANDS = _Commands()

@@ -21,7 +21,7 @@ def parser() -> Parser:
     made.add_argument("--out", type=Path | None, default=None, help="folder to write; default: jam-demo (jam-report)")
     made.add_argument("--prompts", type=int, default=100, help="held-out questions to answer")
     made.add_argument(
-        "--long", action="store_true", help="the longer recipe: nearly three times the tuning steps, and CM3"
+        "--long", action="store_true", help="the longer recipe: nearly four times the tuning steps, and CM3"
     )
     made.add_argument("--report", action="store_true", help="every fusion after the same alignment, in one table")
     return made

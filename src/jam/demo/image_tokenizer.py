@@ -18,7 +18,7 @@ from torch import Tensor
 
 from jam.tutorials.scenes import random_scene
 
-CODES = 1024
+CODES = 512
 PATCH = 8  # pixels
 PICTURES = 8000
 

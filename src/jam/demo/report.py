@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +42,10 @@ FUSIONS = (
 )
 
 
-def report(out: Path, console: Console, options: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Measure both parents and every fusion; the table is printed and lies in ``out/report.json``.
+def report(out: Path, console: Console, **changes: Any) -> list[dict[str, Any]]:
+    """Measure both parents and every fusion, aligned by the demo's recipe with `changes` to it.
 
-    `options` stand on top of the alignment's recipe, as on the command line.
+    The table is printed and lies in ``out/report.json``.
     """
     started = time.perf_counter()
     begin_folder(out)
@@ -63,7 +62,7 @@ def report(out: Path, console: Console, options: Sequence[str] = ()) -> list[dic
         console.rule(fusion.name)
         name = fusion.name.replace(" ", "-")
         model = fuse_parents(out / name, console, **fusion.options)
-        model = train(model, "align", shards, out / f"{name}-aligned", console, options)
+        model = train(model, "align", shards, out / f"{name}-aligned", console, **changes)
         rows.append(row_of(fusion.name, model, fusion.paper))
     write_json(out / REPORT, rows)
     console.print(table(rows))

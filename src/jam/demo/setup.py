@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 
 from jam.checkpoints.folders import refuse_existing
 from jam.codec import Codec, Encoded, describe_image_tokenizer
-from jam.commands.arguments import read_arguments
 from jam.commands.progress import run_training, track
-from jam.commands.train import make_trainer, read_config
-from jam.commands.train import parser as train_parser
+from jam.commands.train import make_trainer
 from jam.data import prepare
 from jam.data.prepare import encode_all
 from jam.documents import Document
@@ -24,14 +24,14 @@ from jam.fusion import FuseConfig, fuse
 from jam.model import Model, load
 from jam.models import JointModel
 from jam.models.scoring import Perplexity
-from jam.training import RESULT
+from jam.training import RESULT, DataSource, TrainConfig
 from jam.tutorials import PARENTS
 from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
 
 REPORT = "report.json"
 MARK = ".jam-demo"  # the folder is ours and may be replaced
 RECIPES = Path(__file__).parent / "recipes"
-VALIDATION_SEED = 1_000_003
+VALIDATION_SEED = 1_000_003  # of documents that measure, in every corpus
 TRAINING_SEED = 7  # other documents than the parents saw
 VALIDATION = 128
 
@@ -89,24 +89,12 @@ def train(
     sources: list[tuple[Path, float]],
     out: Path,
     console: Console,
-    options: Sequence[str] = (),
+    **changes: Any,
 ) -> Model:
-    """Train by one of the demo's recipes; the result lies in ``out/model``, and is `model` itself.
-
-    `options` stand on top of the recipe, as on the command line.
-    """
-    listed = ",".join(f'{{"path": "{path}", "weight": {weight}}}' for path, weight in sources)
-    arguments = [
-        str(RECIPES / f"{recipe}.yaml"),
-        "--model",
-        str(model.folder),
-        "--out",
-        str(out),
-        "--sources",
-        f"[{listed}]",
-    ]
-    arguments += options
-    config = read_config(read_arguments(train_parser(), arguments, recipe=True))
+    """Train by a recipe of the demo with `changes` to it; the result lies in ``out/model``, and is `model` itself."""
+    settings = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text()) | changes
+    listed = [DataSource(str(path), weight) for path, weight in sources]
+    config = TrainConfig(model=str(model.folder), out=str(out), sources=listed, **settings)
     run_training(make_trainer(model, config), recipe.replace("-", " "), console)
     model.manifest.stage = config.stage
     model.folder = out / RESULT

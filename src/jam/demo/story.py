@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,18 @@ SETTINGS = GenerationSettings(temperature=0.7, top_p=0.9, image_temperature=0.7,
 
 @dataclass(frozen=True)
 class Lessons:
-    """How the demo tunes: a recipe, how many documents of each corpus it has, and options on top of the recipes."""
+    """How the demo tunes: a recipe, how many documents of each corpus it has, and changes to the recipes."""
 
     recipe: str
     tutorials: int
     captions: int
     texts: int
     guidance_scales: tuple[float, ...] = (1.0, 2.0)
-    options: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-SHORT = Lessons("instruct", tutorials=3_000, captions=1_000, texts=800)
-LONG = Lessons("instruct-long", tutorials=8_000, captions=2_000, texts=800, guidance_scales=(1.0, 1.5, 2.0, 3.0))
+SHORT = Lessons("instruct", tutorials=2_500, captions=1_000, texts=800)
+LONG = Lessons("instruct-long", tutorials=9_000, captions=2_000, texts=800, guidance_scales=(1.0, 1.5, 2.0, 3.0))
 
 
 def story(out: Path, prompts: int, lessons: Lessons, console: Console) -> dict[str, Any]:
@@ -122,9 +122,9 @@ def tune(model: Model, folder: Path, lessons: Lessons, console: Console) -> None
         for name, count in (("texts", lessons.texts), ("captions", lessons.captions), ("tutorials", lessons.tutorials))
     }
     align = [(data["texts"], 0.5), (data["captions"], 0.5)]
-    train(model, "align", align, folder / "align", console, lessons.options)
+    train(model, "align", align, folder / "align", console, **lessons.changes)
     instruct = [(data["tutorials"], 0.9), (data["captions"], 0.1)]
-    train(model, lessons.recipe, instruct, folder / "instruct", console, lessons.options)
+    train(model, lessons.recipe, instruct, folder / "instruct", console, **lessons.changes)
 
 
 def show(report: dict[str, Any], best: Answers, out: Path, console: Console) -> None:

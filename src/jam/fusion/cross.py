@@ -15,7 +15,7 @@ from jam.fusion.pair import Pair
 from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
 from jam.fusion.rows import merged_table, repeated_mean
 from jam.fusion.skeleton import Shape, tensor_shapes
-from jam.fusion.tables import Table, block_rows
+from jam.fusion.tables import ExtendedTable, Table, block_rows
 from jam.models.cross import CrossForCausalLM
 from jam.models.cross_config import CrossConfig
 
@@ -90,12 +90,28 @@ class _Rule:
             return self._copy(role, name.removeprefix("model."))
         index = self.pair.text_index if role == "text" else self.pair.image_index
         tables = {"absent_input": parent.skeleton.input_table, "absent_output": parent.skeleton.output_table}
+        own = index[index < parent.skeleton.shapes[tables[name]][0]]  # a head without image codes has fewer rows
+        sources, _, _ = self._copy(role, tables[name])
 
-        compute = partial(repeated_mean, index_V=index, rows=shape[0])
-        return (Source(role, tables[name]),), "the parent's mean row", compute
+        def compute(*found: Table) -> Iterator[Tensor]:
+            return repeated_mean(self._table(role, tables[name], found), index_V=own, rows=shape[0])
+
+        return sources, "the parent's mean row", compute
 
     def _copy(self, role: str, name: str) -> Step:
-        return (Source(role, name),), "copy", Table.stored_blocks
+        """A tensor of a parent: a copy, unless it is made of other tensors of the checkpoint."""
+        made = self.pair.parent(role).made.get(name)
+        if made is None:
+            return (Source(role, name),), "copy", Table.stored_blocks
+        sources = tuple(Source(role, source) for source in made.sources)
+        return sources, made.operation, lambda *found: self._table(role, name, found).stored_blocks()
+
+    def _table(self, role: str, name: str, found: tuple[Table, ...]) -> Table | ExtendedTable:
+        """The table of a parent's tensor, from those of the checkpoint's tensors that it is, or is made of."""
+        made = self.pair.parent(role).made.get(name)
+        if made is None or made.rows_behind is None:
+            return found[0]
+        return ExtendedTable(found[0], made.rows_behind(*(table.whole() for table in found[1:])))
 
     def _merged(self, text_name: str, image_name: str) -> Step:
         pair = self.pair

@@ -19,6 +19,7 @@ from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensor
 from jam.fusion.hub import origin
 from jam.fusion.skeleton import Skeleton
 from jam.fusion.tables import Table
+from jam.models.towers import Composite, Made, composite_of
 from jam.vocabulary import ParentRows
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -27,10 +28,12 @@ PROBES = ("Hello, world! It's 12,345.67 today.", "  two spaces\n\nand new lines\
 
 @dataclass(frozen=True)
 class Parent:
-    """One of the two models to fuse, in the folder of a plain decoder of `transformers`.
+    """One of the two models to fuse: a decoder of `transformers`, alone in its folder or within a composite class.
 
     Args:
         role: "text" or "image"; names the parent in plans and messages.
+        config: the decoder's.
+        whole_config: that of all that the checkpoint holds; `config` itself where that is the decoder.
         tokenizer: None when the folder has none, in its root or in `tokenizer/`.
         manifest: None for a model from elsewhere.
     """
@@ -41,6 +44,7 @@ class Parent:
     skeleton: Skeleton
     tokenizer: Any | None
     manifest: Manifest | None
+    whole_config: PretrainedConfig
 
     @classmethod
     def describe(cls, folder: str | Path, role: str) -> Parent:
@@ -48,9 +52,10 @@ class Parent:
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise ValueError(f"the {role} parent {folder} has no config.json; give the folder of a saved model")
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        whole = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = composite_of(whole).decoder_config(whole)
         config.name_or_path = ""  # a path of this machine, which results must not carry
-        return cls(role, folder, config, Skeleton(config), find_tokenizer(folder), Manifest.find(folder))
+        return cls(role, folder, config, Skeleton(config), find_tokenizer(folder), Manifest.find(folder), whole)
 
     @property
     def vocab_size(self) -> int:
@@ -66,7 +71,7 @@ class Parent:
     def dtypes(self) -> dict[torch.dtype, int]:
         """Data types of the floating tensors that the model has, and how many are of each; none without weights."""
         stored = self._stored_names.items() if has_weights(self.folder) else ()
-        infos = (self._reader.infos[file_name] for name, file_name in stored if name in self.skeleton.shapes)
+        infos = (self._reader.infos[file_name] for name, file_name in stored if name in self._shapes)
         return Counter(info.dtype for info in infos if info.dtype.is_floating_point)
 
     @property
@@ -81,26 +86,53 @@ class Parent:
     def _reader(self) -> CheckpointReader:
         return CheckpointReader(self.folder)
 
+    @property
+    def _composite(self) -> Composite:
+        return composite_of(self.whole_config)
+
+    @cached_property
+    def made(self) -> dict[str, Made]:
+        """The decoder's tensors that are made of others of the checkpoint."""
+        return self._composite.made(self.whole_config, self._reader.infos if has_weights(self.folder) else ())
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what is read: the decoder's tensors, but for those that are made the ones they are made of."""
+        shapes = {name: shape for name, shape in self.skeleton.shapes.items() if name not in self.made}
+        for made in self.made.values():
+            shapes |= made.sources
+        return shapes
+
     @cached_property
     def _stored_names(self) -> dict[str, str]:
-        """Name in the model -> name in the files, which in some older checkpoints lacks the prefix "model."."""
-        known = self.skeleton.shapes.keys() | self.skeleton.tied_names
+        """Name in `_shapes` -> name in the files, which in some older checkpoints lacks the prefix "model."."""
+        known = self._shapes.keys() | self.skeleton.tied_names
         prefix = f"{self.skeleton.model.base_model_prefix}."
-        return {(name if name in known else prefix + name): name for name in self._reader.infos}
+        names: dict[str, str] = {}
+        for stored in self._reader.infos:
+            name = stored if stored in self._shapes else self._composite.name_of(stored)
+            if name is not None:
+                names[name if name in known else prefix + name] = stored
+        return names
 
     def check_weights(self) -> None:
         """Raises ValueError when the weights don't have the names and shapes that the config asks for."""
-        stored = self._stored_names
+        stored, tied = self._stored_names, self.skeleton.tied_names
         infos: dict[str, TensorInfo] = {}
         for name, file_name in stored.items():
-            known = name in self.skeleton.shapes or name in self.skeleton.tied_names
-            infos[name if known else file_name] = self._reader.infos[file_name]
+            infos[name if name in self._shapes or name in tied else file_name] = self._reader.infos[file_name]
         derived = {name for name in infos if name.endswith("rotary_emb.inv_freq")}  # older checkpoints of Llama
-        ignore = self.skeleton.tied_names | derived
-        check_tensors(infos, self.skeleton.shapes, f"the {self.role} parent {self.folder}", ignore)
+        check_tensors(infos, self._shapes, f"the {self.role} parent {self.folder}", tied | derived)
+        for name in tied & stored.keys():
+            both = zip(self.table(name).blocks(), self.table(self.skeleton.input_table).blocks(), strict=True)
+            if not all(torch.equal(head, rows) for head, rows in both):
+                raise ValueError(
+                    f"config.json of the {self.role} parent {self.folder} says tie_word_embeddings, but {name} and "
+                    f"{self.skeleton.input_table} differ; set tie_word_embeddings to false there"
+                )
 
     def table(self, name: str) -> Table:
-        """A tensor by its name in the model, to be read in rows."""
+        """A tensor by its name in the decoder (one that others are made of: in the checkpoint), to be read in rows."""
         return Table(self._reader, self._stored_names[name])
 
     @property

@@ -11,19 +11,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from jam.fusion.tables import Table
+from jam.fusion.tables import ExtendedTable, Table
 
 NOBODY, TEXT, IMAGE, BOTH = range(4)
 Mix = Callable[[Tensor, Tensor], Tensor]
 
 
-def mean_row(table: Table, index_V: Tensor) -> Tensor:
+def mean_row(table: Table | ExtendedTable, index_V: Tensor) -> Tensor:
     """Mean of the rows that a parent has of the joint vocabulary, ``[D]``: stands in for a row that it lacks."""
     index = index_V[index_V >= 0]
     return _mean((table.gather(part) for part in index.split(table.block_rows)), len(index))
 
 
-def repeated_mean(table: Table, *, index_V: Tensor, rows: int) -> Iterator[Tensor]:
+def repeated_mean(table: Table | ExtendedTable, *, index_V: Tensor, rows: int) -> Iterator[Tensor]:
     """`mean_row` in every one of `rows` rows."""
     mean = mean_row(table, index_V)
     for start in range(0, rows, table.block_rows):

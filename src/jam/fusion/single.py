@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import transformers
 from transformers import PretrainedConfig
 
 from jam.fusion.pair import Pair
@@ -17,7 +18,17 @@ Rule = Callable[[str, Skeleton], tuple[str, Compute]]
 
 
 def single_config(pair: Pair, doubled: tuple[str, ...] = ()) -> PretrainedConfig:
-    """The text parent's config with the joint vocabulary; sizes named in `doubled` are doubled where they exist."""
+    """The text parent's config with the joint vocabulary; sizes named in `doubled` are doubled where they exist.
+
+    Raises:
+        ValueError: `transformers` has no class for the parents' decoder alone.
+    """
+    decoder = type(pair.text.skeleton.model).__name__
+    if not hasattr(transformers, decoder):
+        raise ValueError(
+            f"uniform and width fusion write a checkpoint of transformers, which has no class for {decoder}, the part "
+            "of the parents that is fused; cross (--method cross) keeps it"
+        )
     config = copy.deepcopy(pair.text.config)
     config.vocab_size = pair.vocabulary.size
     config.bos_token_id = config.eos_token_id = pair.vocabulary.eos_id

@@ -60,6 +60,10 @@ class Table:
         """All rows in order, in the data type of the file."""
         return (self.stored_rows(*span) for span in self.spans())
 
+    def whole(self) -> Tensor:
+        """All rows at once, in fp32 or fp64 and in memory of their own."""
+        return torch.cat([block.clone() for block in self.blocks()])
+
     def gather(self, index_R: Tensor) -> Tensor:
         """Rows by their numbers, ``[R, *row_shape]``; at most `block_rows`, at least one. It may lie in the buffer."""
         breaks = ((index_R.diff() != 1).nonzero().flatten() + 1).tolist()
@@ -70,6 +74,29 @@ class Table:
         gathered = torch.empty(len(index_R), *self.row_shape, dtype=self.dtype)
         for first, (start, stop) in zip(firsts, runs, strict=True):
             gathered[start:stop] = self.rows(first, first + stop - start)
+        return gathered
+
+
+class ExtendedTable:
+    """The rows of a table, and behind them rows ``[M, *row_shape]`` that lie in memory."""
+
+    def __init__(self, first: Table, behind: Tensor) -> None:
+        self._first, self._behind = first, behind
+        self.block_rows = first.block_rows
+
+    def stored_blocks(self) -> Iterator[Tensor]:
+        """All rows in order; those of the table in the data type of the file."""
+        yield from self._first.stored_blocks()
+        yield from self._behind.split(self.block_rows)
+
+    def gather(self, index_R: Tensor) -> Tensor:
+        """As `Table.gather`."""
+        is_behind = index_R >= self._first.length
+        if not is_behind.any():
+            return self._first.gather(index_R)
+        gathered = self._behind[(index_R - self._first.length).clamp(min=0)]
+        if not is_behind.all():
+            gathered[~is_behind] = self._first.gather(index_R[~is_behind]).to(gathered.dtype)
         return gathered
 
 

@@ -20,6 +20,7 @@ from jam.fusion.rows import joint_blocks
 from jam.fusion.single import single_config, single_plan
 from jam.fusion.skeleton import Skeleton
 from jam.fusion.tables import Table
+from jam.models.towers import family_of
 
 Init = Literal["copy", "average"]
 DOUBLED = (
@@ -36,15 +37,25 @@ def width(pair: Pair, init: Init = "copy") -> FusionPlan:
     """Plan the concatenation of two parents of one shape.
 
     Raises:
-        ValueError: the parents differ in architecture or shape.
+        ValueError: the parents differ in architecture or shape, or have parts that don't grow with the hidden size.
     """
     pair.require_one_shape("width")
+    if family_of(pair.text.config).embedding_scale(pair.text.config) != 1:
+        raise ValueError(
+            f"{pair.text.config.model_type} scales its embedding by the root of the hidden size, which width fusion "
+            "doubles: the rows would no longer be the parents'; cross (--method cross) keeps them"
+        )
     rows = partial(joint_rows, text_V=pair.text_index, image_V=pair.image_index)
     blocks = {"copy": "[[text, text], [image, image]]", "average": "[[text, average], [image, average]]"}
 
     def rule(name: str, target: Skeleton) -> tuple[str, Compute]:
         if name in target.vocabulary_tensors:
             return "rows side by side; a parent's mean row where it has none", rows
+        if target.shapes[name] == pair.text.skeleton.shapes[name]:
+            raise ValueError(
+                f"width fusion doubles what every head reads, and {name} {list(target.shapes[name])} is one for all "
+                "heads of both parents; cross (--method cross) keeps both"
+            )
         if name == target.position_table or len(target.shapes[name]) == 1:
             return "concatenation along the hidden dimension", concatenate
         return blocks[init], partial(widen, init=init)

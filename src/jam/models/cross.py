@@ -18,7 +18,7 @@ from jam.models.cache import RowCache
 from jam.models.cross_block import CrossBlock, Projection
 from jam.models.cross_config import CrossConfig
 from jam.models.rows import JointRows
-from jam.models.towers import JointTower, Rotary, Tower
+from jam.models.towers import Context, JointTower, Tower, family_of
 from jam.vocabulary import Vocabulary
 
 
@@ -70,7 +70,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
     def _blocks(self, receiver: PretrainedConfig, other_size: int, first_layer: int) -> nn.ModuleList:
         """Cross blocks of one direction; those of the other one have the cache indices between."""
         text, std = self.config.text_config, self._fresh_std
-        activation = getattr(text, "hidden_act", None) or text.activation_function
+        activation = getattr(text, family_of(text).activation)
         output_std = 0.0 if self.config.readout == "exact" else std
         return nn.ModuleList(
             CrossBlock(receiver, other_size, activation, first_layer + 2 * index, std, output_std)
@@ -140,15 +140,16 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
             cache: after `RowCache.step`, whose positions and mask are the other arguments.
         """
         position_ids = self._positions(input_ids, position_ids, attention_mask, cache)
-        (text, text_rotary), (image, image_rotary) = self._enter(input_ids, position_ids)
+        (text, text_context), (image, image_context) = self._enter(input_ids, position_ids, attention_mask, cache)
+        text_rotary, image_rotary = text_context.global_rotary, image_context.global_rotary
         both_rotary = text_rotary is not None and image_rotary is not None
         exchanges = {layer: index for index, layer in enumerate(self.config.exchanges)}
         text_depth, image_depth = len(self.text_tower.layers), len(self.image_tower.layers)
         for depth in range(max(text_depth, image_depth)):
             if depth < text_depth:
-                text = self.text_tower.layer(depth, text, text_rotary, attention_mask, cache)
+                text = self.text_tower.layer(depth, text, text_context)
             if depth < image_depth:
-                image = self.image_tower.layer(depth, image, image_rotary, attention_mask, cache)
+                image = self.image_tower.layer(depth, image, image_context)
             if depth in exchanges:
                 to_text, to_image = self.to_text[exchanges[depth]], self.to_image[exchanges[depth]]
                 text, image = (  # both from the states before the exchange
@@ -164,14 +165,20 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         assert isinstance(text, JointTower) and isinstance(image, JointTower), "only `exact` has them"
         return text, image
 
-    def _enter(self, input_ids: Tensor, position_ids: Tensor) -> list[tuple[Tensor, Rotary]]:
-        """First input and rotary positions of each tower."""
+    def _enter(
+        self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: RowCache | None
+    ) -> list[tuple[Tensor, Context]]:
+        """First input and context of each tower."""
         if self.config.readout == "exact":
-            return [tower.enter(tower.embed(input_ids), position_ids) for tower in self._joint_towers()]
-        embedded = self.embed_tokens(input_ids)
-        if self.embed_positions is not None:
-            embedded = embedded + self.position_family.positions_of(self.embed_positions, position_ids)
-        return [tower.enter(embedded, position_ids) for tower in (self.text_tower, self.image_tower)]
+            return [tower.enter(tower.embed(input_ids), position_ids, mask, cache) for tower in self._joint_towers()]
+        rows = self.embed_tokens(input_ids)
+        table, entered = self.embed_positions, []
+        for tower in (self.text_tower, self.image_tower):
+            embedded = tower.scaled(rows)
+            if table is not None:
+                embedded = embedded + self.position_family.positions_of(table, position_ids)
+            entered.append(tower.enter(embedded, position_ids, mask, cache))
+        return entered
 
     def logits(self, hidden: Tensor, states: Tensor) -> Tensor:
         """Logits [..., V] from `hidden` [..., H] and the states of the targets, long [...].

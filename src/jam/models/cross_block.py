@@ -5,6 +5,7 @@ Shapes: B batch, T time, K keys, d width of the receiving tower, o width of the 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -26,8 +27,9 @@ class CrossBlock(GradientCheckpointingLayer):
     """``x += Attention(q = LN(x), k = v = other stream, not normed); x += FFN(LN(x))``, without biases.
 
     Pre-norm without learned parameters, the heads of the receiving tower (as many for keys as for queries), an FFN of
-    4d. When both towers have rotary positions, queries and keys are rotated by the receiving tower's: the streams carry
-    no positions then, and the exchange would not know how far apart two tokens are.
+    4d. When both towers have rotary positions, queries and keys are rotated by the receiving tower's (the one of its
+    layers that see everything): the streams carry no positions then, and the exchange would not know how far apart two
+    tokens are. Both have the receiving tower's heads, so the other one's may be of any number and size.
 
     Args:
         config: of the receiving tower.
@@ -78,7 +80,7 @@ class CrossBlock(GradientCheckpointingLayer):
         query = self._split_heads(self.q_proj(self.attention_norm(hidden)))
         key, value = self._split_heads(self.k_proj(other)), self._split_heads(self.v_proj(other))
         if rotary is not None:
-            query, key = apply_rotary_pos_emb(query, key, *rotary)
+            query, key = rotated(query, key, *rotary)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
@@ -88,3 +90,12 @@ class CrossBlock(GradientCheckpointingLayer):
     def _split_heads(self, projected: Tensor) -> Tensor:
         """[B, T, heads * head_dim] to [B, heads, T, head_dim]."""
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate the first dims of heads [B, heads, T, head_dim]: as many as cos and sin [B, T, dims] have."""
+    dims = cos.shape[-1]
+    if dims == query.shape[-1]:
+        return apply_rotary_pos_emb(query, key, cos, sin)
+    turned = apply_rotary_pos_emb(query[..., :dims], key[..., :dims], cos, sin)
+    return torch.cat([turned[0], query[..., dims:]], dim=-1), torch.cat([turned[1], key[..., dims:]], dim=-1)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from jam.models.towers import family_of
+from jam.models.towers import decoder_config, family_of
 from jam.vocabulary import ParentRows, Vocabulary
 
 READOUTS = ("exact", "paper")
@@ -19,8 +19,8 @@ class CrossConfig(PretrainedConfig):
     """Two parents side by side.
 
     Args:
-        text_config: config of the text parent.
-        image_config: config of the image parent.
+        text_config: config of the text parent (of its decoder, where its checkpoint holds more).
+        image_config: the same of the image parent.
         vocabulary: the joint vocabulary (`Vocabulary.to_dict`).
         image_grid: height and width of an image in tokens.
         text_rows: rows of the text parent's tables (`dataclasses.asdict` of `ParentRows`).
@@ -65,6 +65,11 @@ class CrossConfig(PretrainedConfig):
                 raise ValueError(
                     f"the {role} parent's embedding is {width} wide and its layers {config.hidden_size}; the readout "
                     "'paper' shares one embedding without such a projection, the readout 'exact' keeps it"
+                )
+            if self.readout == "paper" and family_of(config).image_head is not None:
+                raise ValueError(
+                    f"the {role} parent ({config.model_type}) writes image codes with a module of its own; the readout "
+                    "'paper' has one head of rows for both towers, the readout 'exact' keeps the module"
                 )
         # Parents tie inside their towers. Of our own tables only the paper's can be tied, and one head for both parents
         # would lose that of a parent which does not tie.
@@ -111,6 +116,7 @@ def _sub_config(config: dict | PretrainedConfig) -> PretrainedConfig:
         if model_type is None or model_type not in CONFIG_MAPPING:
             raise ValueError(f"a parent's config has the model_type {model_type!r}, which transformers does not know")
         config = CONFIG_MAPPING[model_type](**config)
+    config = decoder_config(config)
     family_of(config)
     # Ours: settings spread from this config to its parts (the attention implementation for one), not to the parent.
     return copy.deepcopy(config)

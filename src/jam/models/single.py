@@ -72,16 +72,19 @@ class SingleStream(JointBase, nn.Module):
         present = row >= 0
         if bool(present.all()):  # the mean of a large table is not free
             return embedded
-        mean = self.tower.embedding.weight.detach().mean(0)
+        mean = self.tower.scaled(self.tower.embedding.weight.detach().mean(0))
         return torch.where(present[..., None], embedded, mean.to(embedded.dtype))
 
     def logits(self, hidden: Tensor, states: Tensor | None = None) -> Tensor:
         """Logits [..., V] in the order of joint ids; states are not looked at."""
-        parent = self.tower.head(hidden).reshape(-1, self.tower.head.out_features)
+        parent = self.tower.capped(self.tower.head(hidden)).reshape(-1, self.tower.head.out_features)
         vocabulary, rows = self.vocabulary, self.joint.rows
         pieces = {0: parent[:, : rows.text_size]}
         if rows.image_start is not None:
-            pieces[vocabulary.image_start] = parent[:, rows.image_start : rows.image_start + vocabulary.image_size]
+            codes = parent[:, rows.image_start : rows.image_start + vocabulary.image_size]
+            if self.tower.image_head is not None:
+                codes = self.tower.image_head(hidden.reshape(-1, hidden.shape[-1]))
+            pieces[vocabulary.image_start] = codes
         if self.joint.controls:
             assert rows.control_start is not None
             pieces[vocabulary.control_start] = parent[:, rows.control_start : rows.control_start + self.joint.controls]

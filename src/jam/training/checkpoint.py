@@ -27,7 +27,7 @@ def save_checkpoint(
     run: Path,
     step: int,
     save_model: Callable[[Path], None],
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     names: dict[torch.Tensor, str],
     state: dict[str, Any],
     keep: int,
@@ -40,6 +40,7 @@ def save_checkpoint(
         save_model(folder)
         moments = {
             f"{key}/{names[parameter]}": value.contiguous()
+            for optimizer in optimizers
             for parameter, values in optimizer.state.items()
             for key, value in values.items()
         }
@@ -50,7 +51,7 @@ def save_checkpoint(
     return path
 
 
-def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, names: dict[torch.Tensor, str]) -> None:
+def load_optimizers(checkpoint: Path, optimizers: list[torch.optim.Optimizer], names: dict[torch.Tensor, str]) -> None:
     """Restore the moments; a parameter that never had a gradient has none.
 
     Raises:
@@ -58,6 +59,12 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, names: di
     """
     moments = load_file(checkpoint / OPTIMIZER)
     parameters = {name: parameter for parameter, name in names.items()}
+    states = {
+        parameter: optimizer.state
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
     unknown = sorted({key.partition("/")[2] for key in moments} - set(parameters))
     if unknown:
         raise ValueError(
@@ -66,8 +73,9 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, names: di
         )
     for key, value in moments.items():
         kind, _, name = key.partition("/")
+        parameter = parameters[name]
         # The fused optimiser keeps its step counts, too, on the parameter's device.
-        optimizer.state[parameters[name]][kind] = value.to(parameters[name].device)
+        states[parameter][parameter][kind] = value.to(parameter.device)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

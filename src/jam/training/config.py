@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass
@@ -34,6 +34,7 @@ class TrainConfig:
         context: positions of a sequence; default: the model's.
         batch_tokens: positions of a batch, padding included.
         micro_batch_size: sequences in one forward; a batch has as many of these as it takes.
+        optimizer: "adamw", or "muon" for the matrices inside the blocks and AdamW for the rest.
         lr: peak learning rate.
         warmup_steps: linear warm-up from 0.
         schedule: what follows the warm-up.
@@ -41,7 +42,8 @@ class TrainConfig:
         beta1: of AdamW.
         beta2: of AdamW.
         eps: of AdamW.
-        weight_decay: of AdamW, on matrices.
+        momentum: of Muon.
+        weight_decay: on matrices.
         max_grad_norm: gradients are clipped to this norm.
         cm3: causally masked objective; for messages, spans lie in the answer.
         unconditional_rate: share of captioned pictures whose text is masked whole, for guidance.
@@ -68,6 +70,7 @@ class TrainConfig:
     context: int | None = None
     batch_tokens: int = 2**23
     micro_batch_size: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 3e-5
     warmup_steps: int = 500
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -75,6 +78,7 @@ class TrainConfig:
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
+    momentum: float = 0.95
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
     cm3: bool = True
@@ -107,6 +111,10 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, str) and value < 0:
                 raise ValueError(f"{name} is {value}; it must not be negative")
-        for name in ("unconditional_rate", "min_lr_ratio"):
+        for name, hint in get_type_hints(TrainConfig).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                choices = ", ".join(map(str, get_args(hint)))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
+        for name in ("unconditional_rate", "min_lr_ratio", "momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")

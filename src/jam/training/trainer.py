@@ -20,9 +20,10 @@ from jam.checkpoints.folders import refuse_existing
 from jam.data import Batch, Loader, Objective, Shards, Source, plain_batches, split
 from jam.models import JointModel
 from jam.models.scoring import Perplexity, token_nll
-from jam.training.checkpoint import checkpoints, load_optimizer, read_state, save_checkpoint
+from jam.training.checkpoint import checkpoints, load_optimizers, read_state, save_checkpoint
 from jam.training.config import TrainConfig
 from jam.training.interrupts import interrupts_wait
+from jam.training.optimizers import make_optimizers
 from jam.training.schedule import lr_factor
 
 RESULT = "model"
@@ -97,15 +98,7 @@ class Trainer:
         self.names: dict[torch.Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
         }
-        matrices = [p for p in self.names if p.ndim >= 2]
-        vectors = [p for p in self.names if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            fused=True,
-        )
+        self.optimizers = make_optimizers(model, config)
         self.step = 0
         self.place = self.loader.state()  # in the data, after the last whole step
         self.validation_report: dict[str, float | int | None] = {}
@@ -118,7 +111,8 @@ class Trainer:
         batches = [next(self.loader) for _ in range(self.accumulation)]
         total = sum(float(batch.weights.sum()) for batch in batches)
         lr = self._set_lr()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         counts = Perplexity()
         loss_sum = 0.0
         for batch in batches:
@@ -136,7 +130,8 @@ class Trainer:
                 f"after step {self.step}: loss {loss_sum} and gradient norm {norm}; lower lr, or resume earlier"
             )
         with interrupts_wait():  # what a checkpoint holds changes together
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.step += 1
             self.place = self.loader.state()
         return StepReport(
@@ -158,8 +153,9 @@ class Trainer:
     def _set_lr(self) -> float:
         c = self.config
         lr = c.lr * lr_factor(self.step, self.steps, c.warmup_steps, c.schedule, c.min_lr_ratio)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
         return lr
 
     def _autocast(self) -> Any:
@@ -262,7 +258,7 @@ class Trainer:
             self.run,
             self.step,
             lambda folder: self.save_model(folder, self.config.stage),
-            self.optimizer,
+            self.optimizers,
             self.names,
             {"place": self.place, "data": self._data_settings(), "config": asdict(self.config)},
             self.config.keep_checkpoints,
@@ -274,8 +270,11 @@ class Trainer:
         for name, now in self._data_settings().items():
             if (before := state["data"][name]) != now:
                 raise ValueError(f"{checkpoint}: {name} was {before} and is {now}; resume a run with the data it had")
+        before, now = state["config"].get("optimizer", "adamw"), self.config.optimizer
+        if before != now:
+            raise ValueError(f"{checkpoint}: optimizer was {before} and is {now}; resume a run with the one it had")
         self.load_weights(checkpoint)
-        load_optimizer(checkpoint, self.optimizer, self.names)
+        load_optimizers(checkpoint, self.optimizers, self.names)
         self.step, self.place = state["step"], state["place"]
         self.loader.load_state(self.place)
 

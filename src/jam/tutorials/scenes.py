@@ -35,17 +35,20 @@ class Scene:
     def steps(self) -> Iterator[Scene]:
         return (self.first(count) for count in range(1, len(self.parts) + 1))
 
+    @property
+    def left(self) -> int:
+        """x of the thing's left edge; the middle of a small thing is rounded to the grid of 8 pixels."""
+        room = RESOLUTION - 3 * SIZES[self.size]
+        return {"left": 0, "middle": -(-room // 16) * 8, "right": room}[self.place]
+
     def draw(self) -> Image.Image:
         """The picture, RGB, `RESOLUTION` x `RESOLUTION` pixels, flat colours without smoothing."""
         picture = Image.new("RGB", (RESOLUTION, RESOLUTION), BACKGROUND)
         canvas = ImageDraw.Draw(picture)
         unit = SIZES[self.size]
-        # The middle of a small thing is rounded to the grid of 8 pixels.
-        room = RESOLUTION - 3 * unit
-        left = {"left": 0, "middle": -(-room // 16) * 8, "right": room}[self.place]
         for name, colour in self.parts:
             for shape in THINGS[self.thing].part(name).shapes:
-                shape.draw(canvas, COLOURS[colour], left, BASELINE - 3 * unit, unit)
+                shape.draw(canvas, COLOURS[colour], self.left, BASELINE - 3 * unit, unit)
         return picture
 
 

@@ -35,7 +35,7 @@ def with_article(phrase: str) -> str:
 
 
 def part_phrase(thing: str, part: str, colour: str) -> str:
-    """ "a red roof", "red walls"."""
+    """ "a red roof", "red wheels"."""
     phrase = f"{colour} {part}"
     return phrase if THINGS[thing].part(part).plural else with_article(phrase)
 
@@ -43,8 +43,9 @@ def part_phrase(thing: str, part: str, colour: str) -> str:
 def step_texts(scene: Scene, rng: random.Random) -> list[str]:
     """One sentence a step; the first names thing, size and place."""
     texts = []
+    last = len(THINGS[scene.thing].parts) - 1
     for index, (part, colour) in enumerate(scene.parts):
-        templates = FIRST if index == 0 else LAST if index == len(scene.parts) - 1 else NEXT
+        templates = FIRST if index == 0 else LAST if index == last else NEXT
         texts.append(
             rng.choice(templates).format(
                 size=scene.size,
@@ -57,11 +58,10 @@ def step_texts(scene: Scene, rng: random.Random) -> list[str]:
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """A description of the picture, in one of the wordings; half the time as short sentences, one a part."""
-    phrases = [part_phrase(scene.thing, part, colour) for part, colour in scene.parts]
+    """A description of the picture: half the time the sentences that lead to it, else all parts in one sentence."""
     if rng.random() < 0.5:
-        opening = f"A {scene.size} {scene.thing} {PLACES[scene.place]} with {phrases[0]}."
-        return " ".join([opening, *(phrase.capitalize() + "." for phrase in phrases[1:])])
+        return " ".join(step_texts(scene, rng))
+    phrases = [part_phrase(scene.thing, part, colour) for part, colour in scene.parts]
     listed = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
     text = rng.choice(CAPTIONS).format(size=scene.size, thing=scene.thing, place=PLACES[scene.place], parts=listed)
     return text[0].upper() + text[1:]

@@ -69,7 +69,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Thing:
-    """`main` is the part that gives the thing its colour: a red house has red walls."""
+    """`main` is the part that gives the thing its colour: a red house has a red body."""
 
     name: str
     main: str
@@ -79,32 +79,34 @@ class Thing:
         return next(part for part in self.parts if part.name == name)
 
 
-# Parts meet at whole units, and the shape of every main part occurs in another thing too, or as another part, in all
-# colours. A block of 8 x 8 pixels in a held-out colour is then known, though never from this thing (docs/decisions.md).
+# Parts meet at whole units, so that a block of 8 x 8 pixels has one colour beside the background, and the shape of
+# every main part occurs in another thing too, or as another part, in all colours (but the mushroom's two slanted
+# corners): a block in a held-out colour is then known, though never from this thing. Main parts share two names: "a red
+# body" is known too (docs/decisions.md).
 THINGS = {
     thing.name: thing
     for thing in (
         Thing(
             "house",
-            "walls",
+            "body",
             (
-                Part("walls", (rectangle(0, 1, 3, 3),), plural=True),
+                Part("body", (rectangle(0, 1, 3, 3),)),
                 Part("roof", (polygon(0, 1, 1.5, 0, 3, 1),)),
                 Part("door", (rectangle(1, 2, 2, 3),)),
             ),
         ),
         Thing(
             "tree",
-            "crown",
-            (Part("trunk", (rectangle(1, 2, 2, 3),)), Part("crown", (ellipse(0, 0, 3, 2),))),
+            "top",
+            (Part("trunk", (rectangle(1, 2, 2, 3),)), Part("top", (ellipse(0, 0, 3, 2),))),
         ),
         Thing(
             "boat",
-            "hull",
+            "body",
             (
-                Part("hull", (polygon(0, 2, 3, 2, 2, 3, 1, 3),)),
-                Part("mast", (rectangle(1, 0, 1.5, 2),)),
-                Part("sail", (polygon(1.5, 0, 3, 2, 1.5, 2),)),
+                Part("body", (polygon(0, 2, 3, 2, 2, 3, 1, 3),)),
+                Part("mast", (rectangle(0.5, 0, 1, 2),)),
+                Part("sail", (polygon(1, 0, 3, 2, 1, 2),)),
             ),
         ),
         Thing(
@@ -118,70 +120,67 @@ THINGS = {
         ),
         Thing(
             "fish",
-            "belly",
+            "body",
             (
-                Part("belly", (ellipse(0, 0, 2, 2),)),
+                Part("body", (ellipse(0, 0, 2, 2),)),
                 Part("tail", (polygon(2, 1, 3, 0, 3, 2),)),
-                Part("fin", (polygon(0, 2, 2, 2, 1, 3),)),
             ),
         ),
         Thing(
             "flower",
-            "petals",
+            "top",
             (
-                Part("stem", (rectangle(1, 2, 1.5, 3),)),
-                Part("petals", (ellipse(0, 0, 3, 2),), plural=True),
-                Part("heart", (rectangle(1, 0, 2, 2),)),
-                Part("leaf", (polygon(1.5, 3, 3, 2, 3, 3),)),
+                Part("top", (ellipse(0, 0, 3, 2),)),
+                Part("stem", (rectangle(1.5, 2, 2, 3),)),
+                Part("leaf", (polygon(2, 2, 3, 3, 2, 3),)),
             ),
         ),
         Thing(
             "rocket",
-            "tube",
+            "body",
             (
-                Part("tube", (rectangle(1, 1, 2, 3),)),
-                Part("nose", (polygon(1, 1, 1.5, 0, 2, 1),)),
+                Part("body", (rectangle(1, 1, 2, 3),)),
+                Part("nose", (ellipse(1, 0, 2, 1),)),
                 Part("fins", (polygon(1, 2, 0, 3, 1, 3), polygon(2, 2, 3, 3, 2, 3)), plural=True),
                 Part("window", (rectangle(1, 1, 2, 2),)),
             ),
         ),
         Thing(
             "snowman",
-            "snowball",
+            "body",
             (
-                Part("snowball", (ellipse(0, 1, 3, 3),)),
+                Part("body", (ellipse(0, 1, 3, 3),)),
                 Part("head", (ellipse(1, 0, 2, 1),)),
                 Part("scarf", (rectangle(1, 1, 2, 2),)),
             ),
         ),
         Thing(
             "mushroom",
-            "cap",
-            (Part("stalk", (rectangle(1, 2, 2, 3),)), Part("cap", (polygon(0, 2, 0, 1, 1, 0, 2, 0, 3, 1, 3, 2),))),
+            "top",
+            (Part("stem", (rectangle(1, 2, 2, 3),)), Part("top", (polygon(0, 2, 0, 1, 1, 0, 2, 0, 3, 1, 3, 2),))),
         ),
         Thing(
             "cake",
-            "base",
+            "body",
             (
-                Part("base", (rectangle(0, 2, 3, 3),)),
+                Part("body", (rectangle(0, 2, 3, 3),)),
                 Part("icing", (rectangle(0.5, 1, 2.5, 2),)),
                 Part("candle", (rectangle(1, 0, 1.5, 1),)),
             ),
         ),
         Thing(
             "robot",
-            "chest",
+            "body",
             (
-                Part("chest", (rectangle(1, 1, 2, 2),)),
-                Part("face", (rectangle(0.5, 0, 2.5, 1),)),
+                Part("body", (rectangle(1, 1, 2, 2),)),
+                Part("head", (rectangle(0.5, 0, 2.5, 1),)),
                 Part("legs", (polygon(1, 2, 0, 3, 1, 3), polygon(2, 2, 3, 3, 2, 3)), plural=True),
-                Part("arms", (rectangle(0, 1, 1, 1.5), rectangle(2, 1, 3, 1.5)), plural=True),
             ),
         ),
         Thing(
             "balloon",
-            "envelope",
-            (Part("envelope", (ellipse(0, 0, 2, 2),)), Part("basket", (polygon(0, 2, 3, 2, 2, 3, 1, 3),))),
+            "top",
+            (Part("top", (ellipse(0, 0, 2, 2),)), Part("basket", (polygon(0, 2, 3, 2, 2, 3, 1, 3),))),
         ),
     )
 }

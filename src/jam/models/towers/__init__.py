@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from jam.models.towers.base import Family, Rotary
-from jam.models.towers.llama import LlamaFamily
-from jam.models.towers.opt import OPTFamily
-from jam.models.towers.tower import FAMILIES, JointTower, Tower, family_of
+from jam.models.towers.base import Context, Family, Rotary
+from jam.models.towers.composite import Composite, Made
+from jam.models.towers.registry import COMPOSITES, FAMILIES, composite_of, decoder_config, family_of
+from jam.models.towers.tower import JointTower, Tower
 
-__all__ = ["FAMILIES", "Family", "JointTower", "LlamaFamily", "OPTFamily", "Rotary", "Tower", "family_of"]
+__all__ = [
+    "COMPOSITES",
+    "FAMILIES",
+    "Composite",
+    "Context",
+    "Family",
+    "JointTower",
+    "Made",
+    "Rotary",
+    "Tower",
+    "composite_of",
+    "decoder_config",
+    "family_of",
+]

@@ -1,34 +1,86 @@
-"""What a family of decoders must tell us: where its parts are, and how to call a layer."""
+"""What a family of decoders must tell us: where its parts are, and how to call a layer.
+
+docs/new-family.md shows how to add one.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
-Rotary = tuple[Tensor, Tensor] | None  # cosines and sines, [B, T, head_dim] each
+FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers, by their names in configs of `transformers`
+Rotary = tuple[Tensor, Tensor] | None  # cosines and sines, [B, T, rotated dims of a head] each
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the layers of one forward share; made by `Tower.enter`.
+
+    Args:
+        rotary: rotary positions by type of layer; empty for a family without.
+        masks: attention masks by type of layer, in the form that the family's attention takes.
+        cache: keys and values of earlier forwards; None without a cache.
+    """
+
+    rotary: dict[str, tuple[Tensor, Tensor]]
+    masks: dict[str, Tensor | None]
+    cache: Cache | None
+
+    @property
+    def global_rotary(self) -> Rotary:
+        """That of layers that see everything, which long distances need; else that of layers that see a window."""
+        return self.rotary.get(FULL, self.rotary.get(SLIDING))
 
 
 class Family(ABC):
-    """One architecture of `transformers`. Names are dotted paths inside the ...ForCausalLM class; None: has none."""
+    """One architecture of `transformers`. Names are dotted paths inside the ...ForCausalLM class; None: has none.
+
+    Attributes:
+        positions: learned position table.
+        image_head: module that writes image codes, [N, head width] to [N, codes], where they are no rows of the head;
+            the rows of the embedding behind those of the head are the codes' then.
+        activation: field of the config that names the activation of the FFN.
+        attention: "sdpa", or "eager" where the layers do what the former cannot.
+    """
 
     model_class: type[PreTrainedModel]
     embedding: str
-    positions: str | None = None  # learned position table
+    positions: str | None = None
     layers: str
     norm: str
     head: str = "lm_head"
+    image_head: str | None = None
+    activation: str = "hidden_act"
+    attention: str = "sdpa"
+
+    def check(self, config: PretrainedConfig) -> None:
+        """Raises ValueError for a config that describes something else than a causal decoder."""
+        return None
+
+    def layer_types(self, config: PretrainedConfig) -> list[str]:
+        """For every layer FULL, or SLIDING where it sees `config.sliding_window` positions only."""
+        return [FULL] * config.num_hidden_layers
+
+    def embedding_scale(self, config: PretrainedConfig) -> float:
+        """What the embedding multiplies its rows by."""
+        return 1.0
+
+    def logit_cap(self, config: PretrainedConfig) -> float | None:
+        """c where the logits are ``c tanh(x / c)`` of the head's output x."""
+        return None
 
     def positions_of(self, table: nn.Module, position_ids: Tensor) -> Tensor:
         """Learned position vectors [B, T, d], where `positions` names a table."""
         raise TypeError(f"{type(self).__name__} names a position table and does not say how it is read")
 
-    def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> Rotary:
-        """Cosines and sines [B, T, head_dim] of rotary positions; None where the family has none."""
-        return None
+    def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosines and sines of rotary positions, by type of layer; empty where the family has none."""
+        return {}
 
     def widen(self, model: PreTrainedModel, embedded: Tensor) -> Tensor:
         """From the width of the embedding to that of the layers."""

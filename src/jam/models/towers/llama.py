@@ -6,17 +6,19 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from jam.models.towers.base import Family, Rotary
+from jam.models.towers.base import FULL, SLIDING, Family, Rotary
 
 
 class LlamaFamily(Family):
-    model_class = LlamaForCausalLM
+    """Also the pattern of the families that name their parts as Llama does."""
+
+    model_class: type[PreTrainedModel] = LlamaForCausalLM
     embedding = "model.embed_tokens"
     layers = "model.layers"
     norm = "model.norm"
 
-    def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        return model.model.rotary_emb(hidden, position_ids)
+    def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        return dict.fromkeys((FULL, SLIDING), model.model.rotary_emb(hidden, position_ids))
 
     def call_layer(
         self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None

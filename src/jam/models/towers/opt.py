@@ -15,6 +15,7 @@ class OPTFamily(Family):
     positions = "model.decoder.embed_positions"
     layers = "model.decoder.layers"
     norm = "model.decoder.final_layer_norm"
+    activation = "activation_function"
 
     def positions_of(self, table: nn.Module, position_ids: Tensor) -> Tensor:
         return table(None, position_ids=position_ids)

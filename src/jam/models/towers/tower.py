@@ -14,42 +14,55 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from jam.models.rows import JointRows, spread
-from jam.models.towers.base import Family, Rotary
-from jam.models.towers.llama import LlamaFamily
-from jam.models.towers.opt import OPTFamily
+from jam.models.towers.base import FULL, SLIDING, Context
+from jam.models.towers.masks import additive, windowed
+from jam.models.towers.registry import decoder_config, family_of
 from jam.vocabulary import ParentRows, Vocabulary
-
-FAMILIES: dict[str, Family] = {"opt": OPTFamily(), "llama": LlamaFamily()}
-
-
-def family_of(config: PretrainedConfig) -> Family:
-    """The family of a parent's config. Raises ValueError for an architecture that has none."""
-    if config.model_type not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
-        raise ValueError(f"no tower for the architecture {config.model_type!r}; there are towers for: {known}")
-    return FAMILIES[config.model_type]
 
 
 class Tower(nn.Module):
     """A whole ...ForCausalLM as the submodule `model`, so that state-dict keys are the parent's own behind a prefix.
 
     Args:
-        model: the parent, or its config (then with fresh weights).
+        model: the parent, or its config (then with fresh weights, and of a composite checkpoint the decoder alone).
         first_layer: index in the cache of the tower's first layer.
+
+    Raises:
+        ValueError: there is no family for the architecture, or the parent is not what its towers can be made of.
     """
 
     def __init__(self, model: PreTrainedModel | PretrainedConfig, first_layer: int = 0) -> None:
         super().__init__()
-        config = model.config if isinstance(model, PreTrainedModel) else model
+        config = decoder_config(model.config if isinstance(model, PreTrainedModel) else model)
         self.family = family_of(config)
-        self.model = model if isinstance(model, PreTrainedModel) else self.family.model_class(config)
-        if self.model.config._attn_implementation != "sdpa":
-            raise ValueError(
-                f"attention implementation {self.model.config._attn_implementation!r} is not supported: towers pass "
-                "boolean masks, which only 'sdpa' takes; load the model with attn_implementation='sdpa'"
-            )
+        self.layer_types = self.family.layer_types(config)
+        self._check(model, config)
+        if not isinstance(model, PreTrainedModel):
+            config._attn_implementation = self.family.attention
+            model = self.family.model_class(config)
+        self.model = model
         for index, layer in enumerate(self.layers, start=first_layer):
             self.family.attention_of(layer).layer_idx = index
+
+    def _check(self, model: PreTrainedModel | PretrainedConfig, config: PretrainedConfig) -> None:
+        if isinstance(model, PreTrainedModel) and not isinstance(model, self.family.model_class):
+            raise ValueError(
+                f"a tower of {config.model_type} is made of a {self.family.model_class.__name__} or a config, not of a "
+                f"{type(model).__name__}; give the model's config, and load the decoder's weights"
+            )
+        chosen = config._attn_implementation
+        if chosen not in (self.family.attention, None):
+            raise ValueError(
+                f"attention implementation {chosen!r} is not supported: towers of {config.model_type} need the masks "
+                f"and scores of {self.family.attention!r}; load the model with "
+                f"attn_implementation={self.family.attention!r}"
+            )
+        kinds, window = set(self.layer_types), getattr(config, "sliding_window", None)
+        if kinds - {FULL, SLIDING} or (SLIDING in kinds and window is None):
+            raise ValueError(
+                f"layer_types of this {config.model_type} are {sorted(kinds)} with sliding_window {window}; towers "
+                f"know {FULL}, and {SLIDING} with a sliding_window"
+            )
 
     @property
     def config(self) -> PretrainedConfig:
@@ -96,22 +109,52 @@ class Tower(nn.Module):
         return part
 
     @property
+    def image_head(self) -> nn.Module | None:
+        """The module that writes image codes, where they are no rows of the head."""
+        return self._part(self.family.image_head)
+
+    @property
     def layers(self) -> nn.ModuleList:
         part = self._part(self.family.layers)
         assert isinstance(part, nn.ModuleList)
         return part
 
-    def enter(self, embedded: Tensor, position_ids: Tensor) -> tuple[Tensor, Rotary]:
-        """Embedded tokens [B, T, embedding width] to the first layer's input [B, T, d], and rotary positions if any."""
+    def scaled(self, rows: Tensor) -> Tensor:
+        """Rows of the embedding's table as the embedding gives them when it looks them up."""
+        scale = self.family.embedding_scale(self.config)
+        return rows if scale == 1 else rows * torch.tensor(scale, dtype=rows.dtype)
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Products with the head's rows as the parent's logits."""
+        cap = self.family.logit_cap(self.config)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def enter(
+        self, embedded: Tensor, position_ids: Tensor, mask: Tensor | None = None, cache: Cache | None = None
+    ) -> tuple[Tensor, Context]:
+        """Embedded tokens [B, T, embedding width] to the first layer's input [B, T, d], and what the layers share.
+
+        Args:
+            position_ids: long [B or 1, T].
+            mask: bool [B, 1, T, K], True where visible; None: plain causal, without a cache only.
+        """
         hidden = self.family.widen(self.model, embedded)
         table = self._part(self.family.positions)
         if table is not None:
             hidden = hidden + self.family.positions_of(table, position_ids)
-        return hidden, self.family.rotary(self.model, hidden, position_ids)
+        masks: dict[str, Tensor | None] = {}
+        for kind in set(self.layer_types):
+            seen = mask
+            if kind == SLIDING:
+                seen = windowed(mask, position_ids, self.config.sliding_window, cached=cache is not None)
+            masks[kind] = seen if self.family.attention == "sdpa" else additive(seen, hidden)
+        return hidden, Context(self.family.rotary(self.model, hidden, position_ids), masks, cache)
 
-    def layer(self, index: int, hidden: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        """Layer `index`, [B, T, d] to [B, T, d]. Mask: bool [B, 1, T, K], True where visible; None is plain causal."""
-        return self.family.call_layer(self.layers[index], hidden, rotary, mask, cache)
+    def layer(self, index: int, hidden: Tensor, context: Context) -> Tensor:
+        """Layer `index`, [B, T, d] to [B, T, d]."""
+        kind = self.layer_types[index]
+        rotary, mask = context.rotary.get(kind), context.masks[kind]
+        return self.family.call_layer(self.layers[index], hidden, rotary, mask, context.cache)
 
     def leave(self, hidden: Tensor) -> Tensor:
         """The last layer's output [B, T, d] to the head's input: the final norm, where there is one."""
@@ -121,10 +164,13 @@ class Tower(nn.Module):
     def forward(
         self, embedded: Tensor, position_ids: Tensor, mask: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """The plain decoder: embedded tokens [B, T, embedding width] to the head's input [B, T, head width]."""
-        hidden, rotary = self.enter(embedded, position_ids)
+        """The plain decoder: embedded tokens [B, T, embedding width] to the head's input [B, T, head width].
+
+        The other arguments are those of `enter`.
+        """
+        hidden, context = self.enter(embedded, position_ids, mask, cache)
         for index in range(len(self.layers)):
-            hidden = self.layer(index, hidden, rotary, mask, cache)
+            hidden = self.layer(index, hidden, context)
         return self.leave(hidden)
 
 
@@ -132,7 +178,11 @@ class JointTower(Tower):
     """A tower that reads and writes joint ids (the `exact` input and readout).
 
     An id without a row of the parent's is read through one learned vector, ``absent_input[0]``; `missing_controls` have
-    their own rows, ``absent_input[1:]`` and ``absent_output``. All start at the parent's mean row.
+    their own rows, ``absent_input[1:]`` and ``absent_output``. All start at the parent's mean row, and are scaled and
+    capped as the parent's own rows and logits are.
+
+    Raises:
+        ValueError: image codes are written by a module of the parent, and `vocabulary` has not those codes.
     """
 
     def __init__(
@@ -143,12 +193,20 @@ class JointTower(Tower):
         missing = len(self.joint.missing)
         self.absent_input = nn.Parameter(torch.empty(1 + missing, self.embedding.embedding_dim))
         self.absent_output = nn.Parameter(torch.empty(missing, self.head.in_features)) if missing else None
+        start = self.head.out_features
+        codes = self.embedding.num_embeddings - start
+        if self.image_head is not None and (codes, start) != (vocabulary.image_size, rows.image_start):
+            raise ValueError(
+                f"the image head of this {self.config.model_type} writes {codes} codes, whose rows begin at {start}; "
+                f"the vocabulary has {vocabulary.image_size} codes, whose rows begin at {rows.image_start}; give the "
+                "image tokenizer of this parent"
+            )
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Joint ids [B, T] to embedded tokens [B, T, embedding width]."""
         row = self.joint.parent_row[input_ids]
         own = self.embedding(row.clamp(min=0))
-        absent = F.embedding(self.joint.absent_row[input_ids], self.absent_input)
+        absent = self.scaled(F.embedding(self.joint.absent_row[input_ids], self.absent_input))
         return torch.where((row >= 0)[..., None], own, absent)
 
     def columns(self, hidden: Tensor, image: bool) -> Tensor:
@@ -158,7 +216,9 @@ class JointTower(Tower):
         pieces: dict[int, Tensor] = {}
         if image:
             assert rows.image_start is not None
-            pieces[vocabulary.image_start] = take(rows.image_start, vocabulary.image_size)
+            head = self.image_head
+            codes = take(rows.image_start, vocabulary.image_size) if head is None else head(hidden)
+            pieces[vocabulary.image_start] = codes
             if vocabulary.eos_id < rows.text_size:
                 pieces[vocabulary.eos_id] = take(vocabulary.eos_id, 1)
         else:
@@ -167,7 +227,7 @@ class JointTower(Tower):
             assert rows.control_start is not None
             pieces[vocabulary.control_start] = take(rows.control_start, self.joint.controls)
         if self.absent_output is not None:
-            extra = F.linear(hidden, self.absent_output)
+            extra = self.capped(F.linear(hidden, self.absent_output))
             own_eos = int(self.joint.missing[0] == vocabulary.eos_id)
             if own_eos:
                 pieces[vocabulary.eos_id] = extra[:, :1]
@@ -176,13 +236,13 @@ class JointTower(Tower):
         return spread(pieces, vocabulary.size)
 
     def _products(self, hidden: Tensor) -> Callable[[int, int], Tensor]:
-        """A function (first row, number of rows) -> logits of these rows of the parent's head.
+        """A function (first row, number of rows) -> logits [N, rows] of these rows of the parent's head.
 
         A matrix product's kernel, and with it the last bit of the result, depends on the shape of the matrix: to equal
         the parent exactly, the parent's whole head is multiplied. Training leaves out the rows that it does not need.
         """
         weight = self.head.weight
         if torch.is_grad_enabled():
-            return lambda start, size: F.linear(hidden, weight[start : start + size])
-        whole = F.linear(hidden, weight)
+            return lambda start, size: self.capped(F.linear(hidden, weight[start : start + size]))
+        whole = self.capped(F.linear(hidden, weight))
         return lambda start, size: whole[:, start : start + size]

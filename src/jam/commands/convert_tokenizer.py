@@ -1,0 +1,46 @@
+"""`jam convert-tokenizer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from jam.checkpoints.folders import refuse_existing
+from jam.codec import describe_image_tokenizer
+from jam.codec.chameleon_convert import convert_chameleon
+from jam.commands.arguments import Parser, make_parser
+
+EXAMPLES = """
+jam convert-tokenizer chameleon/tokenizer/vqgan.ckpt --out chameleon-vqgan
+jam convert-tokenizer vqgan.ckpt --yaml configs/vqgan.yaml --out chameleon-vqgan
+jam fuse --text chameleon --image anole --image-tokenizer chameleon-vqgan --out fused
+"""
+
+
+def parser() -> Parser:
+    description = (
+        "Make an image tokenizer folder of Chameleon's original VQGAN, which Anole, Liquid and Lumina-mGPT use too."
+    )
+    made = make_parser("convert-tokenizer", description, EXAMPLES)
+    made.add_argument(
+        "source", type=Path, help="vqgan.ckpt; or the folder of a Chameleon checkpoint, whose VQGAN only encodes"
+    )
+    made.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
+    made.add_argument(
+        "--yaml", type=Path | None, default=None, help="what describes the .ckpt; default: the .yaml beside it"
+    )
+    return made
+
+
+def run(settings: Namespace) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    refuse_existing(settings.out)
+    decodes = convert_chameleon(settings.source, settings.out, settings.yaml)
+    info = describe_image_tokenizer(settings.out)
+    height, width = info.grid
+    pictures = f"pictures of {info.resolution} x {info.resolution} pixels are {height} x {width} tokens"
+    console.print(f"{settings.out}: {info.codebook_size:,} codes, {pictures}", markup=False)
+    if not decodes:
+        console.print("note: it only encodes, for the checkpoint has no decoder; vqgan.ckpt has one", markup=False)

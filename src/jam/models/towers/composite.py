@@ -1,0 +1,74 @@
+"""Checkpoints of classes that hold a decoder beside an image encoder, an image tokenizer or image heads.
+
+A tower holds the decoder alone. The composite says which config the decoder has, what its tensors are called in the
+checkpoint, and how tensors are made that the checkpoint does not hold as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Made:
+    """A tensor of the decoder that is made of others: the rows of the first of them, and rows made of the rest.
+
+    Args:
+        sources: shapes of these others, by their names in the checkpoint, the one whose rows come first at the front.
+        operation: what is done, in words.
+        rows_behind: from the other sources, in order, to the rows behind those of the first; None: there are none.
+    """
+
+    sources: dict[str, tuple[int, ...]]
+    operation: str
+    rows_behind: Callable[..., Tensor] | None = None
+
+    def compute(self, first: Tensor, *others: Tensor) -> Tensor:
+        """The tensor, from all sources in order."""
+        return first if self.rows_behind is None else torch.cat([first, self.rows_behind(*others)])
+
+
+class Composite:
+    """As it stands: a checkpoint that is a decoder and nothing else.
+
+    Attributes:
+        prefixes: beginnings of names in the checkpoint and what stands for them in the decoder, the first that fits;
+            None: no part of the decoder.
+    """
+
+    prefixes: ClassVar[dict[str, str | None]] = {}
+
+    def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
+        """The config of the decoder alone."""
+        return config
+
+    def made(self, config: PretrainedConfig, stored: Collection[str]) -> dict[str, Made]:
+        """Tensors that are made, by their names in the decoder.
+
+        Args:
+            config: that of the checkpoint.
+            stored: the names that the checkpoint has; empty where it has no weights.
+        """
+        return {}
+
+    def name_of(self, stored: str) -> str | None:
+        """The decoder's name of a tensor of the checkpoint; None if it has no such tensor."""
+        for prefix, replacement in self.prefixes.items():
+            if stored.startswith(prefix):
+                return None if replacement is None else replacement + stored.removeprefix(prefix)
+        return stored
+
+    @staticmethod
+    def text_config(config: PretrainedConfig) -> PretrainedConfig:
+        """A copy of the text config inside a composite one, with what the latter decides for it."""
+        text = copy.deepcopy(config.text_config)
+        text.tie_word_embeddings = config.tie_word_embeddings
+        text.dtype = text.dtype or config.dtype
+        return text

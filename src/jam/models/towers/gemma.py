@@ -1,0 +1,74 @@
+"""Gemma: embeddings scaled by sqrt(d), RMS norms around 1.
+
+Gemma 2 caps the scores of its attention and its logits, and every other layer sees a window. Gemma 3 has norms on
+queries and keys instead, and a rotary of its own for the layers that see a window.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+from transformers import (
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    GemmaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from jam.models.towers.composite import Composite
+from jam.models.towers.llama import LlamaFamily
+
+
+class GemmaFamily(LlamaFamily):
+    model_class: type[PreTrainedModel] = GemmaForCausalLM
+
+    def check(self, config: PretrainedConfig) -> None:
+        if getattr(config, "use_bidirectional_attention", False):
+            raise ValueError(
+                f"this {config.model_type} has use_bidirectional_attention: it is an encoder, and a tower is a causal "
+                "decoder; choose a model that generates"
+            )
+
+    def embedding_scale(self, config: PretrainedConfig) -> float:
+        return config.hidden_size**0.5
+
+
+class Gemma2Family(GemmaFamily):
+    model_class: type[PreTrainedModel] = Gemma2ForCausalLM
+    activation = "hidden_activation"
+    attention = "eager"  # the others cannot cap scores
+
+    def layer_types(self, config: PretrainedConfig) -> list[str]:
+        return config.layer_types
+
+    def logit_cap(self, config: PretrainedConfig) -> float | None:
+        return config.final_logit_softcapping
+
+
+class Gemma3Family(Gemma2Family):
+    model_class = Gemma3ForCausalLM
+    attention = "sdpa"
+
+    def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        rotary_of = model.model.rotary_emb
+        return {kind: rotary_of(hidden, position_ids, kind) for kind in sorted(set(model.config.layer_types))}
+
+
+class Gemma3Composite(Composite):
+    """`Gemma3ForConditionalGeneration`: from 4B on, Gemma 3 comes with an image encoder."""
+
+    prefixes: ClassVar[dict[str, str | None]] = {
+        "model.language_model.": "model.",
+        "language_model.lm_head.": "lm_head.",
+        "language_model.model.": "model.",
+        "language_model.": "model.",
+        "model.vision_tower.": None,
+        "model.multi_modal_projector.": None,
+        "vision_tower.": None,
+        "multi_modal_projector.": None,
+    }
+
+    def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
+        return self.text_config(config)

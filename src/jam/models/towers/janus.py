@@ -1,0 +1,79 @@
+"""Janus: a Llama that reads image codes through an MLP over their embeddings and writes them with an MLP for a head.
+
+The first MLP sees nothing but the code: its outputs are rows behind those of the text. The head stays an MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import AutoConfig, LlamaConfig, LlamaModel, LlamaPreTrainedModel, PretrainedConfig
+from transformers.models.janus.modeling_janus import JanusVQVAEAlignerMLP, JanusVQVAEConfig, JanusVQVAEHead
+
+from jam.models.towers.composite import Composite, Made
+from jam.models.towers.llama import LlamaFamily
+
+
+class JanusDecoderConfig(LlamaConfig):
+    """A Llama config whose `vocab_size` counts text and image codes; `image_head`: the fields that shape the MLP."""
+
+    model_type = "jam_janus"
+    image_head: dict = field(default_factory=dict)
+
+
+class JanusDecoder(LlamaPreTrainedModel):
+    """The parts of `JanusForConditionalGeneration` that read and write tokens."""
+
+    def __init__(self, config: JanusDecoderConfig) -> None:
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        head = JanusVQVAEConfig(**config.image_head)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size - head.num_embeddings, bias=False)
+        self.generation_head = JanusVQVAEHead(head)
+        self.post_init()
+
+
+class JanusFamily(LlamaFamily):
+    model_class = JanusDecoder
+    image_head = "generation_head"
+
+
+class JanusComposite(Composite):
+    prefixes: ClassVar[dict[str, str | None]] = {
+        "model.language_model.": "model.",
+        "model.generation_head.": "generation_head.",
+        "model.": None,  # image encoder and tokenizer, and what `made` reads
+    }
+
+    def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
+        text, codes = self.text_config(config).to_dict(), config.vq_config
+        if text.pop("model_type") != "llama":
+            raise ValueError(f"this Janus is no Llama but a {config.text_config.model_type}; there is no tower for it")
+        shape = ("image_token_embed_dim", "projection_dim", "num_embeddings", "hidden_act")
+        text |= {"vocab_size": text["vocab_size"] + codes.num_embeddings, "tie_word_embeddings": False}
+        return JanusDecoderConfig(**text, image_head={name: getattr(codes, name) for name in shape})
+
+    def made(self, config: PretrainedConfig, stored: Collection[str]) -> dict[str, Made]:
+        table, text, codes = "model.language_model.embed_tokens.weight", config.text_config, config.vq_config
+        with torch.device("meta"):
+            aligner = JanusVQVAEAlignerMLP(codes)
+        weights = {name: tuple(weight.shape) for name, weight in aligner.named_parameters()}
+        sources: dict[str, tuple[int, ...]] = {table: (text.vocab_size, text.hidden_size)}
+        sources |= {"model.generation_embeddings.weight": (codes.num_embeddings, codes.embed_dim)}
+        sources |= {f"model.generation_aligner.{name}": shape for name, shape in weights.items()}
+
+        def rows(embeddings: Tensor, *tensors: Tensor) -> Tensor:
+            return functional_call(aligner, dict(zip(weights, tensors, strict=True)), embeddings)
+
+        made = {"model.embed_tokens.weight": Made(sources, "text rows, then the aligner's outputs for all codes", rows)}
+        if stored and "lm_head.weight" not in stored:  # tied; the config says so of checkpoints that are not, too
+            made["lm_head.weight"] = Made({table: sources[table]}, "copy")
+        return made
+
+
+AutoConfig.register(JanusDecoderConfig.model_type, JanusDecoderConfig, exist_ok=True)

@@ -1,0 +1,41 @@
+"""Attention masks of one forward. Shapes: B batch, T queries, K keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def windowed(mask: Tensor | None, position_ids: Tensor, window: int, cached: bool) -> Tensor | None:
+    """What `mask` shows and lies fewer than `window` positions back, bool [B or 1, 1, T, K].
+
+    Positions are those of `position_ids`, so that a window ends where a packed document begins anew; with a cache the
+    keys are its slots, whose numbers are their positions. A window that none of the keys can be out of changes nothing.
+
+    Args:
+        mask: bool [B, 1, T, K], True where visible; None: plain causal, K = T.
+        position_ids: long [B or 1, T]; from one token to the next they grow by one or begin anew.
+    """
+    keys = position_ids.shape[-1] if mask is None else mask.shape[-1]
+    if keys < window:
+        return mask
+    query = position_ids[:, None, :, None]
+    if cached:
+        assert mask is not None, "RowCache.step returns the mask of a cached forward"
+        key = torch.arange(keys, device=query.device)
+        query = query.clamp(max=keys - 1)  # padding lies beyond the last slot, and something must stay visible
+    else:
+        key = position_ids[:, None, None, :]
+        mask = causal(keys, query.device) if mask is None else mask
+    return mask & (query - key < window)
+
+
+def additive(mask: Tensor | None, hidden: Tensor) -> Tensor:
+    """The mask as numbers that eager attention adds to its scores of `hidden` [B, T, d]; None: plain causal."""
+    mask = causal(hidden.shape[1], hidden.device) if mask is None else mask
+    return torch.where(mask, torch.zeros((), dtype=hidden.dtype, device=hidden.device), torch.finfo(hidden.dtype).min)
+
+
+def causal(length: int, device: torch.device) -> Tensor:
+    """bool [1, 1, length, length], True where visible."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]

@@ -1,0 +1,15 @@
+"""Mistral: Llama whose layers all see a sliding window, in its first versions."""
+
+from __future__ import annotations
+
+from transformers import MistralForCausalLM, PretrainedConfig
+
+from jam.models.towers.base import FULL, SLIDING
+from jam.models.towers.llama import LlamaFamily
+
+
+class MistralFamily(LlamaFamily):
+    model_class = MistralForCausalLM
+
+    def layer_types(self, config: PretrainedConfig) -> list[str]:
+        return [FULL if config.sliding_window is None else SLIDING] * config.num_hidden_layers

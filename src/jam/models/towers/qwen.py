@@ -1,0 +1,18 @@
+"""Qwen2 (and 2.5): Llama with biases on queries, keys and values. Qwen3: with norms on queries and keys instead."""
+
+from __future__ import annotations
+
+from transformers import PretrainedConfig, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+
+from jam.models.towers.llama import LlamaFamily
+
+
+class Qwen2Family(LlamaFamily):
+    model_class: type[PreTrainedModel] = Qwen2ForCausalLM
+
+    def layer_types(self, config: PretrainedConfig) -> list[str]:
+        return config.layer_types
+
+
+class Qwen3Family(Qwen2Family):
+    model_class = Qwen3ForCausalLM

@@ -1,0 +1,42 @@
+"""Small training runs, for tests of the trainer."""
+
+from __future__ import annotations
+
+import numpy as np
+import tiny
+import torch
+
+from jam.data import prepare
+from jam.training import DataSource, TrainConfig, Trainer
+
+
+def write_corpora(folder):
+    """Token shards ``train`` and ``held``: documents to learn from, and to validate on."""
+    codec = tiny.codec()
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 90), ("held", 12)):
+        documents = [tiny.random_document(rng) for _ in range(2 * count)]
+        short = [document for document in documents if codec.encode(document).answer_start < 40]
+        list(prepare(short[:count], codec, folder / name))
+    return folder
+
+
+def config(shards, out, **changes) -> TrainConfig:
+    values = {"model": "", "out": str(out), "sources": [DataSource(str(shards / "train"))], "steps": 6, "lr": 3e-3}
+    values |= {"batch_tokens": 4 * 64, "micro_batch_size": 2, "warmup_steps": 2, "validation": [str(shards / "held")]}
+    return TrainConfig(**(values | changes))
+
+
+def trainer(shards, out, kind="cross", parent=None, **changes) -> Trainer:
+    """A trainer of a fresh model, always with the same weights."""
+    made = tiny.model(out.parent / f"{out.name}-model", kind, **(parent or {}))
+    return Trainer(made.joint, config(shards, out, **changes), made.save, made.load_weights)
+
+
+def weights(made: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in made.model.state_dict().items()}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
