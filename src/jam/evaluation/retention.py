@@ -43,10 +43,11 @@ def compare_with_parents(
     text_difference = image_difference = 0.0
     control: list[Tensor] = []
     v = fused.vocabulary
+    is_text = fused.grammar.allowed()[State.TEXT].to(fused.device)
+    kept = is_text[: text_parent.joint.rows.text_size].nonzero().flatten()
     for ids in texts:
         logits, _ = _logits(fused, ids)
         own, _ = _logits(text_parent, ids)
-        kept = slice(0, text_parent.joint.rows.text_size)
         text_difference = max(text_difference, _greatest_difference(logits[:, kept], own[:, kept]))
         control.append(logits.softmax(-1)[:, v.control_start :].sum(-1))
     for ids in pictures:
