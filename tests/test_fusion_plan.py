@@ -219,7 +219,7 @@ def test_codes_behind_a_padded_text_table(tmp_path: Path) -> None:
 
 
 def test_padded_tables_of_one_size(tmp_path: Path) -> None:
-    """Both parents have the joint vocabulary, padded to 24 rows; without a tokenizer it could be padded in the middle."""
+    """Both parents have the joint vocabulary, padded to 24 rows; where, a tokenizer tells."""
     for role, seed in (("text", 1), ("image", 2)):
         save_parent(tmp_path / role, opt_config(24), seed)
     plan = run(tmp_path)
