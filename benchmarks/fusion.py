@@ -1,6 +1,7 @@
 """Fuse two random 1.1B-parameter bf16 Llama checkpoints of 5 files each; prints times, ratios and peak memory.
 
-Three comparisons, each with both sides run in turn on the same files:
+The tables of both parents have one size (32,000 text rows, 8,192 image codes, padding in the text parent), since mergekit
+refuses others. Three comparisons, each with both sides run in turn on the same files:
 - uniform fusion against mergekit's linear merge, with the parents in the file cache;
 - the same against a plain read of both parents and a plain write of as many bytes, with nothing in the cache;
 - cross fusion against copying both parents' folders.
@@ -42,10 +43,10 @@ words = {word: number for number, word in enumerate(["<unk>", "</s>", *(f"w{n}" 
 tokenizer = PreTrainedTokenizerFast(
     tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")), unk_token="<unk>", eos_token="</s>"
 )
-for role, extra in (("text", 0), ("image", codes)):
-    torch.manual_seed(extra)
+for seed, role in enumerate(("text", "image")):
+    torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=32_000 + extra, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
+        vocab_size=32_000 + codes, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
         num_attention_heads=32, num_key_value_heads=4, max_position_embeddings=2048, dtype=torch.bfloat16,
     )
     torch.set_default_dtype(torch.bfloat16)

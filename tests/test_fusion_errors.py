@@ -157,4 +157,9 @@ def test_too_little_disk(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("weight", [-0.1, 1.01, float("nan")])
 def test_weight_that_is_no_share(pair: Path, weight: float) -> None:
-    refused(pair, re.escape(f"--weight {weight:g}: the text parent's share is between 0 and 1"), method="uniform", weight=weight)
+    refused(
+        pair,
+        re.escape(f"--weight {weight:g}: the text parent's share is between 0 and 1"),
+        method="uniform",
+        weight=weight,
+    )

@@ -86,7 +86,9 @@ def test_shard_in_the_cache_that_is_damaged(cache: Path) -> None:
 
 def test_model_that_the_cache_does_not_hold(cache: Path) -> None:
     for changes in ({"text": "somebody/other"}, {"text": "somebody/llm@v2"}):
-        with pytest.raises(ValueError, match=r"the text parent somebody/\S+: there is no such folder, the hub cannot be"):
+        with pytest.raises(
+            ValueError, match=r"the text parent somebody/\S+: there is no such folder, the hub cannot be"
+        ):
             fuse(config(cache, **changes), IMAGE_TOKENIZER, QUIET)
     with pytest.raises(ValueError, match=r"has no config.json; give the folder of a saved model"):
         fuse(config(cache, text="no/hub/id"), IMAGE_TOKENIZER, QUIET)
@@ -95,7 +97,10 @@ def test_model_that_the_cache_does_not_hold(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (GatedRepoError, r"somebody/llm@v2 is gated: accept its terms at \S+somebody/llm, then log in with `hf auth login`"),
+        (
+            GatedRepoError,
+            r"somebody/llm@v2 is gated: accept its terms at \S+somebody/llm, then log in with `hf auth login`",
+        ),
         (RepositoryNotFoundError, r"no such folder, and no such model on the hub, or a private one"),
         (RevisionNotFoundError, r"somebody/llm has no revision v2"),
     ],
@@ -172,4 +177,7 @@ def test_card_of_other_parents(tmp_path: Path) -> None:
     assert "| mit |" in text and "| not stated |" in text and f"{plan.parameters:,} parameters" in text
     assert str(tmp_path) not in text
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["options"] == {"every": 1, "readout": "exact", "seed": 0} and "revision" not in manifest["ancestors"][0]
+    assert (
+        manifest["options"] == {"every": 1, "readout": "exact", "seed": 0}
+        and "revision" not in manifest["ancestors"][0]
+    )

@@ -178,7 +178,7 @@ def test_two_processes_do_not_make_one_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(RuntimeError), resumable_folder(out, "key", 0):
         with (
-            pytest.raises(ValueError, match="another process is making .*out"),
+            pytest.raises(ValueError, match=r"another process is making .*out"),
             resumable_folder(out, "key", 0),
         ):
             raise AssertionError("the block must not run")

@@ -33,8 +33,8 @@ class Manifest:
         vocabulary: `Vocabulary.to_dict()`; None when the folder doesn't say.
         image_grid: image tokens as [height, width].
         rows: `ParentRows` as a dict, for single-stream models; the cross model's config has them per tower.
-        ancestors: what it was made from, each {"role", "name", "sha256", "architecture", "files"}: SHA-256 of every file, and
-            of these in order; with "revision" for a model of the hub, whose id is the name.
+        ancestors: what it was made from, each {"role", "name", "sha256", "architecture", "files"}: SHA-256 of each
+            file, and of these in order; with "revision" for a model of the hub, whose id is the name.
         notes: sentences for the reader.
         jam_version: version of this package that wrote it.
     """

@@ -150,7 +150,7 @@ def _refuse_other_shards(index: Path, files: Collection[Path]) -> None:
     left_out = [p.name for p in beside if (match := pattern.fullmatch(p.name)) and match.groups() in sets]
     if left_out:
         raise ValueError(
-            f"{index} does not name {few(left_out)}, which lies beside it: the index belongs to other files; fetch it again"
+            f"{index} does not name {few(left_out)}, which lies beside it: the index is of other files; fetch it again"
         )
 
 

@@ -6,8 +6,8 @@ A result `model` is made in `.model.partial`, beside it:
     .model.partial/model/           the result as far as it goes, without its config.json
     .model.partial/config.json      without which nothing opens the folder as a model
 
-At the end the inner folder takes its name, and then its `config.json`. Whenever a run is killed, either nothing opens as
-a model or the whole result does.
+At the end the inner folder takes its name, and then its `config.json`. Whenever a run is killed, either nothing opens
+as a model or the whole result does.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Shard:
         return len(self.header) + sum(info.bytes for info in self.infos.values())
 
     def is_whole(self, path: Path, checksums: Mapping[str, int]) -> bool:
-        """Whether the file at `path` is this shard, with the tensors that had these checksums when they were written."""
+        """Whether the file at `path` is this shard, with tensors that had these checksums when they were written."""
         if not path.is_file() or path.stat().st_size != self.size:
             return False
         with path.open("rb", buffering=0) as file:
@@ -104,7 +104,7 @@ def write_checkpoint(
 
     Args:
         infos: what will be written; the files have it in this order.
-        pieces: gives a tensor's consecutive pieces, in its data type. A piece may be overwritten when the next is asked.
+        pieces: gives a tensor's consecutive pieces, in its data type. Asking for the next may overwrite a piece.
         journal: names the files that are whole already, which are checked and then left as they are, and is told of
             every further one.
         max_shard_bytes: more than this goes into several files with an index.

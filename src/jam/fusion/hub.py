@@ -58,9 +58,9 @@ def locate(name: str | Path, role: str, weights: bool = True) -> Path:
         ) from None
     except LocalEntryNotFoundError:
         raise ValueError(
-            f"{parent}: there is no such folder, the hub cannot be reached (no network, or HF_HUB_OFFLINE is set), and its "
-            f"cache does not hold this model; fetch it where there is a network with `hf download {repository}`, or give "
-            "a folder"
+            f"{parent}: there is no such folder, the hub cannot be reached (no network, or HF_HUB_OFFLINE is set), and "
+            f"its cache does not hold this model; fetch it where there is a network with `hf download {repository}`, "
+            "or give a folder"
         ) from None
     return folder
 

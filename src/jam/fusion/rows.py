@@ -1,6 +1,6 @@
 """Vocabulary tables: bring the rows of both parents into the order of the joint vocabulary.
 
-Shapes: V joint ids, D hidden size. An index is long ``[V]``, -1 where a parent has no row. Tables come and go in blocks.
+Shapes: V joint ids, D hidden size. An index is long ``[V]``, -1 where a parent has no row. Tables go through in blocks.
 """
 
 from __future__ import annotations

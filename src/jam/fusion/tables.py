@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jam.checkpoints import CheckpointReader
 
-BLOCK = 2**19  # numbers; a block and its fp32 copy fit into a core's cache
+BLOCK = 2**17  # numbers: two of them, their fp32 copies and the result fit into a core's second cache
 
 
 class Table:
