@@ -1,7 +1,7 @@
 """Fuse two random 1.1B-parameter bf16 Llama checkpoints of 5 files each; prints times, ratios and peak memory.
 
-The tables of both parents have one size (32,000 text rows, 8,192 image codes, padding in the text parent), since mergekit
-refuses others. Three comparisons, each with both sides run in turn on the same files:
+The tables of both parents have one size (32,000 text rows, 8,192 image codes, padding in the text parent), as mergekit
+wants them. Three comparisons, each with both sides run in turn on the same files:
 - uniform fusion against mergekit's linear merge, with the parents in the file cache;
 - the same against a plain read of both parents and a plain write of as many bytes, with nothing in the cache;
 - cross fusion against copying both parents' folders.
