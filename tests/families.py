@@ -68,10 +68,10 @@ def chameleon(**changes: Any) -> ChameleonConfig:
     return ChameleonConfig(**SIZES | {"vq_config": vq, "vocabulary_map": names} | changes)
 
 
-def emu3(**changes: Any) -> Emu3Config:
+def emu3(names: dict[str, int] | None = None, **changes: Any) -> Emu3Config:
     text = Emu3TextConfig(**SIZES | {"pad_token_id": 0} | changes)
     vq = VQ | {"codebook_size": 8, "attn_resolutions": [], "hidden_size": 32, "temporal_downsample_factor": 2}
-    names = {"<image>": 3, "<|extra_200|>": 4, "<|visual token 000000|>": 5}
+    names = {"<image>": 3, "<|extra_200|>": 4} | (names or {})
     tied = text.tie_word_embeddings
     return Emu3Config(text_config=text.to_dict(), vq_config=vq, vocabulary_map=names, tie_word_embeddings=tied)
 

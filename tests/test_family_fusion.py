@@ -36,10 +36,13 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+UNNAMED = {"<image>": 3}
 COMPOSITES: dict[str, Any] = {
     "emu3": lambda: Emu3ForConditionalGeneration(emu3(vocab_size=VOCABULARY + CODES)),
     "emu3-tied": lambda: Emu3ForConditionalGeneration(emu3(vocab_size=VOCABULARY + CODES, tie_word_embeddings=True)),
-    "chameleon": lambda: ChameleonForConditionalGeneration(chameleon(vocab_size=VOCABULARY + CODES)),
+    "chameleon": lambda: ChameleonForConditionalGeneration(
+        chameleon(vocab_size=VOCABULARY + CODES, vocabulary_map=UNNAMED)
+    ),
     "gemma3": lambda: Gemma3ForConditionalGeneration(gemma3(vocab_size=VOCABULARY + CODES, sliding_window=5)),
     "janus": lambda: JanusForConditionalGeneration(janus()),
     "janus-tied": lambda: JanusForConditionalGeneration(janus(tied=True)),
@@ -145,7 +148,7 @@ def test_methods_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     cases: dict[str, tuple[str, Any, str]] = {
         "chameleon": (
             "uniform",
-            lambda size: ChameleonForConditionalGeneration(chameleon(vocab_size=size)),
+            lambda size: ChameleonForConditionalGeneration(chameleon(vocab_size=size, vocabulary_map=UNNAMED)),
             "has no class for ChameleonDecoder.*--method cross",
         ),
         "gemma": (

@@ -1,4 +1,4 @@
-"""Which rows are image codes: named tokens of Chameleon and Emu3 as `transformers` maps them, and appended rows."""
+"""Which rows are image codes: named tokens of Chameleon and Emu3 as `transformers` maps them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from transformers import (
     ChameleonConfig,
     Emu3Config,
     Emu3TextConfig,
-    GemmaConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
 )
 from transformers.models.chameleon.modeling_chameleon import ChameleonImageVocabularyMapping
 from transformers.models.emu3.modeling_emu3 import Emu3ImageVocabularyMapping
 
-from jam.codec.image_tokens import appended_rows, image_rows, named_rows
+from jam.fusion.image_tokens import image_rows, named_rows
 
 CODES = 120
 LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")
@@ -66,11 +65,11 @@ def config(family: str, entries: dict[str, int] | None, size: int = 140) -> Any:
 def test_names_map_as_in_transformers(family: str, shuffled: bool, source: str) -> None:
     entries = vocabulary(family, shuffled)
     if source == "config":
-        rows = image_rows(config(family, entries), None, CODES)
+        rows = image_rows(config(family, entries), None, CODES, 140)
     elif source == "tokenizer":
-        rows = image_rows(config(family, {"<image>": 5}), tokenizer(entries), CODES)
+        rows = image_rows(config(family, {"<image>": 5}), tokenizer(entries), CODES, 140)
     else:
-        rows = image_rows(LlamaConfig(vocab_size=140), tokenizer(entries), CODES)
+        rows = image_rows(LlamaConfig(vocab_size=140), tokenizer(entries), CODES, 140)
     mapping = {"chameleon": ChameleonImageVocabularyMapping, "emu3": Emu3ImageVocabularyMapping}[family](entries)
     assert rows.dtype == torch.long
     assert torch.equal(rows, mapping.img2bpe_mapping_tensor.long())
@@ -104,29 +103,17 @@ def test_what_is_not_one_to_one_is_named(family: str) -> None:
     }
     for message, broken in wrong.items():
         with pytest.raises(ValueError) as error:
-            image_rows(config(family, broken), None, CODES)
+            image_rows(config(family, broken), None, CODES, 140)
         assert f"not one-to-one: {message}" in str(error.value)
         assert "of one image parent" in str(error.value)
 
 
-# Rows without names
-
-
-def test_appended_rows_begin_behind_the_tokenizer() -> None:
-    """Liquid: Gemma's table with the codes at its end. SimpleAR: Qwen's, cut to its tokenizer first."""
-    texts = tokenizer({name: row for row, name in enumerate(TEXT)})
-    assert image_rows(GemmaConfig(vocab_size=10 + 8), texts, 8).tolist() == list(range(10, 18))
-    assert image_rows(LlamaConfig(vocab_size=10 + 8 + 6), texts, 8).tolist() == list(range(10, 18))
-    assert image_rows(LlamaConfig(vocab_size=10 + 8 + 6), texts, 8, first=16).tolist() == list(range(16, 24))
-    assert image_rows(LlamaConfig(vocab_size=8), None, 8, first=0).tolist() == list(range(8))
-    assert appended_rows(256_000, 8_192, 264_192)[[0, -1]].tolist() == [256_000, 264_191]
-
-
-def test_appended_rows_that_the_table_lacks() -> None:
-    texts = tokenizer({name: row for row, name in enumerate(TEXT)})
-    with pytest.raises(ValueError, match="8 image codes from row 10 on do not fit into a table of 17 rows"):
-        image_rows(LlamaConfig(vocab_size=17), texts, 8)
-    with pytest.raises(ValueError, match="8 image codes from row -1 on do not fit"):
-        appended_rows(-1, 8, 20)
-    with pytest.raises(ValueError, match="where the image codes begin is not known"):
-        image_rows(LlamaConfig(vocab_size=17), None, 8)
+def test_config_and_tokenizer_must_agree() -> None:
+    entries = vocabulary("emu3")
+    assert image_rows(config("emu3", entries), tokenizer(entries), CODES, 140) is not None
+    one, other = emu3_name(7), emu3_name(30)
+    swapped = entries | {one: entries[other], other: entries[one]}
+    with pytest.raises(
+        ValueError, match=rf"image code 7 is row {entries[one]} by .* {entries[other]} by the tokenizer"
+    ):
+        image_rows(config("emu3", entries), tokenizer(swapped), CODES, 140)

@@ -67,6 +67,8 @@ class Grammar:
         table[State.TEXT_SPAN, v.eos_id] = False
         table[State.IMAGE_SPAN, codes] = True
         table[[State.TEXT_SPAN, State.IMAGE_SPAN], v.eoss_id] = True
+        for first, end in v.text_image_ids:
+            table[:, first:end] = False
         return table
 
     @cached_property

@@ -1,15 +1,18 @@
 """The joint vocabulary: text ids, image codes and control tokens in disjoint ranges.
 
 Joint ids are laid out as ``[text | image | <break> <eoss> <sentinel:0> ... ]``. Text ids equal the tokenizer's ids;
-``</s>``, which begins and ends a document, is a text id of the tokenizer (docs/method.md, section 3).
+``</s>``, which begins and ends a document, is a text id of the tokenizer (docs/method.md, section 3). A tokenizer may
+name image codes itself, as Chameleon's does: those text ids are never used, since codes have their own range.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
 
 DEFAULT_SENTINELS = 512
 
@@ -23,14 +26,17 @@ class Vocabulary:
         image_size: number of image codes; 0 for a model without image tokens.
         eos_id: text id of ``</s>``.
         sentinels: number of CM3 mask tokens ``<sentinel:i>``.
+        text_image_ids: text ids that are names of image codes, as ranges (first, end) in order.
     """
 
     text_size: int
     image_size: int
     eos_id: int
     sentinels: int = DEFAULT_SENTINELS
+    text_image_ids: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "text_image_ids", tuple((first, end) for first, end in self.text_image_ids))
         for name in ("text_size", "image_size", "sentinels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"vocabulary: {name} is {getattr(self, name)}; it must not be negative")
@@ -38,6 +44,14 @@ class Vocabulary:
             raise ValueError(f"vocabulary: eos_id {self.eos_id} is outside the text ids 0..{self.text_size - 1}")
         if self.image_size and self.sentinels < 1:
             raise ValueError("vocabulary: image guidance needs at least one sentinel; got 0")
+        bounds = [bound for pair in self.text_image_ids for bound in pair]
+        if any(left > right for left, right in pairwise([0, *bounds, self.text_size])):
+            raise ValueError(
+                f"vocabulary: text_image_ids {self.text_image_ids} are no ranges in order among the text ids "
+                f"0..{self.text_size - 1}"
+            )
+        if self.is_image_name(self.eos_id):
+            raise ValueError(f"vocabulary: eos_id {self.eos_id} is the name of an image code")
 
     @property
     def image_start(self) -> int:
@@ -73,8 +87,12 @@ class Vocabulary:
         return self.sentinel_start + index
 
     def is_text(self, token: int) -> bool:
-        """Whether the id is ordinary text; ``</s>`` is not."""
-        return 0 <= token < self.text_size and token != self.eos_id
+        """Whether the id is ordinary text; ``</s>`` and names of image codes are not."""
+        return 0 <= token < self.text_size and token != self.eos_id and not self.is_image_name(token)
+
+    def is_image_name(self, token: int) -> bool:
+        """Whether the id is the tokenizer's name of an image code, which no document has."""
+        return any(first <= token < end for first, end in self.text_image_ids)
 
     def is_image(self, token: int) -> bool:
         return self.image_start <= token < self.control_start
@@ -112,13 +130,17 @@ class Vocabulary:
             return f"<image:{token - self.image_start}>"
         if self.is_text(token):
             return f"<text:{token}>"
+        if self.is_image_name(token):
+            return f"<image name:{token}>"
         raise ValueError(f"id {token} is outside this vocabulary of {self.size}")
 
-    def to_dict(self) -> dict[str, int]:
-        return asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold; without `text_image_ids` where there are none, as it was before they existed."""
+        values = asdict(self) | {"text_image_ids": [list(pair) for pair in self.text_image_ids]}
+        return {name: value for name, value in values.items() if value != []}
 
     @classmethod
-    def from_dict(cls, values: dict[str, int]) -> Vocabulary:
+    def from_dict(cls, values: dict[str, Any]) -> Vocabulary:
         return cls(**values)
 
     @property
@@ -132,21 +154,43 @@ class ParentRows:
     """Where a parent's embedding table keeps the rows of the joint vocabulary.
 
     Args:
-        text_size: joint text ids below this are the parent's rows of the same number (0: it has no text).
-        image_start: the parent's row of image code 0, or None when it has no image codes.
+        text_size: joint text ids below this are the parent's rows of the same number (0: it has no text), but for names
+            of image codes.
+        image_start: the parent's row of image code 0, which the others follow; None when they don't, or it has none.
         control_start: the parent's row of ``<break>``, followed by ``<eoss>`` and sentinels; None when it has none.
         control_size: how many control rows it has.
+        image_rows: the parent's row of every image code, where they do not follow each other.
     """
 
     text_size: int
     image_start: int | None = None
     control_start: int | None = None
     control_size: int = 0
+    image_rows: list[int] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_codes(cls, text_size: int, rows: Sequence[int]) -> ParentRows:
+        """Of a parent without control rows, from the row of every image code."""
+        follow = all(right == left + 1 for left, right in pairwise(rows))
+        return cls(text_size, image_start=rows[0]) if follow else cls(text_size, image_rows=list(rows))
+
+    @property
+    def has_images(self) -> bool:
+        return self.image_start is not None or self.image_rows is not None
 
     def row_of(self, vocabulary: Vocabulary) -> list[int]:
         """The parent's row for every joint id, -1 where it has none. Raises ValueError unless it is one-to-one."""
         rows = [token if token < self.text_size else -1 for token in range(vocabulary.text_size)]
-        if self.image_start is None:
+        for first, end in vocabulary.text_image_ids:
+            rows[first:end] = [-1] * (end - first)
+        if self.image_rows is not None:
+            if len(self.image_rows) != vocabulary.image_size or min(self.image_rows) < 0:
+                raise ValueError(
+                    f"the parent's image_rows are {len(self.image_rows)} rows, the least {min(self.image_rows)}; the "
+                    f"joint vocabulary has {vocabulary.image_size} image codes, each of which needs one"
+                )
+            rows += self.image_rows
+        elif self.image_start is None:
             rows += [-1] * vocabulary.image_size
         else:
             rows += range(self.image_start, self.image_start + vocabulary.image_size)
@@ -157,3 +201,12 @@ class ParentRows:
         if len(set(present)) != len(present):
             raise ValueError(f"rows of the parent are used twice by the joint vocabulary: {self} against {vocabulary}")
         return rows
+
+
+def ranges(ids: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Ids as ranges (first, end), in order."""
+    found: list[tuple[int, int]] = []
+    for token in sorted(set(ids)):
+        first = found.pop()[0] if found and found[-1][1] == token else token
+        found.append((first, token + 1))
+    return tuple(found)

@@ -46,9 +46,9 @@ class Manifest:
     stage: str
     method: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    vocabulary: dict[str, int] | None = None
+    vocabulary: dict[str, Any] | None = None
     image_grid: list[int] | None = None
-    rows: dict[str, int | None] | None = None
+    rows: dict[str, Any] | None = None
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     jam_version: str = field(default_factory=version)

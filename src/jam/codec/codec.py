@@ -214,4 +214,11 @@ class _Writer:
         ids = encode_text(self.codec.tokenizer, text)
         if self.codec.vocabulary.eos_id in ids:
             raise ValueError(f"the tokenizer reads </s>, the end of a document, out of the text {text!r:.80}")
+        named = next((token for token in ids if self.codec.vocabulary.is_image_name(token)), None)
+        if named is not None:
+            name = self.codec.tokenizer.convert_ids_to_tokens(named)
+            raise ValueError(
+                f"the tokenizer reads {name!r}, its name of an image code, out of the text {text!r:.80}; write the "
+                "name otherwise, or give the picture as one"
+            )
         return ids

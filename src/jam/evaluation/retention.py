@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jam.evaluation.samples import Sample, pictures_of, text_of
-from jam.grammar import Grammar
+from jam.grammar import Grammar, State
 from jam.models import CrossForCausalLM, JointModel, JointTower, SingleStream, Tower
 from jam.models.scoring import Perplexity
 
@@ -158,9 +158,10 @@ def compare(fused: Trace, parent: SingleStream, grammar: Grammar, image: bool) -
         image: compare image codes; else text.
     """
     device, grammars = parent.device, (grammar, parent.grammar)
-    own = [_own_rows(one, parent.joint.rows.text_size, image) for one in grammars]
     new = slice(grammar.vocabulary.control_start + parent.joint.controls, None)
     allowed = [one.allowed().to(device) for one in grammars]
+    text = allowed[0][State.TEXT, : parent.joint.rows.text_size].nonzero().flatten()
+    own = [slice(one.vocabulary.image_start, one.vocabulary.control_start) if image else text for one in grammars]
     counts = Perplexity(), Perplexity()
     difference, changed, new_probability = 0.0, 0, 0.0
     for index, sample in enumerate(fused.samples):
@@ -219,12 +220,6 @@ def tower_of(fused: JointModel, image: bool) -> JointTower | None:
         return None
     tower = fused.image_tower if image else fused.text_tower
     return tower if isinstance(tower, JointTower) else None
-
-
-def _own_rows(grammar: Grammar, text_size: int, image: bool) -> slice:
-    """A parent's own rows of one modality, as joint ids."""
-    vocabulary = grammar.vocabulary
-    return slice(vocabulary.image_start, vocabulary.control_start) if image else slice(0, text_size)
 
 
 def _parent_hidden(parent: SingleStream, inputs: Tensor, read: Tensor | None) -> Tensor:

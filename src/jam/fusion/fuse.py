@@ -52,7 +52,8 @@ class FuseConfig:
         weight: uniform: share of the text parent in what both have, 0 to 1.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
         image_codes: number of image codes, for a plan without image tokenizer.
-        image_start: row of the first image code in the image parent's table; default: the codes are its last rows.
+        image_start: row of the first image code in the image parent's table; default: where names of
+            tokens or the sizes of the tables say.
         dtype: data type of the result; default: the parents'.
         shard_mb: size of the result's files in MB; a run that was killed goes on behind its last whole file.
         plan: print what would happen, and stop; config.json of each parent is enough.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_text_image_ids
 from jam.fusion.parents import Parent, require_same_tokenizer
 from jam.vocabulary import DEFAULT_SENTINELS, ParentRows, Vocabulary
-
-CodebookInfo = tuple[int, tuple[int, int]]
-"""Codebook size, and tokens of an image as (height, width)."""
 
 # What must agree where tensors of both parents are combined; names that a config lacks are skipped.
 SHAPE_FIELDS = (
@@ -114,10 +113,8 @@ def join(
 ) -> Pair:
     """Find the joint vocabulary of two parents.
 
-    A manifest says where a parent keeps its rows. A parent from elsewhere is read by rule: its text ids are its
-    tokenizer's, and image codes are the last rows of the image parent's table, which may hold nothing else. They must
-    begin where the text ids or the text parent's table end: in a table that is padded behind its codes the last rows
-    are others, and every picture would be read wrongly. Else `image_start` says where they begin.
+    A manifest says where a parent keeps its rows. A parent from elsewhere is read by rule (see `find_rows`): its text
+    ids are its tokenizer's, and image codes are where `image_start`, names of tokens or the sizes of the tables say.
 
     Args:
         image_tokenizer: codebook size and grid of the image tokenizer.
@@ -131,15 +128,8 @@ def join(
         ValueError: the parents don't fit together, or (unless `plan_only`) do not tell enough.
     """
     notes: list[str] = []
-    image_size = _image_size(text, image, image_tokenizer, image_codes, plan_only, notes)
-    start = image.vocab_size - image_size if image_start is None else image_start
-    text_rows = _text_rows(text, image, image_size, start, plan_only)
-    image_rows = image.rows or _image_rows(text_rows.text_size, text, image, image_size, start, image_start is not None)
-    if image_start not in (None, image_rows.image_start):
-        raise ValueError(
-            f"the image parent's manifest says that its codes begin at row {image_rows.image_start}, --image-start "
-            f"says {image_start}; leave the option out"
-        )
+    image_size = find_image_size(text, image, image_tokenizer, image_codes, plan_only, notes)
+    text_rows, image_rows = find_rows(text, image, image_size, image_start, plan_only, notes)
     if image_rows.text_size == 0:
         notes.append("the image parent has image rows only: it reads text through one learned vector")
     elif text.tokenizer and image.tokenizer:
@@ -149,7 +139,8 @@ def join(
     known = [parent.manifest.vocabulary for parent in (image, text) if parent.manifest and parent.manifest.vocabulary]
     if sentinels is None:
         sentinels = next((vocabulary["sentinels"] for vocabulary in known), DEFAULT_SENTINELS)
-    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels)
+    named = find_text_image_ids(text, image, text_rows, image_rows)
+    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named)
     for values in known:
         _require_same_text(values, vocabulary)
     grid = _image_grid(image, image_tokenizer)
@@ -173,7 +164,7 @@ def _mixed_dtypes(parent: Parent, plan_only: bool, notes: list[str]) -> None:
     notes.append(f"the {parent.role} parent mixes data types ({kinds} tensors); assumed: the widest, see --dtype")
 
 
-def _require_same_text(values: dict[str, int], vocabulary: Vocabulary) -> None:
+def _require_same_text(values: dict[str, Any], vocabulary: Vocabulary) -> None:
     for name in ("text_size", "eos_id"):
         if values[name] != getattr(vocabulary, name):
             raise ValueError(
@@ -192,91 +183,6 @@ def _image_grid(image: Parent, image_tokenizer: CodebookInfo | None) -> tuple[in
         )
     height_and_width = trained or given
     return (height_and_width[0], height_and_width[1]) if height_and_width else None
-
-
-def _image_size(
-    text: Parent,
-    image: Parent,
-    image_tokenizer: CodebookInfo | None,
-    image_codes: int | None,
-    plan_only: bool,
-    notes: list[str],
-) -> int:
-    manifest = image.manifest.vocabulary if image.manifest else None
-    told = {
-        "the image parent's manifest": manifest["image_size"] if manifest else None,
-        "the image tokenizer": image_tokenizer[0] if image_tokenizer else None,
-        "--image-codes": image_codes,
-    }
-    sizes = {source: size for source, size in told.items() if size is not None}
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{source} says {size}" for source, size in sizes.items())
-        raise ValueError(f"the number of image codes is not clear: {listed}; give the image tokenizer of this parent")
-    if sizes:
-        return next(iter(sizes.values()))
-    if not plan_only:
-        raise ValueError(
-            f"how many image codes the image parent {image.folder} has is not known: it brings neither manifest.json "
-            "nor image_tokenizer/; give its image tokenizer with --image-tokenizer"
-        )
-    appended = image.vocab_size - text.vocab_size
-    if appended > 0:
-        notes.append(f"assumed: the image parent's last {appended:,} rows are its image codes")
-        return appended
-    if appended == 0:
-        notes.append(
-            "assumed: all rows are shared text, since both configs have one vocabulary size; see --image-codes"
-        )
-        return 0
-    notes.append(f"assumed: all {image.vocab_size:,} rows of the image parent are image codes")
-    return image.vocab_size
-
-
-def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int, plan_only: bool) -> ParentRows:
-    if text.rows is not None:
-        return text.rows
-    one_vocabulary = image.rows is None and text.vocab_size == image.vocab_size and image_size > 0
-    if text.tokenizer is not None:
-        text_size = len(text.tokenizer)
-    elif plan_only:
-        text_size = image_start if one_vocabulary else text.vocab_size
-    else:
-        raise ValueError(
-            f"the text parent {text.folder} has no tokenizer, neither in the folder nor in tokenizer/; copy its files "
-            "there"
-        )
-    if text_size > text.vocab_size:
-        raise ValueError(
-            f"the tokenizer of the text parent has {text_size} entries, its model {text.vocab_size} rows; "
-            "resize the model's embeddings first"
-        )
-    return ParentRows(text_size, image_start if one_vocabulary else None)
-
-
-def _image_rows(text_size: int, text: Parent, image: Parent, image_size: int, start: int, told: bool) -> ParentRows:
-    """Rows of an image parent without manifest, whose codes begin at row `start`; `told`: the user says so."""
-    if told and not 0 <= start <= image.vocab_size - image_size:
-        raise ValueError(
-            f"--image-start {start}: {image_size} image codes from there on are not within the {image.vocab_size} rows "
-            "of the image parent"
-        )
-    if start == 0:
-        return ParentRows(0, 0)
-    if told and start < text_size:
-        raise ValueError(f"--image-start {start} is among the {text_size} text ids, which are the image parent's too")
-    if start < text_size:
-        raise ValueError(
-            f"the image parent has {image.vocab_size} rows, which are neither {text_size} text ids and {image_size} "
-            "image codes nor image codes alone; describe its rows in a manifest.json, or give its own image tokenizer"
-        )
-    if not told and start not in (text_size, text.vocab_size):
-        raise ValueError(
-            f"where the image codes begin is not clear: the last {image_size} of the image parent's {image.vocab_size} "
-            f"rows begin at row {start}, but the text ids end at {text_size} and the text parent's table at "
-            f"{text.vocab_size}; name the row of image code 0 with --image-start, or describe the rows in a "
-            "manifest.json"
-        )
-    return ParentRows(text_size, start)
 
 
 def _eos_id(text: Parent, plan_only: bool) -> int:

@@ -48,8 +48,10 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         self.grammar = Grammar(vocabulary, config.image_grid[0] * config.image_grid[1])
         depth = text.num_hidden_layers
         if config.readout == "exact":
-            if image_rows.image_start is None:
-                raise ValueError("the image parent has no image codes: image_rows.image_start is None")
+            if not image_rows.has_images:
+                raise ValueError(
+                    "the image parent has no image codes: image_rows say neither image_start nor image_rows"
+                )
             text_tower = JointTower(text, vocabulary, text_rows)
             image_tower = JointTower(image, vocabulary, image_rows, first_layer=depth)
             text_tower.joint.check(text.vocab_size, "the text parent")

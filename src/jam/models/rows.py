@@ -41,6 +41,14 @@ class JointRows(nn.Module):
             self.register_buffer(name, torch.empty(vocabulary.size, dtype=torch.long), persistent=False)
         self.fill()
 
+    @property
+    def codes(self) -> slice | Tensor:
+        """The rows of the image codes; a slice where they follow each other."""
+        vocabulary, start = self.vocabulary, self.rows.image_start
+        if start is not None:
+            return slice(start, start + vocabulary.image_size)
+        return self.parent_row[vocabulary.image_start : vocabulary.control_start]
+
     def check(self, table_size: int, owner: str) -> None:
         """Raise ValueError unless the parent's tables of `table_size` rows have all rows that are used."""
         largest = max(self.rows.row_of(self.vocabulary))
@@ -55,6 +63,13 @@ class JointRows(nn.Module):
         self.parent_row.copy_(torch.tensor(self.rows.row_of(self.vocabulary)))
         own = {token: 1 + index for index, token in enumerate(self.missing)}
         self.absent_row.copy_(torch.tensor([own.get(token, 0) for token in range(self.vocabulary.size)]))
+
+
+def select(table: Tensor, rows: slice | Tensor, dim: int = 0) -> Tensor:
+    """Some rows (`dim` 1: columns) of a table [N, M]; a slice is not copied."""
+    if isinstance(rows, Tensor):
+        return table.index_select(dim, rows)
+    return table.narrow(dim, rows.start, rows.stop - rows.start)
 
 
 def spread(pieces: dict[int, Tensor], size: int) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from jam.grammar import Grammar
 from jam.models.base import JointBase
 from jam.models.cache import RowCache
-from jam.models.rows import JointRows, spread
+from jam.models.rows import JointRows, select, spread
 from jam.models.towers import Tower
 from jam.vocabulary import ParentRows, Vocabulary
 
@@ -84,15 +84,18 @@ class SingleStream(JointBase, nn.Module):
         parent = self.tower.capped(self.tower.head(hidden)).reshape(-1, self.tower.head.out_features)
         vocabulary, rows = self.vocabulary, self.joint.rows
         pieces = {0: parent[:, : rows.text_size]}
-        if rows.image_start is not None:
-            codes = parent[:, rows.image_start : rows.image_start + vocabulary.image_size]
+        if rows.has_images:
+            codes = select(parent, self.joint.codes, dim=1)
             if self.tower.image_head is not None:
                 codes = self.tower.image_head(hidden.reshape(-1, hidden.shape[-1]))
             pieces[vocabulary.image_start] = codes
         if self.joint.controls:
             assert rows.control_start is not None
             pieces[vocabulary.control_start] = parent[:, rows.control_start : rows.control_start + self.joint.controls]
-        return spread(pieces, vocabulary.size).view(*hidden.shape[:-1], -1)
+        logits = spread(pieces, vocabulary.size)
+        for first, end in vocabulary.text_image_ids:
+            logits[:, first:end] = -torch.inf
+        return logits.view(*hidden.shape[:-1], -1)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save the plain model; it opens with `AutoModelForCausalLM`."""

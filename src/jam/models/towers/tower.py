@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from jam.models.rows import JointRows, spread
+from jam.models.rows import JointRows, select, spread
 from jam.models.towers.base import FULL, SLIDING, Context
 from jam.models.towers.masks import additive, windowed
 from jam.models.towers.registry import decoder_config, family_of
@@ -210,22 +210,25 @@ class JointTower(Tower):
         return torch.where((row >= 0)[..., None], own, absent)
 
     def columns(self, hidden: Tensor, image: bool) -> Tensor:
-        """Logits [N, V] from the head's input [N, head width] over one modality and the controls; -inf elsewhere."""
+        """Logits [N, V] from the head's input [N, head width] over one modality and the controls; -inf elsewhere.
+
+        Names of image codes among the text ids have the logits of their rows, which the grammar forbids.
+        """
         vocabulary, rows = self.joint.vocabulary, self.joint.rows
         take = self._products(hidden)
         pieces: dict[int, Tensor] = {}
         if image:
-            assert rows.image_start is not None
-            head = self.image_head
-            codes = take(rows.image_start, vocabulary.image_size) if head is None else head(hidden)
-            pieces[vocabulary.image_start] = codes
+            assert rows.has_images
+            pieces[vocabulary.image_start] = (
+                take(self.joint.codes) if self.image_head is None else self.image_head(hidden)
+            )
             if vocabulary.eos_id < rows.text_size:
-                pieces[vocabulary.eos_id] = take(vocabulary.eos_id, 1)
+                pieces[vocabulary.eos_id] = take(slice(vocabulary.eos_id, vocabulary.eos_id + 1))
         else:
-            pieces[0] = take(0, rows.text_size)
+            pieces[0] = take(slice(0, rows.text_size))
         if self.joint.controls:
             assert rows.control_start is not None
-            pieces[vocabulary.control_start] = take(rows.control_start, self.joint.controls)
+            pieces[vocabulary.control_start] = take(slice(rows.control_start, rows.control_start + self.joint.controls))
         if self.absent_output is not None:
             extra = self.capped(F.linear(hidden, self.absent_output))
             own_eos = int(self.joint.missing[0] == vocabulary.eos_id)
@@ -235,14 +238,14 @@ class JointTower(Tower):
                 pieces[self.joint.missing[own_eos]] = extra[:, own_eos:]
         return spread(pieces, vocabulary.size)
 
-    def _products(self, hidden: Tensor) -> Callable[[int, int], Tensor]:
-        """A function (first row, number of rows) -> logits [N, rows] of these rows of the parent's head.
+    def _products(self, hidden: Tensor) -> Callable[[slice | Tensor], Tensor]:
+        """A function of rows of the parent's head (as `select` takes them) -> their logits [N, rows].
 
         A matrix product's kernel, and with it the last bit of the result, depends on the shape of the matrix: to equal
         the parent exactly, the parent's whole head is multiplied. Training leaves out the rows that it does not need.
         """
         weight = self.head.weight
         if torch.is_grad_enabled():
-            return lambda start, size: self.capped(F.linear(hidden, weight[start : start + size]))
+            return lambda rows: self.capped(F.linear(hidden, select(weight, rows)))
         whole = self.capped(F.linear(hidden, weight))
-        return lambda start, size: whole[:, start : start + size]
+        return lambda rows: select(whole, rows, dim=1)

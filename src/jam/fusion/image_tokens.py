@@ -1,7 +1,8 @@
 """Which rows of an image parent's table are image codes.
 
-Chameleon and Emu3 have a named token for every code in their text vocabulary; Liquid and SimpleAR append rows without
-names behind the text tokens. A map is long ``[codes]``: the row of every code, each row used once.
+Chameleon and Emu3 have a named token for every code in their text vocabulary; of rows without names, which Liquid and
+SimpleAR append behind the text tokens, `layout` knows. A map is long ``[codes]``: the row of every code, each row used
+once.
 """
 
 from __future__ import annotations
@@ -18,31 +19,43 @@ NAMES = (re.compile(r"IMGIMG([A-J]+)Z"), re.compile(r"<\|visual token (\d+)\|>")
 DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
 
 
-def image_rows(config: Any, tokenizer: Any | None, codes: int, first: int | None = None) -> Tensor:
-    """The map of an image parent.
+def image_rows(config: Any, tokenizer: Any | None, codes: int, table_size: int) -> Tensor | None:
+    """The map that names of a parent's tokens give; None where it names no image codes.
 
     Args:
-        config: its config; a `vocabulary_map` in it names tokens, else the tokenizer does.
-        tokenizer: its tokenizer, or None. Rows without names begin where its ids end.
+        config: its config, that of all its checkpoint holds; a `vocabulary_map` in it names tokens.
+        tokenizer: its tokenizer, or None.
         codes: number of codes of the image tokenizer.
-        first: row of code 0, where neither names nor the tokenizer tell.
+        table_size: rows of the parent's table.
 
     Raises:
-        ValueError: the map is not one-to-one (see `named_rows`, `appended_rows`), or nothing tells where it begins.
+        ValueError: the map is not one-to-one (see `named_rows`), or config and tokenizer give different ones.
     """
-    table_size = config.get_text_config().vocab_size
-    names = tokenizer.get_vocab() if tokenizer is not None else {}
-    for vocabulary in (getattr(config, "vocabulary_map", None) or {}, names):
-        if (named := named_rows(vocabulary, codes, table_size)) is not None:
-            return named
-    if first is not None:
-        return appended_rows(first, codes, table_size)
-    if tokenizer is None:
-        raise ValueError(
-            "where the image codes begin is not known: there are neither names of image tokens nor a tokenizer; copy "
-            "the image parent's tokenizer files, or name the row of code 0"
+    maps = [named_rows(vocabulary, codes, table_size) for vocabulary in vocabularies(config, tokenizer)]
+    found = [rows for rows in maps if rows is not None]
+    if len(found) == 2 and (differing := (found[0] != found[1]).nonzero().flatten().tolist()):
+        first = differing[0]
+        raise _mismatch(
+            f"image code {first} is row {found[0][first]} by the vocabulary_map of config.json and row "
+            f"{found[1][first]} by the tokenizer"
         )
-    return appended_rows(len(tokenizer), codes, table_size)
+    return found[0] if found else None
+
+
+def vocabularies(config: Any, tokenizer: Any | None) -> list[Mapping[str, int]]:
+    """Rows by the names of their tokens: what the config says, and what the tokenizer says."""
+    names = tokenizer.get_vocab() if tokenizer is not None else {}
+    return [getattr(config, "vocabulary_map", None) or {}, names]
+
+
+def image_tokens(vocabulary: Mapping[str, int]) -> list[tuple[int, int, str]]:
+    """(code, row, name) of every token that is named as an image code, in order of the codes."""
+    return sorted(
+        (int(match[1].translate(DIGITS)), row, name)
+        for name, row in vocabulary.items()
+        for pattern in NAMES
+        if (match := pattern.fullmatch(name))
+    )
 
 
 def named_rows(vocabulary: Mapping[str, int], codes: int, table_size: int) -> Tensor | None:
@@ -56,12 +69,7 @@ def named_rows(vocabulary: Mapping[str, int], codes: int, table_size: int) -> Te
     Raises:
         ValueError: a code has two rows or none, a row stands for two codes, or one of both is out of range.
     """
-    entries = sorted(
-        (int(match[1].translate(DIGITS)), row, name)
-        for name, row in vocabulary.items()
-        for pattern in NAMES
-        if (match := pattern.fullmatch(name))
-    )
+    entries = image_tokens(vocabulary)
     if not entries:
         return None
     code_names: dict[int, str] = {}
@@ -79,17 +87,6 @@ def named_rows(vocabulary: Mapping[str, int], codes: int, table_size: int) -> Te
     if missing is not None:
         raise _mismatch(f"image code {missing} has no token; {len(code_names)} of {codes} codes have one")
     return torch.tensor([row for _, row, _ in entries])
-
-
-def appended_rows(first: int, codes: int, table_size: int) -> Tensor:
-    """The map of rows without names: `codes` of them, one behind the other.
-
-    Raises:
-        ValueError: the table does not hold that many rows from `first` on.
-    """
-    if not 0 <= first <= table_size - codes:
-        raise _mismatch(f"{codes} image codes from row {first} on do not fit into a table of {table_size} rows")
-    return torch.arange(first, first + codes)
 
 
 def _mismatch(problem: str) -> ValueError:
