@@ -153,3 +153,7 @@ class RowCache(Cache):
     def reset(self, rows: Tensor | None = None) -> None:
         """Empty these rows (None: all). Their memory is kept and written over."""
         self._lengths[slice(None) if rows is None else rows.cpu()] = 0
+
+    def truncate(self, row: int, length: int) -> None:
+        """Shorten a row to its first `length` tokens."""
+        self._lengths[row] = length
