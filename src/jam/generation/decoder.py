@@ -54,7 +54,8 @@ class Decoder:
     def _read(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
         """The last hidden state of each stream, [S, H]."""
         # Taking rows out of the cache copies them: rows that pause come along without an id if they are the fewer.
-        in_place = 2 * len(slots) > self.slots
+        consecutive = list(slots) == list(range(slots[0], slots[0] + len(slots)))
+        in_place = 2 * len(slots) > self.slots and not consecutive
         new = dict(zip(slots, ids, strict=True))
         batch = range(self.slots) if in_place else slots
         counts_S = self._tensor([len(new.get(slot, ())) for slot in batch])

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 class Step:
     """Where one forward's new tokens go; made by `RowCache.step`, read by every layer."""
 
-    rows: Tensor | None  # [R] cache rows that take part; None: all of them, in order
+    rows: Tensor | slice  # [R] cache rows that take part; a slice where they follow each other
     counts: Tensor  # [R] new tokens of each
     key_length: int  # longest row after this forward
     start: int | None  # the common old length when every row brings equally many tokens to an equal length
@@ -53,14 +53,15 @@ class RowCacheLayer(CacheLayerMixin):
 
     @staticmethod
     def _write(store: Tensor, new: Tensor, step: Step) -> Tensor:
-        if step.start is not None and step.rows is None:
-            store[:, :, step.start : step.key_length] = new
+        if step.start is not None and isinstance(step.rows, slice):
+            store[step.rows, :, step.start : step.key_length] = new
         else:
             row, position = step.target
             batch, time = step.source
             store[row, :, position] = new[batch, :, time]  # [N, heads, head_dim]
-        seen = store[:, :, : step.key_length]
-        return seen if step.rows is None else seen.index_select(0, step.rows)
+        if isinstance(step.rows, slice):
+            return store[step.rows, :, : step.key_length]
+        return store[:, :, : step.key_length].index_select(0, step.rows)
 
     def get_seq_length(self) -> int:
         return int(self.cache.lengths.max())
@@ -105,7 +106,8 @@ class RowCache(Cache):
 
         Args:
             counts: long [R].
-            rows: cache rows that take part, long [R], each at most once; None for all of them in order.
+            rows: cache rows that take part, long [R], each at most once; None for all of them in order. Those that
+                follow each other are read where they are; others are copied for the forward.
 
         Returns:
             position_ids [R, T] and the attention mask [R, 1, T, K], bool, True where query t of row r may see key j:
@@ -133,7 +135,7 @@ class RowCache(Cache):
         equal = bool((old == old[0]).all() and (counts == counts[0]).all())
         key_length = int(new.max())
         self._step = Step(
-            rows=None if rows is None else rows.to(device),
+            rows=_slice(row_index) or row_index.to(device),
             counts=counts,
             key_length=key_length,
             start=int(old[0]) if equal else None,
@@ -157,3 +159,19 @@ class RowCache(Cache):
     def truncate(self, row: int, length: int) -> None:
         """Shorten a row to its first `length` tokens."""
         self._lengths[row] = length
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Begin row `target` with the first `length` tokens of row `source`."""
+        assert length <= self._lengths[source]
+        for layer in self.layers:
+            for store in (layer.keys, layer.values):
+                if store is not None:
+                    store[target, :, :length] = store[source, :, :length]
+        self._lengths[target] = length
+
+
+def _slice(rows: Tensor) -> slice | None:
+    """Rows [R] as a slice, where they follow each other."""
+    first, count = int(rows[0]), len(rows)
+    follow = torch.equal(rows, torch.arange(first, first + count))
+    return slice(first, first + count) if follow else None

@@ -18,6 +18,7 @@ from jam.models.cache import RowCache
 from jam.models.cross_block import CrossBlock, Projection
 from jam.models.cross_config import CrossConfig
 from jam.models.rows import JointRows
+from jam.models.streaming import StreamedLinear, product
 from jam.models.towers import Context, JointTower, Tower, family_of
 from jam.vocabulary import Vocabulary
 
@@ -187,30 +188,32 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
 
         ``exact``: the tower that the state names answers, and what the grammar forbids is -inf. With gradients only the
         rows of `hidden` that a head answers for go through it; without, all do, so that the result equals the parents'
-        to the last bit (see `JointTower.columns`). ``paper``: one head and no mask; states are not looked at.
+        to the last bit (see `JointTower.columns`). States on the CPU spare a GPU the wait for what they say. ``paper``:
+        one head and no mask; states are not looked at.
         """
         if self.config.readout == "paper":
-            return F.linear(hidden, (self.lm_head or self.embed_tokens).weight)
+            multiply = product if isinstance(self.fuse, StreamedLinear) else F.linear
+            return multiply(hidden, (self.lm_head or self.embed_tokens).weight)
         states_N = states.reshape(-1)
         text, image = self._joint_towers()
         text_NH, image_NH = hidden.reshape(-1, hidden.shape[-1]).split(
             [text.head.in_features, image.head.in_features], dim=-1
         )
-        is_image = self.image_states[states_N]
+        is_image = (IMAGE_STATES if states_N.device.type == "cpu" else self.image_states)[states_N]
         images = int(is_image.sum())
         if images == 0:
             logits = text.columns(text_NH, image=False)
         elif images == len(is_image):
             logits = image.columns(image_NH, image=True)
-        elif torch.is_grad_enabled():
-            at_text, at_image = (~is_image).nonzero()[:, 0], is_image.nonzero()[:, 0]
+        elif torch.is_grad_enabled() or text.streamed:
+            at_text, at_image = (part.nonzero()[:, 0].to(hidden.device) for part in (~is_image, is_image))
             text_logits = text.columns(text_NH.index_select(0, at_text), image=False)
             image_logits = image.columns(image_NH.index_select(0, at_image), image=True)
             logits = text_logits.new_empty(len(states_N), text_logits.shape[1])
             logits.index_copy_(0, at_text, text_logits).index_copy_(0, at_image, image_logits)
         else:
             logits = torch.where(is_image[:, None], image.columns(image_NH, True), text.columns(text_NH, False))
-        logits.masked_fill_(~self.allowed[states_N], -torch.inf)
+        logits.masked_fill_(~self.allowed[states_N.to(logits.device)], -torch.inf)
         return logits.view(*states.shape, -1)
 
     def forward(

@@ -5,6 +5,7 @@ Shapes: B batch, T time, K keys, d width of the tower, V size of the joint vocab
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from jam.models.rows import JointRows, select, spread
+from jam.models.streaming import StreamedLinear, product
 from jam.models.towers.base import FULL, SLIDING, Context
 from jam.models.towers.masks import additive, windowed
 from jam.models.towers.registry import decoder_config, family_of
@@ -230,7 +232,7 @@ class JointTower(Tower):
             assert rows.control_start is not None
             pieces[vocabulary.control_start] = take(slice(rows.control_start, rows.control_start + self.joint.controls))
         if self.absent_output is not None:
-            extra = self.capped(F.linear(hidden, self.absent_output))
+            extra = self.capped(self._product(hidden, self.absent_output))
             own_eos = int(self.joint.missing[0] == vocabulary.eos_id)
             if own_eos:
                 pieces[vocabulary.eos_id] = extra[:, :1]
@@ -238,14 +240,28 @@ class JointTower(Tower):
                 pieces[self.joint.missing[own_eos]] = extra[:, own_eos:]
         return spread(pieces, vocabulary.size)
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the head is (`streaming.stream`)."""
+        return isinstance(self.head, StreamedLinear)
+
+    @property
+    def _product(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return product if self.streamed else F.linear
+
     def _products(self, hidden: Tensor) -> Callable[[slice | Tensor], Tensor]:
         """A function of rows of the parent's head (as `select` takes them) -> their logits [N, rows].
 
         A matrix product's kernel, and with it the last bit of the result, depends on the shape of the matrix: to equal
-        the parent exactly, the parent's whole head is multiplied. Training leaves out the rows that it does not need.
+        the parent exactly, the parent's whole head is multiplied. Training and a streamed head leave out the rows that
+        they do not need.
         """
         weight = self.head.weight
+
+        def some(rows: slice | Tensor) -> Tensor:
+            return self.capped(self._product(hidden, select(weight, rows)))
+
         if torch.is_grad_enabled():
-            return lambda rows: self.capped(F.linear(hidden, select(weight, rows)))
-        whole = self.capped(F.linear(hidden, weight))
-        return lambda rows: select(whole, rows, dim=1)
+            return some
+        whole = functools.cache(lambda: self.capped(self._product(hidden, weight)))
+        return lambda rows: some(rows) if self.streamed and isinstance(rows, slice) else select(whole(), rows, dim=1)

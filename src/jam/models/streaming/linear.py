@@ -1,0 +1,60 @@
+"""Matrices as a decode step wants them: read once from memory for all rows, and as small as they may be.
+
+`stream` changes how a model's linear layers compute, not what: no copies, and the state dict stays as it is.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jam.models.streaming.kernel import DTYPES, few_rows, has_kernel, takes
+
+LARGE = 1 << 26  # bytes of weights that no cache holds: fewer are not worth a compiler's time
+
+
+class StreamedLinear(nn.Linear):
+    """`nn.Linear`, whose products of few rows are those of `few_rows`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight, self.bias)
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose weights are int8 with a scale per output (the largest magnitude of the row is 127)."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        largest = weight.float().abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        scale = largest / 127
+        self.register_buffer("scale", scale)
+        self.register_buffer("weight", (weight.float() / scale[:, None]).round().to(torch.int8))
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if takes(x):
+            return few_rows(x, self.weight, self.scale, self.bias)
+        product = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        return product if self.bias is None else product + self.bias
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`, by the kernel where there is one and it is faster."""
+    return few_rows(x, weight, None, bias) if takes(x) else F.linear(x, weight, bias)
+
+
+def stream(model: nn.Module) -> bool:
+    """Let the model's linear layers use the kernel, if it is large, on the CPU, and there is one; whether they do."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    weights = [layer.weight for layer in layers]
+    fits = all(weight.device.type == "cpu" and weight.dtype in DTYPES for weight in weights)
+    if not fits or sum(weight.nbytes for weight in weights) < LARGE or not has_kernel():
+        return False
+    for layer in layers:
+        layer.__class__ = StreamedLinear
+    return True
