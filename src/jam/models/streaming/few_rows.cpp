@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -57,8 +58,11 @@ inline void products(const W* w, const float* x, int64_t K, float* y, int64_t ld
     for (int r = 0; r < R; ++r) {
       float total = 0;
       for (int64_t rest = k; rest < K; ++rest) total += static_cast<float>(w[n * K + rest]) * x[r * K + rest];
-      Vector lanes = sum[n][r];
+      alignas(64) float lanes[LANES];
+      std::memcpy(lanes, &sum[n][r], sizeof(lanes));
+#pragma GCC unroll 4
       for (int half = LANES / 2; half; half /= 2)
+#pragma GCC ivdep
         for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
       y[r * ldy + n] = total + lanes[0];
     }

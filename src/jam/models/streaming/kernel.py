@@ -22,9 +22,13 @@ DTYPES = (torch.float32, torch.bfloat16)  # of x
 logger = logging.getLogger(__name__)
 
 
+loaded = False
+
+
 @cache
-def has_kernel() -> bool:
+def load_kernel() -> bool:
     """Whether there is a kernel; the first call of a process loads it, and that of a machine builds it (10 seconds)."""
+    global loaded
     capability = torch.backends.cpu.get_cpu_capability()
     try:
         cpp_extension.load(
@@ -38,6 +42,7 @@ def has_kernel() -> bool:
         logger.warning("decoding is slower than it could be: a C++ compiler and ninja are needed (%s)", reason)
         return False
     torch.library.register_fake("jam::few_rows", lambda x, weight, scale, bias: x.new_empty(*x.shape[:-1], len(weight)))
+    loaded = True
     return True
 
 
@@ -55,9 +60,9 @@ def few_rows(x: Tensor, weight: Tensor, scale: Tensor | None = None, bias: Tenso
 def takes(x: Tensor) -> bool:
     """Whether the kernel is the better choice for x [..., K]."""
     return (
-        x.device.type == "cpu"
+        loaded
+        and x.device.type == "cpu"
         and x.numel() <= MOST_ROWS * x.shape[-1]
         and x.dtype in DTYPES
         and not torch.is_grad_enabled()
-        and has_kernel()
     )

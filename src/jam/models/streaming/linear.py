@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jam.models.streaming.kernel import DTYPES, few_rows, has_kernel, takes
+from jam.models.streaming.kernel import DTYPES, few_rows, load_kernel, takes
 
 LARGE = 1 << 26  # bytes of weights that no cache holds: fewer are not worth a compiler's time
 
@@ -53,7 +53,7 @@ def stream(model: nn.Module) -> bool:
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     weights = [layer.weight for layer in layers]
     fits = all(weight.device.type == "cpu" and weight.dtype in DTYPES for weight in weights)
-    if not fits or sum(weight.nbytes for weight in weights) < LARGE or not has_kernel():
+    if not fits or sum(weight.nbytes for weight in weights) < LARGE or not load_kernel():
         return False
     for layer in layers:
         layer.__class__ = StreamedLinear
