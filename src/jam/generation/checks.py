@@ -61,7 +61,7 @@ def check_budget(row: Row, length: int) -> None:
     if missing > 0 and rest + (row.state is State.IMAGE_END) + missing * tokens_of_image(grammar) > row.budget:
         fits = (rest > 0) + max(0, row.budget - rest) // tokens_of_image(grammar)
         raise ValueError(
-            f"min_images is {settings.min_images}: at {tokens_of_image(grammar)} tokens a picture that does not fit into "
-            f"the {row.budget} that are left {limits}; {fits} would fit: ask for fewer, raise max_new_tokens or shorten "
-            "the prompt"
+            f"min_images is {settings.min_images}: at {tokens_of_image(grammar)} tokens a picture that does not fit "
+            f"into the {row.budget} that are left {limits}; {fits} would fit: ask for fewer, raise max_new_tokens or "
+            "shorten the prompt"
         )

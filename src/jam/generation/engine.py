@@ -1,9 +1,9 @@
 """The decode engine: text until `<break>`, one whole picture, text again, until `</s>`, for many documents at once.
 
-Documents join and leave while others are written. A step is one forward for all rows that are ready, whether they are in
-text or in a picture; a guided row brings a second, unconditional stream while it is in a picture (guidance.py). Both kinds
-of stream live in one cache with a length per slot; a document's own is never rebuilt, the unconditional one is read anew
-for every picture. New prompts are read in chunks between the steps.
+Documents join and leave while others are written. A step is one forward for all rows that are ready, whether they are
+in text or in a picture; a guided row brings a second, unconditional stream while it is in a picture (guidance.py). Both
+kinds of stream live in one cache with a length per slot; a document's own is never rebuilt, the unconditional one is read
+anew for every picture. New prompts are read in chunks between the steps.
 
 Shapes: R rows, G guided ones among them, V vocabulary.
 """
@@ -250,7 +250,7 @@ def _slots_in(memory: int, length: int, model: JointModel) -> int:
     if memory < size:
         raise ValueError(
             f"a stream of {length} tokens takes {size / 2**20:.1f} MiB of cache, and the memory for it is "
-            f"{memory / 2**20:.1f} MiB; {memory * length // size} tokens would fit: give a shorter length or more memory"
+            f"{memory / 2**20:.1f} MiB; {memory * length // size} tokens would fit: give a shorter length, or more"
         )
     return memory // size
 

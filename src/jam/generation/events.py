@@ -13,6 +13,7 @@ from PIL.Image import Image
 
 if TYPE_CHECKING:
     from jam.codec import Codec
+    from jam.documents import Document
     from jam.generation.row import Generation, Row
 
 
@@ -73,11 +74,13 @@ class Finished:
         generation: the result, with reason and counts.
         withdrawn: characters at the end of the pieces that are not in the document: 0, but for a sentence so long that
             the budget ended within it although its end was waited for.
+        document: the prompt with what was written; from `Model.stream` and `Chat.stream`, not from the engine.
     """
 
     row: Row = field(repr=False)
     generation: Generation
     withdrawn: int = 0
+    document: Document | None = None
 
     @property
     def reason(self) -> str:

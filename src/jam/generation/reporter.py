@@ -68,7 +68,9 @@ class Reporter:
         if reason in ("max_new_tokens", "context") and not row.fills and self.codec is not None:
             if run is not None:
                 place = run.last_sentence()
-                count, characters = (self._safe, run.prior_length) if place is None else (self._base + place[0], place[1])
+                count, characters = (
+                    (self._safe, run.prior_length) if place is None else (self._base + place[0], place[1])
+                )
                 self._send(characters)
                 self.withdrawn = max(0, self._sent - characters)
                 return count

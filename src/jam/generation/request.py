@@ -40,7 +40,7 @@ class Request:
     """
 
     prompt: list[int]
-    settings: GenerationSettings = GenerationSettings()
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
     answer_start: int | None = None
     unconditional: list[int] | None = None
     session: Session | None = None
@@ -72,8 +72,8 @@ def _check_gaps(prompt: list[int], cursor: Cursor) -> None:
     v = cursor.grammar.vocabulary
     if cursor.state not in SPANS or not v.is_sentinel(prompt[-1]):
         raise ValueError(
-            "the prompt holds mask tokens, and no gap is open behind it; close it with </s> and give the sentinel of the "
-            "first gap to be filled"
+            "the prompt holds mask tokens, and no gap is open behind it; close it with </s> and give the sentinel of "
+            "the first gap to be filled"
         )
     sentinels = [place for place, token in enumerate(prompt) if v.is_sentinel(token)]
     for place, state in zip(sentinels, cursor.spans, strict=False):

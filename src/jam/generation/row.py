@@ -139,6 +139,11 @@ class Row:
         return list({token for token in self.ids if self.grammar.vocabulary.is_text(token)})
 
     @property
+    def gaps_filled(self) -> int:
+        """Gaps that are done."""
+        return max(0, self.cursor.next_span - (self.state is not State.CLOSED))
+
+    @property
     def missing_images(self) -> int:
         """Pictures that must still come."""
         return max(0, self.settings.min_images - self.images)

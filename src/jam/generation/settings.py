@@ -69,7 +69,9 @@ class GenerationSettings:
             self._check(name, float, lambda value: value >= 0, "0 or more (1 is no guidance)")
         self._check("seed", int, lambda value: 0 <= value < 2**63, "from 0 to 2^63 - 1")
         if self.max_images is not None and self.min_images > self.max_images:
-            raise ValueError(f"min_images is {self.min_images} and max_images {self.max_images}; at least, then at most")
+            raise ValueError(
+                f"min_images is {self.min_images} and max_images {self.max_images}; at least, then at most"
+            )
         if self.guidance_schedule not in get_args(Schedule):
             choices = ", ".join(get_args(Schedule))
             raise ValueError(f"guidance_schedule is {self.guidance_schedule!r}; choose one of {choices}")

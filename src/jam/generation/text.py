@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 DecodeText = Callable[[Sequence[int]], str]
 
 # Closed by a mark that needs a space behind it ("3." may become "3.5"), by one that needs none, or by a line's end.
-_MAYBE = re.compile(r"[.!?…]+[\"'”’»)\]]*$")
-_SURELY = re.compile(r"([.!?…]+[\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*|\n\s*)$")
+_MAYBE = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019\u00bb)\]]*$")
+_SURELY = re.compile(_MAYBE.pattern[:-1] + r"\s+$|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d\u2019\uff09]*\s*$|\n\s*$")
 SENTENCE_ROOM = 64  # so many ids before a limit, the end of a sentence is waited for
 _UNKNOWN = "\ufffd"
 _TAIL = 32  # characters that the patterns look at
