@@ -77,5 +77,4 @@ def bytes_per_token(model: JointModel) -> int:
     """Memory that one id takes in one slot of the cache, found by reading one."""
     probe = Decoder(model, slots=1, length=1)
     probe.prefill([0], [[model.vocabulary.eos_id]])
-    stores = [store for layer in probe.cache.layers for store in (layer.keys, layer.values)]
-    return sum(store.nbytes for store in stores if store is not None)
+    return probe.cache.bytes

@@ -2,8 +2,8 @@
 
 Documents join and leave while others are written. A step is one forward for all rows that are ready, whether they are
 in text or in a picture; a guided row brings a second, unconditional stream while it is in a picture (guidance.py). Both
-kinds of stream live in one cache with a length per slot; a document's own is never rebuilt, the unconditional one is read
-anew for every picture. New prompts are read in chunks between the steps.
+kinds of stream live in one cache with a length per slot; a document's own is never rebuilt, the unconditional one is
+read anew for every picture. New prompts are read in chunks between the steps.
 
 Shapes: R rows, G guided ones among them, V vocabulary.
 """
