@@ -26,7 +26,7 @@ TABLE = """
 | fusion      | vocabulary, models, checkpoints                                              |
 | data        | documents, vocabulary, grammar, cm3, codec, checkpoints                      |
 | training    | models, data, checkpoints                                                    |
-| generation  | vocabulary, grammar, cm3, codec, models                                      |
+| generation  | documents, vocabulary, grammar, cm3, codec, models                           |
 | evaluation  | documents, vocabulary, grammar, codec, models, fusion, data, checkpoints     |
 | tutorials   | documents                                                                    |
 | model       | all                                                                          |

@@ -1,4 +1,4 @@
-"""The one type that goes in and comes out everywhere: a document of text and pictures in order.
+"""The one type that goes in and comes out everywhere: a document of text and pictures in order, perhaps with gaps.
 
 JSON lines (README, "Documents") in and out, Markdown and HTML out. A picture is a file, a data URI, pixels or the codes
 of an image tokenizer; pixels are read only when they are asked for.
@@ -10,14 +10,16 @@ import base64
 import html
 import io
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image as PILImage
 
 DATA_URI = "data:image/"
+MIN_SIDE, MAX_PIXELS = 2, 2**26  # of a picture that is read: one pixel shows nothing, and a bomb fills the memory
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Image:
     def load(self) -> PILImage.Image:
         """The picture as RGB pixels. Raises ValueError if the file is missing, truncated or no picture."""
         if self.pixels is not None:
+            self._check_size(self.pixels)
             return self.pixels.convert("RGB")
         if self.path is None:
             raise ValueError(f"{self.where}this picture has codes only; decode them with the model's image tokenizer")
@@ -45,16 +48,48 @@ class Image:
                 source: Any = io.BytesIO(base64.b64decode(self.path.partition(",")[2], validate=True))
             else:
                 source = self.path
-            with PILImage.open(source) as picture:
+            with (
+                warnings.catch_warnings(action="ignore", category=PILImage.DecompressionBombWarning),
+                PILImage.open(source) as picture,
+            ):
+                self._check_size(picture)
                 return picture.convert("RGB")
         except FileNotFoundError:
             raise ValueError(f"{self.where}picture {self.path} does not exist") from None
+        except PILImage.DecompressionBombError:
+            raise ValueError(f"{self.where}picture {self._name} is too large; {_SIZES}") from None
+        except PictureSizeError:
+            raise
         except (OSError, ValueError, SyntaxError) as error:
-            name = self.path if not self.path.startswith(DATA_URI) else "in the data URI"
-            raise ValueError(f"{self.where}picture {name} cannot be read ({error}); is it truncated?") from None
+            raise ValueError(f"{self.where}picture {self._name} cannot be read ({error}); is it truncated?") from None
+
+    @property
+    def _name(self) -> str:
+        if self.path is None:
+            return "in memory"
+        return self.path if not self.path.startswith(DATA_URI) else "in the data URI"
+
+    def _check_size(self, picture: PILImage.Image) -> None:
+        width, height = picture.size
+        if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
+            raise PictureSizeError(f"{self.where}picture {self._name} has {width} x {height} pixels; {_SIZES}")
 
 
-Part = Text | Image
+class PictureSizeError(ValueError):
+    """A picture is too small to show anything, or too large to be read."""
+
+
+_SIZES = f"a side must have {MIN_SIDE} or more, and the picture {MAX_PIXELS // 2**20} million or fewer"
+
+
+@dataclass
+class Gap:
+    """A place in a document that a model fills, from what stands on both sides (`jam fill`)."""
+
+    modality: Literal["text", "image"]
+
+
+Part = Text | Image | Gap
 
 
 @dataclass
@@ -94,6 +129,10 @@ class Document:
     @property
     def images(self) -> list[Image]:
         return [part for part in self.parts if isinstance(part, Image)]
+
+    @property
+    def gaps(self) -> list[Gap]:
+        return [part for part in self.parts if isinstance(part, Gap)]
 
     @property
     def answer(self) -> list[Part]:
@@ -161,10 +200,12 @@ def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
                 parsed.append(Image(path=path, where=where))
             case {"type": "image", "codes": list(codes)} if all(type(code) is int for code in codes):
                 parsed.append(Image(codes=codes, where=where))
+            case {"type": "gap", "modality": "text" | "image" as modality}:
+                parsed.append(Gap(modality))
             case _:
                 raise ValueError(
-                    f'{where}a part is {{"type": "text", "text": ...}} or {{"type": "image", "image" or "codes": ...}};'
-                    f" got {part!r:.120}"
+                    f'{where}a part is {{"type": "text", "text": ...}}, {{"type": "image", "image" or "codes": ...}} '
+                    f'or {{"type": "gap", "modality": "text" or "image"}}; got {part!r:.120}'
                 )
     return parsed
 
@@ -182,6 +223,8 @@ def _to_records(parts: Sequence[Part]) -> list[dict[str, Any]]:
     for part in parts:
         if isinstance(part, Text):
             records.append({"type": "text", "text": part.text})
+        elif isinstance(part, Gap):
+            records.append({"type": "gap", "modality": part.modality})
         elif part.codes is not None and part.pixels is None and part.path is None:
             records.append({"type": "image", "codes": part.codes})
         else:
@@ -213,7 +256,7 @@ def to_markdown(document: Document, images: Path) -> str:
     for role, part in _shown(document):
         if isinstance(part, Text):
             blocks.append(f"## {part.text.strip()}" if role == "user" else part.text.strip())
-        else:
+        elif isinstance(part, Image):
             count += 1
             images.mkdir(parents=True, exist_ok=True)
             (images / f"{count:02d}.png").write_bytes(png_bytes(part.load()))
@@ -253,7 +296,7 @@ def article(document: Document) -> str:
         if isinstance(part, Text):
             tag = "h2" if role == "user" else "p"
             lines.append(f"<{tag}>{html.escape(part.text.strip())}</{tag}>")
-        else:
+        elif isinstance(part, Image):
             picture = part.load()
             small = ' class="pixelated"' if max(picture.size) <= 128 else ""
             lines.append(f'<img{small} alt="" src="{data_uri(picture)}">')
@@ -263,8 +306,8 @@ def article(document: Document) -> str:
 
 
 def _shown(document: Document) -> Iterator[tuple[str, Part]]:
-    """Parts that a page shows, with the role of their turn: all but empty texts."""
+    """Parts that a page shows, with the role of their turn: all but empty texts and gaps."""
     for turn in document.messages or [Message("assistant", document.content)]:
         for part in turn.content:
-            if isinstance(part, Image) or part.text.strip():
+            if isinstance(part, Image) or (isinstance(part, Text) and part.text.strip()):
                 yield turn.role, part

@@ -145,7 +145,7 @@ class Cursor:
 
     grammar: Grammar
     state: State = State.TEXT
-    codes: int = 0  # image codes so far in the image that is open
+    codes: int = 0  # image codes so far in the image, or relocated span of codes, that is open
     images: int = 0  # whole images so far
     spans: list[State] = field(default_factory=list)  # span state of each sentinel of the source, in order
     next_span: int = 0
@@ -171,9 +171,11 @@ class Cursor:
         if self.state is State.CLOSED:
             self.state = self.spans[self.next_span]
             self.next_span += 1
+            self.codes = 0
         elif self.state in (State.TEXT_SPAN, State.IMAGE_SPAN):
             if token == v.eoss_id:
                 self.state = State.CLOSED
+            self.codes += v.is_image(token)
         elif v.is_sentinel(token):
             self.spans.append(State.IMAGE_SPAN if self.state.is_image else State.TEXT_SPAN)
         elif token == v.eos_id:

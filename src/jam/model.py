@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, overload
@@ -13,18 +13,34 @@ import torch
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from jam.checkpoints import CheckpointReader, Manifest, check_tensors, require_memory, write_json
+from jam.checkpoints import CheckpointReader, Manifest, available_memory, check_tensors, require_memory, write_json
 from jam.codec import Codec, load_image_tokenizer, load_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.codec.text import TOKENIZER_FOLDER
-from jam.documents import Document
-from jam.generation import Engine, Generation, GenerationSettings
+from jam.documents import Document, Part
+from jam.generation import (
+    Chat,
+    Engine,
+    Event,
+    Finished,
+    Generation,
+    GenerationSettings,
+    Request,
+    document_of,
+    filled,
+    request_for,
+    request_to_fill,
+)
+from jam.generation.engine import SLOTS
 from jam.grammar import Grammar
 from jam.models import CrossConfig, CrossForCausalLM, SingleStream
 from jam.models.towers import family_of
 from jam.vocabulary import ParentRows, Vocabulary
 
 GENERATION_CONFIG = "generation_config.json"
+MEMORY_SHARE = 0.8  # of the memory that is left, for the cache of keys and values
+
+Beginning = str | Sequence[Part]
 
 logging.disable_progress_bar()  # ours show the work as a whole
 
@@ -48,15 +64,18 @@ class Model:
     settings: GenerationSettings
 
     @overload
-    def generate(self, prompts: str | Document, **settings: Any) -> Document: ...
+    def generate(self, prompts: str | Document, begin: Beginning = ..., **settings: Any) -> Document: ...
     @overload
-    def generate(self, prompts: Sequence[str | Document], **settings: Any) -> list[Document]: ...
-    def generate(self, prompts: Any, **settings: Any) -> Document | list[Document]:
+    def generate(
+        self, prompts: Sequence[str | Document], begin: Beginning = ..., **settings: Any
+    ) -> list[Document]: ...
+    def generate(self, prompts: Any, begin: Beginning = (), **settings: Any) -> Document | list[Document]:
         """Answer or continue one prompt, or several in one batch, with an illustrated document each.
 
         Args:
             prompts: a question (a string, or a document of messages), the beginning of a document (a document of
                 content, continued as it is), or a list of them.
+            begin: a text, or parts, that every answer begins with.
             settings: fields of `GenerationSettings`; the others come from the folder's ``generation_config.json``.
 
         Returns:
@@ -65,7 +84,8 @@ class Model:
             were generated.
         """
         single = isinstance(prompts, str | Document)
-        documents = self.generate_all([prompts] if single else list(prompts), replace(self.settings, **settings))
+        chosen = replace(self.settings, **settings)
+        documents = self.generate_all([prompts] if single else list(prompts), chosen, begin=begin)
         return documents[0] if single else documents
 
     def generate_all(
@@ -73,23 +93,81 @@ class Model:
         prompts: Sequence[str | Document],
         settings: GenerationSettings,
         on_step: Callable[[Any], None] | None = None,
+        begin: Beginning = (),
     ) -> list[Document]:
         """As `generate`, with whole settings and a callback for progress."""
-        ids = [self.codec.encode_prompt(prompt) for prompt in prompts]
-        self.joint.eval()
-        generations = Engine(self.joint).run(ids, settings, on_step)
-        return [self._document(prompt, one) for prompt, one in zip(prompts, generations, strict=True)]
+        requests = [
+            request_for(prompt, settings.for_row(index), self.codec, begin) for index, prompt in enumerate(prompts)
+        ]
+        generations = self.run(requests, on_step)
+        return [document_of(*pair, self.codec) for pair in zip(requests, generations, strict=True)]
 
-    def _document(self, prompt: str | Document, generation: Generation) -> Document:
-        ids = [*generation.prompt_ids, *generation.new_ids]
-        continued = isinstance(prompt, Document) and not prompt.messages
-        document = self.codec.decode(ids, answer_start=1 if continued else len(generation.prompt_ids))
-        document.extra = {
-            "finish_reason": generation.finish_reason,
-            "tokens": len(generation.new_ids),
-            "images": generation.images,
-        }
-        return document
+    def run(self, requests: Sequence[Request], on_step: Callable[[Any], None] | None = None) -> list[Generation]:
+        """What the engine writes for requests, in one that is sized for them."""
+        return self._sized_for(requests).run(requests, on_step=on_step)
+
+    def stream(self, prompt: str | Document, begin: Beginning = (), **settings: Any) -> Iterator[Event]:
+        """As `generate` of one prompt, event by event; the last one, `Finished`, has the document."""
+        request = request_for(prompt, replace(self.settings, **settings), self.codec, begin)
+        engine = self._sized_for([request])
+        engine.submit(request)
+        return self._events(engine, request)
+
+    def _events(self, engine: Engine, request: Request) -> Iterator[Event]:
+        for event in engine.events():
+            if isinstance(event, Finished):
+                event = replace(event, document=document_of(request, event.generation, self.codec))
+            yield event
+
+    def chat(self, system: str | None = None, **settings: Any) -> Chat:
+        """A conversation that keeps its cache: ``chat.send("...")`` answers."""
+        chosen = replace(self.settings, **settings)
+        return Chat(self.engine(slots=2), self.codec, chosen, system)
+
+    @overload
+    def fill(self, documents: Document, **settings: Any) -> Document: ...
+    @overload
+    def fill(self, documents: Sequence[Document], **settings: Any) -> list[Document]: ...
+    def fill(self, documents: Any, **settings: Any) -> Document | list[Document]:
+        """Fill the gaps of a document, or of several, from what stands on both sides; settings as in `generate`.
+
+        Raises:
+            ValueError: a document has no gap, or more pictures or text than the context holds.
+        """
+        listed = [documents] if isinstance(documents, Document) else list(documents)
+        done = self.fill_all(listed, replace(self.settings, **settings))
+        return done[0] if isinstance(documents, Document) else done
+
+    def fill_all(
+        self,
+        documents: Sequence[Document],
+        settings: GenerationSettings,
+        on_step: Callable[[Any], None] | None = None,
+    ) -> list[Document]:
+        """As `fill`, with whole settings and a callback for progress."""
+        requests = [
+            request_to_fill(document, settings.for_row(index), self.codec) for index, document in enumerate(documents)
+        ]
+        generations = self.run(requests, on_step)
+        return [filled(document, one, self.codec) for document, one in zip(documents, generations, strict=True)]
+
+    def engine(self, slots: int = SLOTS, length: int | None = None) -> Engine:
+        """A decode engine for requests that come and go, with at most `MEMORY_SHARE` of the memory that is left.
+
+        Args:
+            slots: streams in the cache at a time: one a document, two with guidance.
+            length: most ids of a stream (None: the model's context).
+        """
+        self.joint.eval()
+        return Engine(self.joint, self.codec, slots, length, self._cache_memory())
+
+    def _sized_for(self, requests: Sequence[Request]) -> Engine:
+        self.joint.eval()
+        return Engine.sized_for(self.joint, requests, self.codec, self._cache_memory())
+
+    def _cache_memory(self) -> int | None:
+        available = available_memory(self.joint.device)
+        return None if available is None else int(MEMORY_SHARE * available)
 
     def save(self, folder: str | Path, stage: str | None = None) -> None:
         """Write a whole model folder into the existing folder `folder`.

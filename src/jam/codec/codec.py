@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jam.codec.images import ImageTokenizer
 from jam.codec.text import decode_text, encode_text, tokenizer_hash
-from jam.documents import Document, Image, Message, Part, Text
+from jam.documents import Document, Gap, Image, Message, Part, Text
 from jam.grammar import Grammar
 from jam.vocabulary import Vocabulary
 
@@ -104,11 +104,33 @@ class Codec:
             ValueError: the prompt is empty.
         """
         document = Document(messages=[Message("user", [Text(prompt)])]) if isinstance(prompt, str) else prompt
-        if not any(isinstance(part, Image) or part.text.strip() for part in document.parts):
+        if not any(not isinstance(part, Text) or part.text.strip() for part in document.parts):
             raise ValueError("the prompt is empty: give a question, the beginning of a document or a picture")
         writer = _Writer(self, self._tokenize(document.images))
         writer.write(_question(document.messages) if document.messages else document.content)
         return writer.ids
+
+    def encode_gaps(self, document: Document) -> Encoded:
+        """A document with gaps as CM3 masks it (docs/method.md, section 4): sentinels, closed by ``</s>``.
+
+        A gap for a picture takes the place of a whole one. In a conversation, gaps lie in the last answer.
+
+        Raises:
+            ValueError: there is no gap, or one in a question; a gap for a picture and a model without image tokens.
+        """
+        if not document.gaps:
+            raise ValueError(
+                f'{document.where}there is no gap to fill; mark it by {{"type": "gap", "modality": "text" or "image"}}'
+            )
+        if any(gap.modality == "image" for gap in document.gaps) and not self.vocabulary.image_size:
+            raise ValueError(f"{document.where}a gap is for a picture, and the model has no image tokens")
+        writer = _Writer(self, self._tokenize(document.images))
+        if len(document.messages) > 1:
+            writer.write(_question(document.messages[:-1]))
+        answer_start = writer.begin_text()
+        writer.gaps = 0
+        writer.write(document.messages[-1].content if document.messages else document.content)
+        return Encoded([*writer.ids, self.vocabulary.eos_id], answer_start)
 
     def _tokenize(self, images: Sequence[Image]) -> Codes:
         """Codes of pictures, in one batch, by the picture's identity: the same picture may lie in several documents."""
@@ -189,6 +211,7 @@ class _Writer:
         self.codec, self.codes = codec, codes
         self.ids = [codec.vocabulary.eos_id]
         self.after_image = False
+        self.gaps: int | None = None  # so many so far; None: there must be none
 
     def begin_text(self) -> int:
         """Close an open image; returns the index where the next part begins."""
@@ -200,15 +223,28 @@ class _Writer:
     def write(self, parts: Sequence[Part]) -> None:
         """Neighbouring texts are joined before they are tokenized, so that what is read back gives the same ids."""
         vocabulary = self.codec.vocabulary
-        for is_image, run in groupby(parts, key=lambda part: isinstance(part, Image)):
-            if not is_image:
+        for kind, run in groupby(parts, key=type):
+            if kind is Text:
                 self.begin_text()
                 self.ids += self._text("".join(part.text for part in run if isinstance(part, Text)))
                 continue
             for part in run:
                 self.begin_text()
+                if isinstance(part, Gap):
+                    self._gap(part)
+                    continue
                 self.ids += [vocabulary.break_id, *vocabulary.to_image_ids(self.codes[id(part)])]
                 self.after_image = True
+
+    def _gap(self, gap: Gap) -> None:
+        if self.gaps is None:
+            raise ValueError("a gap stands where there must be none; fill it first (jam fill), in the last answer only")
+        vocabulary = self.codec.vocabulary
+        if gap.modality == "image":
+            self.ids.append(vocabulary.break_id)
+            self.after_image = True
+        self.ids.append(vocabulary.sentinel_id(self.gaps))
+        self.gaps += 1
 
     def _text(self, text: str) -> list[int]:
         ids = encode_text(self.codec.tokenizer, text)

@@ -122,6 +122,20 @@ class ImageTokenizer:
             pictures += [Image.fromarray(picture) for picture in array]
         return pictures
 
+    def preview(self, codes: Sequence[int]) -> Image.Image:
+        """The whole rows of a picture of which the first codes are there, row by row; at least one row.
+
+        What is missing is decoded as more of the last row, which an image tokenizer's blur may let through at the edge.
+        """
+        height, width = self.info.grid
+        rows = len(codes) // width
+        if not 0 < rows <= height:
+            raise ValueError(f"{len(codes)} codes are no rows of a picture of {height} x {width}")
+        grid = torch.tensor(list(codes[: rows * width])).reshape(rows, width)
+        grid = torch.cat([grid, grid[-1:].expand(height - rows, width)])
+        picture = self.decode(grid[None])[0]
+        return picture.crop((0, 0, picture.width, picture.height * rows // height))
+
 
 def _picture_size(folder: Path) -> int | None:
     """Side of a picture by ``preprocessor_config.json``; None without that file."""

@@ -53,10 +53,10 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
-def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of ids; the inverse of `encode_text`."""
+def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], inside: bool = False) -> str:
+    """The text of ids; the inverse of `encode_text`. `inside`: they go on in a text, where every space is its own."""
     text = _inner_text(tokenizer, ids)
-    return text.removeprefix(" ") if _adds_space(tokenizer) else text
+    return text.removeprefix(" ") if _adds_space(tokenizer) and not inside else text
 
 
 def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

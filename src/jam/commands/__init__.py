@@ -15,6 +15,7 @@ SUMMARIES = {
     "eval": "measure perplexity by modality",
     "verify": "rerun both parents and show what a fused model kept of them",
     "generate": "answer a question with an illustrated document",
+    "fill": "fill the gaps of a document, texts or pictures, from both sides",
     "demo": "the whole story on built-in tiny parents",
     "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
 }

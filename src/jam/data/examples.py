@@ -20,12 +20,14 @@ class Objective:
         unconditional_rate: probability that a captioned picture masks exactly its whole text (guidance needs it).
         sentinel_weight: weight of predicting a sentinel inside the source (1 in the authors' code, 0 in the CM3 paper).
         image_weight: weight of image tokens against text tokens.
+        part_rate: probability that a document masks exactly one whole part, a picture or a text (to fill gaps).
     """
 
     cm3: bool = True
     unconditional_rate: float = 0.1
     sentinel_weight: float = 0.0
     image_weight: float = 1.0
+    part_rate: float = 0.0
 
 
 PLAIN = Objective(cm3=False, unconditional_rate=0.0)
@@ -58,6 +60,8 @@ def make_example(
     spans: list[cm3.Span] = []
     if start == 1 and rng.random() < objective.unconditional_rate:
         spans = cm3.text_spans(ids, vocabulary)
+    if objective.part_rate and not spans and rng.random() < objective.part_rate:
+        spans = cm3.part_span(ids, vocabulary, rng, start)
     if objective.cm3 and not spans:
         spans = cm3.draw_spans(ids, vocabulary, rng, start)
     masked = cm3.mask(ids, spans, vocabulary)

@@ -1,8 +1,8 @@
 """The network and its cache, as the engine sees them: slots, ids and logits.
 
-Nothing else in `generation` runs the model or touches the cache. A slot is a row of the cache; it holds one stream of ids,
-a document's or the unconditional one of a picture. Reading a prompt (`prefill`, no logits) and writing (`forward`, one id
-a stream) are apart, so that the step which decides about speed has one shape.
+Nothing else in `generation` runs the model or touches the cache. A slot is a row of the cache; it holds one stream of
+ids, a document's or the unconditional one of a picture. Reading a prompt (`prefill`, no logits) and writing (`forward`,
+one id a stream) are apart, so that the step which decides about speed has one shape.
 
 Shapes: S streams of one forward, T new ids of a stream, H hidden, V vocabulary.
 """
@@ -78,4 +78,4 @@ def bytes_per_token(model: JointModel) -> int:
     """Memory that one id takes in one slot of the cache, found by reading one."""
     probe = Decoder(model, slots=1, length=1)
     probe.prefill([0], [[model.vocabulary.eos_id]])
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in probe.cache.layers)  # type: ignore[union-attr]
+    return probe.cache.bytes

@@ -85,7 +85,8 @@ class Trainer:
             Source(Shards(source.path, model.vocabulary, fingerprint), source.weight, self.context)
             for source in config.sources
         ]
-        objective = Objective(config.cm3, config.unconditional_rate, config.sentinel_weight, config.image_weight)
+        c = config
+        objective = Objective(c.cm3, c.unconditional_rate, c.sentinel_weight, c.image_weight, c.part_rate)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
         self.accumulation = max(1, round(config.batch_tokens / (config.micro_batch_size * self.context)))
         self.steps_per_epoch = self.loader.sequences_per_epoch() / (self.accumulation * config.micro_batch_size)
@@ -286,6 +287,7 @@ class Trainer:
             "seed": c.seed,
             "cm3": c.cm3,
             "unconditional_rate": c.unconditional_rate,
+            "part_rate": c.part_rate,
             "pieces": [len(source) for source in self.loader.sources],
             "weights": [source.weight for source in self.loader.sources],
         }
