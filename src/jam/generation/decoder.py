@@ -54,20 +54,19 @@ class Decoder:
     def _read(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
         """The last hidden state of each stream, [S, H]."""
         # Taking rows out of the cache copies them: rows that pause come along without an id if they are the fewer.
-        consecutive = list(slots) == list(range(slots[0], slots[0] + len(slots)))
-        in_place = 2 * len(slots) > self.slots and not consecutive
+        between = range(min(slots), max(slots) + 1)
+        batch = between if 2 * len(slots) > len(between) else slots
         new = dict(zip(slots, ids, strict=True))
-        batch = range(self.slots) if in_place else slots
         counts_S = self._tensor([len(new.get(slot, ())) for slot in batch])
         rows = [torch.tensor(new.get(slot, ()), dtype=torch.long) for slot in batch]
         ids_ST = pad_sequence(rows, batch_first=True, padding_value=self.model.vocabulary.eos_id)
 
-        positions_ST, mask = self.cache.step(counts_S, None if in_place else self._tensor(slots))
+        positions_ST, mask = self.cache.step(counts_S, self._tensor(batch))
         hidden_STH = self.model.hidden(ids_ST.to(self.model.device), positions_ST, mask, self.cache)
         self.cache.advance()
         for slot, more in new.items():
             self.lengths[slot] += len(more)
-        batch_S = self._tensor(slots) if in_place else torch.arange(len(slots), device=self.model.device)
+        batch_S = self._tensor([batch.index(slot) for slot in slots])
         return hidden_STH[batch_S, counts_S[batch_S] - 1]
 
     def _tensor(self, values: Sequence[int]) -> Tensor:

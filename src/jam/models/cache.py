@@ -178,6 +178,11 @@ class RowCache(Cache):
         self._lengths[target] = length
 
 
+def of_layer(cache: Cache | None, index: int) -> Any:
+    """What layer `index` calls `update` of: its own part of a `RowCache`, so that all layers are the same code."""
+    return cache.layers[index] if isinstance(cache, RowCache) else cache
+
+
 def _slice(rows: Tensor) -> slice | None:
     """Rows [R] as a slice, where they follow each other."""
     first, count = int(rows[0]), len(rows)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from jam.models.cache import of_layer
 from jam.models.rows import JointRows, select, spread
 from jam.models.streaming import StreamedLinear, product
 from jam.models.towers.base import FULL, SLIDING, Context
@@ -37,6 +38,7 @@ class Tower(nn.Module):
         super().__init__()
         config = decoder_config(model.config if isinstance(model, PreTrainedModel) else model)
         self.family = family_of(config)
+        self.first_layer = first_layer
         self.layer_types = self.family.layer_types(config)
         self._check(model, config)
         if not isinstance(model, PreTrainedModel):
@@ -156,7 +158,8 @@ class Tower(nn.Module):
         """Layer `index`, [B, T, d] to [B, T, d]."""
         kind = self.layer_types[index]
         rotary, mask = context.rotary.get(kind), context.masks[kind]
-        return self.family.call_layer(self.layers[index], hidden, rotary, mask, context.cache)
+        cache = of_layer(context.cache, self.first_layer + index)
+        return self.family.call_layer(self.layers[index], hidden, rotary, mask, cache)
 
     def leave(self, hidden: Tensor) -> Tensor:
         """The last layer's output [B, T, d] to the head's input: the final norm, where there is one."""
