@@ -14,7 +14,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from jam.grammar import IMAGE_STATES, Cursor, Grammar, State
 from jam.models.base import JointBase
-from jam.models.cache import RowCache
+from jam.models.cache import RowCache, of_layer
 from jam.models.cross_block import CrossBlock, Projection
 from jam.models.cross_config import CrossConfig
 from jam.models.rows import JointRows
@@ -155,9 +155,10 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
                 image = self.image_tower.layer(depth, image, image_context)
             if depth in exchanges:
                 to_text, to_image = self.to_text[exchanges[depth]], self.to_image[exchanges[depth]]
+                caches = of_layer(cache, to_text.layer_idx), of_layer(cache, to_image.layer_idx)
                 text, image = (  # both from the states before the exchange
-                    to_text(text, image, attention_mask, text_rotary if both_rotary else None, cache),
-                    to_image(image, text, attention_mask, image_rotary if both_rotary else None, cache),
+                    to_text(text, image, attention_mask, text_rotary if both_rotary else None, caches[0]),
+                    to_image(image, text, attention_mask, image_rotary if both_rotary else None, caches[1]),
                 )
         if self.config.readout == "exact":
             return torch.cat([self.text_tower.leave(text), self.image_tower.leave(image)], dim=-1)

@@ -14,8 +14,6 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from jam.models.cache import of_layer
-
 
 class Projection(nn.Linear):
     """A matrix without bias that knows the standard deviation of its fresh weights (`PreTrainedModel` makes them)."""
@@ -84,7 +82,7 @@ class CrossBlock(GradientCheckpointingLayer):
         if rotary is not None:
             query, key = rotated(query, key, *rotary)
         if cache is not None:
-            key, value = of_layer(cache, self.layer_idx).update(key, value, self.layer_idx)
+            key, value = cache.update(key, value, self.layer_idx)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         hidden = hidden + self.o_proj(attended.transpose(1, 2).flatten(2))
         return hidden + self.fc2(self.activation(self.fc1(self.ffn_norm(hidden))))
