@@ -15,23 +15,36 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from jam.generation.fixed import FixedStep
 from jam.grammar import State
 from jam.models import JointModel
+from jam.models.streaming import stream
 
 
 class Decoder:
-    """A model with a preallocated cache of `slots` streams of up to `length` ids each."""
+    """A model with a preallocated cache of `slots` streams of up to `length` ids each.
 
-    def __init__(self, model: JointModel, slots: int, length: int) -> None:
+    Args:
+        model: the network; a large one on the CPU streams its weights from then on (`models.streaming`).
+        slots: streams in the cache.
+        length: ids of a stream.
+        fixed: whether `forward` has shapes that repeat (`FixedStep`); None: on a GPU, which captures them.
+    """
+
+    def __init__(self, model: JointModel, slots: int, length: int, fixed: bool | None = None) -> None:
         self.model = model
         self.slots, self.length = slots, length
         self.cache = model.new_cache(slots, length)
         self.lengths = [0] * slots  # ids that each slot has read
+        stream(model)
+        fixed = model.device.type == "cuda" if fixed is None else fixed
+        self.step = FixedStep(model, self.cache) if fixed else None
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Read ids into slots, each at most once, behind what they hold."""
-        self._read(slots, ids)
+        with torch.compiler.set_stance("force_eager"):  # whose length is never the same
+            self._read(slots, ids)
 
     @torch.inference_mode()
     def forward(self, slots: Sequence[int], ids: Sequence[int], states: Sequence[State]) -> Tensor:
@@ -42,14 +55,24 @@ class Decoder:
             ids: the newest id of each stream.
             states: the state of what follows it, which says who answers (`JointModel.logits`).
         """
-        hidden_SH = self._read(slots, [[token] for token in ids])
-        return self.model.logits(hidden_SH, self._tensor(states)).float()
+        if self.step is None:
+            hidden_SH = self._read(slots, [[token] for token in ids])
+        else:
+            hidden_SH = self.step(slots, ids, self.lengths)
+            for slot in slots:
+                self.lengths[slot] += 1
+        return self.model.logits(hidden_SH, torch.tensor(states)).float()  # on the CPU: nobody waits to know them
 
     def truncate(self, slot: int, length: int = 0) -> None:
         """Forget what a slot read behind its first `length` ids; what it keeps is not computed again."""
         assert 0 <= length <= self.lengths[slot], (slot, length, self.lengths[slot])
         self.lengths[slot] = length
-        self.cache.truncate(slot, length)
+        self.cache.set_length(slot, length)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let a slot begin with what another one has read first: a shared prompt is computed once."""
+        self.cache.copy(source, target, length)
+        self.lengths[target] = length
 
     def _read(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
         """The last hidden state of each stream, [S, H]."""

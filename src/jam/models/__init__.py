@@ -11,6 +11,7 @@ from jam.grammar import Grammar
 from jam.models.cache import RowCache
 from jam.models.cross import CrossForCausalLM
 from jam.models.cross_config import CrossConfig
+from jam.models.quantize import quantize
 from jam.models.single import SingleStream
 from jam.models.towers import JointTower, Tower
 from jam.vocabulary import Vocabulary
@@ -45,4 +46,4 @@ class JointModel(Protocol):
     def logits(self, hidden: Tensor, states: Tensor) -> Tensor: ...
 
 
-__all__ = ["CrossConfig", "CrossForCausalLM", "JointModel", "JointTower", "RowCache", "SingleStream", "Tower"]
+__all__ = ["CrossConfig", "CrossForCausalLM", "JointModel", "JointTower", "RowCache", "SingleStream", "Tower", "quantize"]

@@ -6,6 +6,7 @@ shared by all layers: those of both towers and the cross blocks, which take dist
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,10 +101,13 @@ class RowCache(Cache):
     @property
     def bytes(self) -> int:
         """Memory that is allocated so far: all of it from the first forward on."""
-        stores = [
-            store for layer in self.layers for store in (getattr(layer, "keys", None), getattr(layer, "values", None))
-        ]
-        return sum(store.nbytes for store in stores if store is not None)
+        return sum(store.nbytes for store in self._stores())
+
+    def _stores(self) -> Iterator[Tensor]:
+        for layer in self.layers:
+            if layer.is_initialized:
+                assert layer.keys is not None and layer.values is not None
+                yield from (layer.keys, layer.values)
 
     def current_step(self) -> Step:
         assert self._step is not None, "RowCache.step declares a forward before it runs"
@@ -164,17 +168,32 @@ class RowCache(Cache):
         """Empty these rows (None: all). Their memory is kept and written over."""
         self._lengths[slice(None) if rows is None else rows.cpu()] = 0
 
-    def truncate(self, row: int, length: int) -> None:
-        """Shorten a row to its first `length` tokens."""
+    def fix(self, positions: Tensor, keys: int) -> Tensor:
+        """Declare a forward of one token in each of the first R rows, in shapes that do not depend on their lengths.
+
+        Nothing waits for the device. The caller follows the lengths (`set_length`) instead of `advance`.
+
+        Args:
+            positions: where the tokens go, long [R]; none is beyond what its row holds already.
+            keys: K, places of a row that are read; at least those up to the tokens.
+
+        Returns:
+            The mask [R, 1, 1, K], as that of `step`.
+        """
+        rows = torch.arange(len(positions), device=positions.device)
+        source = rows, torch.zeros_like(rows)
+        self._step = Step(slice(0, len(rows)), torch.ones_like(rows), keys, None, source, (rows, positions))
+        return torch.arange(keys, device=positions.device) <= positions[:, None, None, None]
+
+    def set_length(self, row: int, length: int) -> None:
+        """Let a row hold `length` tokens: fewer, or what was written behind them."""
         self._lengths[row] = length
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Begin row `target` with the first `length` tokens of row `source`."""
-        assert length <= self._lengths[source]
-        for layer in self.layers:
-            for store in (layer.keys, layer.values):
-                if store is not None:
-                    store[target, :, :length] = store[source, :, :length]
+        """Let row `target` hold the first `length` tokens of row `source`, which are not computed again."""
+        assert length <= self._lengths[source], (source, length, self._lengths[source])
+        for store in self._stores():
+            store[target, :, :length] = store[source, :, :length]
         self._lengths[target] = length
 
 

@@ -14,7 +14,7 @@ def quantize(model: nn.Module) -> int:
     Embeddings and the heads, whose rows they often share, keep their type, and so do norms. What comes out decodes, but
     it can be neither trained nor saved.
     """
-    heads = {id(tower.head) for tower in model.modules() if isinstance(tower, Tower) and tower.has_head}
+    heads = {id(tower.head) for tower in model.modules() if isinstance(tower, Tower) and tower.has_vocabulary}
     heads |= {id(getattr(model, "lm_head", None))}
     replaced = 0
     for parent in list(model.modules()):
