@@ -69,6 +69,7 @@ class Decoder:
         self.lengths[slot] = length
         self.cache.set_length(slot, length)
 
+    @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
         """Let a slot begin with what another one has read first: a shared prompt is computed once."""
         self.cache.copy(source, target, length)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jam.grammar import Grammar
 from jam.models.cache import RowCache
+from jam.models.compiled import compile_layers
 from jam.models.cross import CrossForCausalLM
 from jam.models.cross_config import CrossConfig
 from jam.models.quantize import quantize
@@ -46,4 +47,14 @@ class JointModel(Protocol):
     def logits(self, hidden: Tensor, states: Tensor) -> Tensor: ...
 
 
-__all__ = ["CrossConfig", "CrossForCausalLM", "JointModel", "JointTower", "RowCache", "SingleStream", "Tower", "quantize"]
+__all__ = [
+    "CrossConfig",
+    "CrossForCausalLM",
+    "JointModel",
+    "JointTower",
+    "RowCache",
+    "SingleStream",
+    "Tower",
+    "compile_layers",
+    "quantize",
+]

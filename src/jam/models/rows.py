@@ -26,6 +26,7 @@ class JointRows(nn.Module):
         absent_row: long [V], the row of `absent_input` for such an id: 0, the one vector of all absent ids, or a
             missing control's own; 0 where the parent has a row.
         missing: the missing controls (see `missing_controls`).
+        complete: whether the parent has a row of every joint id.
     """
 
     parent_row: Tensor
@@ -36,6 +37,7 @@ class JointRows(nn.Module):
         self.vocabulary = vocabulary
         self.rows = rows
         self.missing = missing_controls(vocabulary, rows)
+        self.complete = -1 not in rows.row_of(vocabulary)
         self.controls = min(rows.control_size, vocabulary.control_size) if rows.control_start is not None else 0
         for name in ("parent_row", "absent_row"):
             self.register_buffer(name, torch.empty(vocabulary.size, dtype=torch.long), persistent=False)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from jam.grammar import Grammar
+from jam.grammar import Grammar, State
 from jam.models.base import JointBase
 from jam.models.cache import RowCache
-from jam.models.rows import JointRows, select, spread
+from jam.models.rows import JointRows, spread
 from jam.models.towers import Tower
 from jam.vocabulary import ParentRows, Vocabulary
 
@@ -74,24 +74,32 @@ class SingleStream(JointBase, nn.Module):
         row = self.joint.parent_row[input_ids]
         embedded = self.tower.embedding(row.clamp(min=0))
         present = row >= 0
-        if bool(present.all()):  # the mean of a large table is not free
+        # The mean of a large table is not free, and neither is a GPU's wait for what is present.
+        if self.joint.complete or (not embedded.is_cuda and bool(present.all())):
             return embedded
         mean = self.tower.scaled(self.tower.embedding.weight.detach().mean(0))
         return torch.where(present[..., None], embedded, mean.to(embedded.dtype))
 
     def logits(self, hidden: Tensor, states: Tensor | None = None) -> Tensor:
-        """Logits [..., V] in the order of joint ids; states are not looked at."""
-        parent = self.tower.capped(self.tower.head(hidden)).reshape(-1, self.tower.head.out_features)
+        """Logits [..., V] in the order of joint ids.
+
+        States [...] are looked at where the head is streamed only: what none of them allows is -inf then.
+        """
+        hidden_NH = hidden.reshape(-1, hidden.shape[-1])
         vocabulary, rows = self.vocabulary, self.joint.rows
-        pieces = {0: parent[:, : rows.text_size]}
-        if rows.has_images:
-            codes = select(parent, self.joint.codes, dim=1)
-            if self.tower.image_head is not None:
-                codes = self.tower.image_head(hidden.reshape(-1, hidden.shape[-1]))
-            pieces[vocabulary.image_start] = codes
+        take = self.tower.products(hidden_NH)
+        possible = set(State)
+        if self.tower.streamed and states is not None:
+            possible = set(states.unique().tolist())
+        pieces = {}
+        if possible - {State.IMAGE, State.IMAGE_SPAN}:
+            pieces[0] = take(slice(0, rows.text_size))
+        if rows.has_images and any(State(state).is_image for state in possible):
+            head = self.tower.image_head
+            pieces[vocabulary.image_start] = take(self.joint.codes) if head is None else head(hidden_NH)
         if self.joint.controls:
             assert rows.control_start is not None
-            pieces[vocabulary.control_start] = parent[:, rows.control_start : rows.control_start + self.joint.controls]
+            pieces[vocabulary.control_start] = take(slice(rows.control_start, rows.control_start + self.joint.controls))
         logits = spread(pieces, vocabulary.size)
         for first, end in vocabulary.text_image_ids:
             logits[:, first:end] = -torch.inf

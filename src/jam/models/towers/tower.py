@@ -138,6 +138,32 @@ class Tower(nn.Module):
         cap = self.family.logit_cap(self.config)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the head is (`streaming.stream`)."""
+        return isinstance(self.head, StreamedLinear)
+
+    @property
+    def _product(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return product if self.streamed else F.linear
+
+    def products(self, hidden: Tensor) -> Callable[[slice | Tensor], Tensor]:
+        """A function of rows of the parent's head (as `select` takes them) -> their logits [N, rows].
+
+        A matrix product's kernel, and with it the last bit of the result, depends on the shape of the matrix: to equal
+        the parent exactly, the parent's whole head is multiplied. Training and a streamed head leave out the rows that
+        they do not need.
+        """
+        weight = self.head.weight
+
+        def some(rows: slice | Tensor) -> Tensor:
+            return self.capped(self._product(hidden, select(weight, rows)))
+
+        if torch.is_grad_enabled():
+            return some
+        whole = functools.cache(lambda: self.capped(self._product(hidden, weight)))
+        return lambda rows: some(rows) if self.streamed and isinstance(rows, slice) else select(whole(), rows, dim=1)
+
     def enter(
         self, embedded: Tensor, position_ids: Tensor, mask: Tensor | None = None, cache: Cache | None = None
     ) -> tuple[Tensor, Context]:
@@ -225,7 +251,7 @@ class JointTower(Tower):
         Names of image codes among the text ids have the logits of their rows, which the grammar forbids.
         """
         vocabulary, rows = self.joint.vocabulary, self.joint.rows
-        take = self._products(hidden)
+        take = self.products(hidden)
         pieces: dict[int, Tensor] = {}
         if image:
             assert rows.has_images
@@ -247,29 +273,3 @@ class JointTower(Tower):
             if len(self.joint.missing) > own_eos:
                 pieces[self.joint.missing[own_eos]] = extra[:, own_eos:]
         return spread(pieces, vocabulary.size)
-
-    @property
-    def streamed(self) -> bool:
-        """Whether the head is (`streaming.stream`)."""
-        return isinstance(self.head, StreamedLinear)
-
-    @property
-    def _product(self) -> Callable[[Tensor, Tensor], Tensor]:
-        return product if self.streamed else F.linear
-
-    def _products(self, hidden: Tensor) -> Callable[[slice | Tensor], Tensor]:
-        """A function of rows of the parent's head (as `select` takes them) -> their logits [N, rows].
-
-        A matrix product's kernel, and with it the last bit of the result, depends on the shape of the matrix: to equal
-        the parent exactly, the parent's whole head is multiplied. Training and a streamed head leave out the rows that
-        they do not need.
-        """
-        weight = self.head.weight
-
-        def some(rows: slice | Tensor) -> Tensor:
-            return self.capped(self._product(hidden, select(weight, rows)))
-
-        if torch.is_grad_enabled():
-            return some
-        whole = functools.cache(lambda: self.capped(self._product(hidden, weight)))
-        return lambda rows: some(rows) if self.streamed and isinstance(rows, slice) else select(whole(), rows, dim=1)
