@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -82,8 +83,7 @@ class Tower(nn.Module):
         return set(self.model._no_split_modules or [])
 
     def _part(self, name: str | None) -> nn.Module | None:
-        parent, _, leaf = (name or "").rpartition(".")
-        return getattr(self.model.get_submodule(parent), leaf) if name else None
+        return attrgetter(name)(self.model) if name else None
 
     def take(self, name: str | None) -> nn.Module | None:
         """Remove a part (one of the family's names) from the tower and return it."""
