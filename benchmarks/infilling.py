@@ -1,9 +1,9 @@
 """Gaps in tutorials of the built-in world, filled by a model of `jam demo --long` and judged by the exact checker.
 
-Of each of 100 tutorials about pairs of thing and colour that no training saw, one picture is taken out of the middle, and
-in another trial one sentence; both are filled from what stands on both sides. A picture is right if it shows what the
-sentences before it say, exactly. A sentence is right if the texts with it lead to the same scene, step by step, as with the
-one that was taken out (other words are right, another part or colour is not).
+Of each of 100 tutorials about pairs of thing and colour that no training saw, one picture is taken out of the middle,
+and in another trial one sentence; both are filled from what stands on both sides. A picture is right if it shows what
+the sentences before it say, exactly. A sentence is right if the texts with it lead to the same scene, step by step, as
+with the one that was taken out (other words are right, another part or colour is not).
 
 python benchmarks/infilling.py jam-demo-long/model
 """

@@ -245,9 +245,9 @@ def test_jam_fill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = tiny.model(tmp_path / "parts")
     folder.mkdir()
     made.save(folder)
-    gaps = tmp_path / "gaps.jsonl"
+    gaps = tmp_path / "gaps.json"
     line = {"content": [{"type": "text", "text": "a"}, {"type": "gap", "modality": "image"}]}
-    gaps.write_text(json.dumps(line) + "\n")
+    gaps.write_text(json.dumps(line, indent=1) + "\n")
     page = tmp_path / "page.html"
     assert main(["fill", str(folder), str(gaps), "--out", str(page), "--device", "cpu", "--seed", "1"]) == 0
     assert page.read_text().count("<img") == 1 and "the filled documents" in capsys.readouterr().err
