@@ -30,7 +30,7 @@ Method = Literal["cross", "uniform", "width"]
 DTypeName = Literal["float32", "bfloat16", "float16"]
 # The options that decide what a method writes.
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "cross": ("every", "readout", "seed"),
+    "cross": ("every", "readout", "seed", "context"),
     "uniform": ("weight",),
     "width": ("init",),
 }
@@ -48,6 +48,8 @@ class FuseConfig:
         method: cross, uniform or width.
         every: cross: exchange after layers 0, every, 2 every, ...; 0 for no cross blocks.
         readout: cross: "exact" loses nothing of the parents, "paper" is the paper's one softmax.
+        context: cross: longest sequence, if not that of the parent with the shorter ones; positions
+            of a parent that has fewer are interpolated.
         init: width: what fills the blocks off the diagonal.
         weight: uniform: share of the text parent in what both have, 0 to 1.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
@@ -68,6 +70,7 @@ class FuseConfig:
     method: Method = "cross"
     every: int = 2
     readout: Readout = "exact"
+    context: int | None = None
     init: Init = "copy"
     weight: float = 0.5
     sentinels: int | None = None
@@ -101,9 +104,16 @@ def find_image_tokenizer(config: FuseConfig) -> Path | None:
 def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = None) -> Pair:
     """Describe both parents and find their joint vocabulary. Raises ValueError when they don't fit together."""
     weights = not config.plan
+    if config.context is not None and config.method != "cross":
+        raise ValueError(f"--context {config.context}: only cross fusion interpolates positions; leave the option out")
+    text, image = (
+        Parent.describe(locate(place, role, weights), role)
+        for place, role in ((config.text, "text"), (config.image, "image"))
+    )
     return join(
-        Parent.describe(locate(config.text, "text", weights), "text"),
-        Parent.describe(locate(config.image, "image", weights), "image"),
+        text,
+        image,
+        context=config.context,
         image_tokenizer=image_tokenizer_info,
         image_codes=config.image_codes,
         image_start=config.image_start,
@@ -115,6 +125,8 @@ def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = No
 
 def make_plan(config: FuseConfig, pair: Pair) -> FusionPlan:
     """Plan the fusion of a pair. Raises ValueError when the method cannot fuse it."""
+    if config.method != "cross":
+        pair.require_one_tokenizer(config.method)
     if config.method == "uniform":
         return uniform(pair, config.weight)
     if config.method == "width":
@@ -166,7 +178,7 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, console: 
     image_tokenizer = find_image_tokenizer(config)
     say(plan.summary)
     needed = plan.bytes + (_bytes_of(image_tokenizer) if image_tokenizer else 0)
-    options = {name: getattr(config, name) for name in OPTIONS[plan.method]}
+    options = {name: value for name in OPTIONS[plan.method] if (value := getattr(config, name)) is not None}
     key = fingerprint(plan, pair, options | {"shard_mb": config.shard_mb})
     with resumable_folder(out, key, needed) as work:
         if work.journal.shards:

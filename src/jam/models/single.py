@@ -84,6 +84,8 @@ class SingleStream(JointBase, nn.Module):
         parent = self.tower.capped(self.tower.head(hidden)).reshape(-1, self.tower.head.out_features)
         vocabulary, rows = self.vocabulary, self.joint.rows
         pieces = {0: parent[:, : rows.text_size]}
+        if rows.eos_row is not None:
+            pieces[vocabulary.eos_id] = parent[:, rows.eos_row : rows.eos_row + 1]
         if rows.has_images:
             codes = select(parent, self.joint.codes, dim=1)
             if self.tower.image_head is not None:
