@@ -149,11 +149,10 @@ def _behind_tokenizer(own: int, image_size: int) -> str:
 
 
 def _shared_size(text_rows: ParentRows, text: Parent, image: Parent) -> int:
-    """Text ids that are the image parent's too: all, but for those that were added to the text parent's tokenizer."""
+    """Text ids that are the image parent's too: all, but for those that only the text parent's tokenizer has."""
     if text.tokenizer is None or image.tokenizer is None:
         return text_rows.text_size
-    sizes = [parent.text_tokens.size for parent in (text, image)]
-    return min(text_rows.text_size, sizes[1]) if sizes[1] < sizes[0] else text_rows.text_size
+    return min(text_rows.text_size, text.text_tokens.size, image.text_tokens.size)
 
 
 def find_text_image_ids(
@@ -204,7 +203,7 @@ def _named_rows(
 def _first_row(text: Parent, image: Parent, image_size: int, notes: list[str]) -> int:
     """The row of code 0 in a table without names; that it makes sense is left to `_image_rows`."""
     last = image.vocab_size - image_size
-    own = len(image.tokenizer) if image.tokenizer is not None else None
+    own = image.text_tokens.size if image.tokenizer is not None else None
     if image.rows or last in (0, text.vocab_size) or own is None or own >= last:
         return last
     if own < text.vocab_size <= last:  # behind the text parent's table there would be room as well
@@ -236,7 +235,7 @@ def _image_rows(text_size: int, text: Parent, image: Parent, image_size: int, st
             f"the image parent has {image.vocab_size} rows, which are neither {text_size} text ids and {image_size} "
             "image codes nor image codes alone; describe its rows in a manifest.json, or give its own image tokenizer"
         )
-    own = len(image.tokenizer) if image.tokenizer is not None else text_size
+    own = image.text_tokens.size if image.tokenizer is not None else text_size
     if not told and start not in (text_size, text.vocab_size, own):
         raise ValueError(
             f"where the image codes begin is not clear: the last {image_size} of the image parent's {image.vocab_size} "

@@ -68,7 +68,7 @@ class Parent:
         """Its tokenizer.json as it lies there, else the pipeline of `tokenizer`; None where that has none."""
         return find_pipeline(self.folder) or getattr(self.tokenizer, "backend_tokenizer", None)
 
-    @property
+    @cached_property
     def text_tokens(self) -> TextTokens:
         """What its tokenizer's ids mean."""
         if self.pipeline is None:
