@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from families import LINEAR, LLAMA3, WHOLE, WINDOW, YARN
-from fusion_parents import CODES, TEXT_SIZE, llama_config, opened, opt_config, run, save_parent
+from fusion_parents import CODES, QUIET, TEXT_SIZE, llama_config, opened, opt_config, run, save_parent, settings
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3TextConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from jam.cli import main
 from jam.documents import Document, Image, Text, write_documents
-from jam.fusion import Parent
+from jam.fusion import Parent, fuse
 from jam.fusion.positions import StretchedPositions, stretched_config
 from jam.models import CrossForCausalLM
 
@@ -149,6 +149,11 @@ def test_the_smaller_context_wins(tmp_path: Path, capsys: Any) -> None:
     assert (
         "the context is the text parent's, 16 tokens; the image parent has 40 (--context interpolates positions)"
         in (plan.notes)
+    )
+    assert not any("does not fit" in note for note in plan.notes)
+    larger = fuse(settings(tmp_path, plan=True), (CODES, (3, 5)), QUIET)
+    assert any(
+        note.startswith("a picture has 15 tokens and does not fit into the context of 16") for note in larger.notes
     )
     status, printed, report = verified(tmp_path, capsys)
     assert status == 0 and report["interpolated"] == {} and "nothing of either parent was lost" in printed

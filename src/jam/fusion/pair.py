@@ -183,6 +183,12 @@ def join(
     grid = _image_grid(image, image_tokenizer)
     if grid is None and not plan_only:
         raise ValueError("how many tokens an image has is not known; give the image tokenizer with --image-tokenizer")
+    room = min(parent.config.max_position_embeddings for parent in (text, image))
+    if grid is not None and grid[0] * grid[1] + 2 > room:  # </s> <break> and the picture
+        notes.append(
+            f"a picture has {grid[0] * grid[1]:,} tokens and does not fit into the context of {room:,}; --context "
+            "interpolates positions"
+        )
     for parent in (text, image):
         if len(parent.dtypes) > 1 and dtype is None:
             _mixed_dtypes(parent, plan_only, notes)
