@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -41,10 +40,11 @@ def prompts(model: Model, count: int, rng: torch.Generator) -> list[list[int]]:
 def random_requests(model: Model, count: int, seed: int, longest: int = 60) -> list[Request]:
     rng = torch.Generator().manual_seed(seed)
     found: list[Request] = []
+    engine = Engine(model.joint, model.codec, slots=2)
     while len(found) < count:
         request = Request(prompts(model, 1, rng)[0], settings_of(rng, longest))
         try:
-            Engine(model.joint, model.codec, slots=2).submit(request)
+            engine.cancel(engine.submit(request))
         except ValueError as error:
             assert "would fit" in str(error) or "are left" in str(error)
             continue
@@ -112,7 +112,7 @@ def test_rescoring_50_documents(model: Model) -> None:
 
 
 def test_neighbours_do_not_matter(model: Model) -> None:
-    requests = random_requests(model, 16, seed=2)
+    requests = random_requests(model, 12, seed=2)
     alone = [Engine(model.joint, model.codec, slots=2).run([request])[0] for request in requests]
     together = [
         one
@@ -127,7 +127,7 @@ def test_neighbours_do_not_matter(model: Model) -> None:
     list(engine.events())
     assert [one.new_ids for one in together] == [one.new_ids for one in alone]
     assert [row.result().new_ids for row in late] == [one.new_ids for one in alone]
-    assert sum(one.images for one in alone) > 10
+    assert sum(one.images for one in alone) > 8
 
 
 @pytest.mark.parametrize("seed", [3, pytest.param(4, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])

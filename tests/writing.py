@@ -30,7 +30,7 @@ def like(model: Model, **likings: float) -> None:
     plain = type(model.joint).logits.__get__(model.joint)
     v, codec = model.codec.vocabulary, model.codec
     liking = torch.zeros(v.size)
-    chosen = {"picture": 4.0, "stop": 4.0, "space": 4.0, "end": 1.0} | likings
+    chosen = {"picture": 6.0, "stop": 7.0, "space": 7.0, "end": 3.0} | likings
     liking[v.break_id] = chosen["picture"]
     liking[ids_of(codec, ".")], liking[ids_of(codec, " ")] = chosen["stop"], chosen["space"]
     liking[v.eos_id] = chosen["end"]

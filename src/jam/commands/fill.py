@@ -12,12 +12,12 @@ from jam.commands.arguments import Parser, add_placement, make_parser
 from jam.commands.generate import check_page, show
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
-from jam.documents import Document, read_documents
+from jam.documents import Document, parse_document, read_documents
 from jam.generation import GenerationSettings
 from jam.model import load
 
 EXAMPLES = """
-jam fill runs/instruct/model gaps.jsonl --out page.html
+jam fill runs/instruct/model gaps.json --out page.html
 jam fill model gaps.jsonl --out page.md --temperature 0 --guidance-scale 2
 
 a gap is a part of a document:  {"type": "gap", "modality": "text"}  or  {"type": "gap", "modality": "image"}
@@ -27,12 +27,21 @@ a gap is a part of a document:  {"type": "gap", "modality": "text"}  or  {"type"
 def parser() -> Parser:
     made = make_parser("fill", "Fill the gaps of documents, texts or pictures, from what stands around them.", EXAMPLES)
     made.add_argument("model", type=Path, help="model folder")
-    made.add_argument("documents", type=Path, help="documents with gaps, one JSON object a line")
+    made.add_argument("documents", type=Path, help="a document with gaps (.json), or several as JSON lines")
     page = "page to write or replace: .html or .md; default: text on stdout"
     made.add_argument("--out", type=Path | None, default=None, help=page)
     add_settings(made, leave_out=("stop", "min_images", "max_images"))
     add_placement(made)
     return made
+
+
+def read(path: Path) -> list[Document]:
+    """One document of a ``.json`` file, or those of JSON lines."""
+    if path.suffix != ".json":
+        return list(read_documents(path))
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of documents")
+    return [parse_document(path.read_bytes(), path.parent, f"{path}: ")]
 
 
 def run(settings: Namespace) -> None:
@@ -41,7 +50,7 @@ def run(settings: Namespace) -> None:
         check_page(settings.out)
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)
-    documents = list(read_documents(settings.documents))
+    documents = read(settings.documents)
     model = load(settings.model, settings.device, settings.dtype)
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("filling", total=sum(len(document.gaps) for document in documents), figures="")

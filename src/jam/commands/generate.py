@@ -96,10 +96,11 @@ def live(
         if shown:
             print(text, end=end, flush=True)
 
+    events = model.stream(prompt, begin, **asdict(settings))
     say(prompt, "\n")
     say(begin)
     with progress_bar(console, transient=True) as progress:
-        for event in model.stream(prompt, begin, **asdict(settings)):
+        for event in events:
             match event:
                 case TextPiece():
                     say(event.text)

@@ -149,6 +149,7 @@ class Engine:
         """
         rows = [self._row(request) for request in _requests(prompts, settings)]
         for row in rows:
+            row.reporter.is_heard = False
             self.scheduler.submit(row)
         while any(row.finish_reason is None for row in rows):
             self.step()
@@ -221,17 +222,18 @@ class Engine:
     def _choose(self, rows: list[Row], logits_RV: Tensor, states_R: Tensor) -> Tensor:
         """One token a row, [R], within the grammar and the row's rules."""
         offered_RV = self.offered[states_R]
+        rules = [row.rules() for row in rows]
+        if closed := [(index, token) for index, (_, tokens) in enumerate(rules) for token in tokens]:
+            offered_RV[tuple(self._tensor(list(pair)) for pair in zip(*closed, strict=True))] = False
+        if forced := [(index, token) for index, (token, _) in enumerate(rules) if token is not None]:
+            at, tokens = (self._tensor(list(pair)) for pair in zip(*forced, strict=True))
+            offered_RV[at] = False
+            offered_RV[at, tokens] = True
+            logits_RV[at, tokens] = 0.0  # what must come comes, even if the model cannot write it
         for index, row in enumerate(rows):
-            forced, closed = row.rules()
-            if forced is not None:
-                offered_RV[index] = False
-                offered_RV[index, forced] = True
-                logits_RV[index, forced] = 0.0  # what must come comes, even if the model cannot write it
-            elif closed:
-                offered_RV[index, closed] = False
             if row.settings.repetition_penalty != 1 and not row.in_image:
-                penalise(logits_RV[index], self._tensor(row.seen), row.settings.repetition_penalty)
-        choices = Choices.of([row.settings for row in rows], [row.in_image for row in rows], self.device)
+                penalise(logits_RV[index], self._tensor(list(row.seen)), row.settings.repetition_penalty)
+        choices = Choices.of([row.settings for row in rows], [row.in_image for row in rows])
         uniform_R = self._tensor([row.uniform for row in rows])
         return sample(logits_RV.where(offered_RV, -torch.inf), choices, uniform_R)
 
@@ -250,7 +252,8 @@ def _slots_in(memory: int, length: int, model: JointModel) -> int:
     if memory < size:
         raise ValueError(
             f"a stream of {length} tokens takes {size / 2**20:.1f} MiB of cache, and the memory for it is "
-            f"{memory / 2**20:.1f} MiB; {memory * length // size} tokens would fit: give a shorter length, or more"
+            f"{memory / 2**20:.1f} MiB; {memory * length // size} tokens would fit: set max_new_tokens, give a shorter "
+            "length, or more memory"
         )
     return memory // size
 

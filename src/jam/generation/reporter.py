@@ -21,12 +21,14 @@ class Reporter:
     """Follows a row id by id.
 
     Attributes:
+        is_heard: whether anybody takes events but the last one; else texts are read only where rules ask for them.
         events: what happened and was not taken yet.
         withdrawn: characters that were sent as pieces and are not in the document.
     """
 
     def __init__(self, row: Row, codec: Codec | None) -> None:
         self.row, self.codec = row, codec
+        self.is_heard = True
         self.events: list[Event] = []
         self.withdrawn = 0
         self.run: TextRun | None = None
@@ -37,7 +39,7 @@ class Reporter:
         if row.state in TEXTS:
             self._begin_text(_prior(row))
         elif row.state is State.IMAGE_SPAN:
-            self.events.append(ImageStarted(row, 0))
+            self._tell(ImageStarted(row, 0))
 
     @property
     def at_sentence_end(self) -> bool:
@@ -57,7 +59,7 @@ class Reporter:
         if after in TEXTS and before not in TEXTS:
             self._begin_text(_prior(row) if after is State.TEXT_SPAN else [])
         elif after in IMAGES and before not in IMAGES:
-            self.events.append(ImageStarted(row, row.images))
+            self._tell(ImageStarted(row, row.images))
         return stop
 
     def finish(self, reason: str) -> int:
@@ -92,28 +94,36 @@ class Reporter:
         if run is None:
             return None
         run.add(token)
-        stops = row.settings.stop
+        stops, near = row.settings.stop, row.remaining < SENTENCE_ROOM and not row.fills
+        if not (self.is_heard or stops or near):
+            return None
+        run.read()
         if (stop := find_stop(run.text, self._sent, stops)) is not None:
             self._send(stop)
             return stop
         limit = len(run.text) - held_back(run.text[self._sent :], stops)
-        if row.remaining < SENTENCE_ROOM and not row.fills:
+        if near:
             limit = min(limit, run.sentence[1] if run.sentence is not None else self._sent)
         self._send(limit)
         return None
 
     def _end_text(self) -> None:
         assert self.run is not None
-        self.run.close()
-        self._send(len(self.run.text))
+        if self.is_heard:
+            self.run.close()
+            self._send(len(self.run.text))
         self.run = None
 
     def _send(self, end: int) -> None:
         """Send the text of the run up to the character `end`."""
         assert self.run is not None
         if end > self._sent:
-            self.events.append(TextPiece(self.row, self.run.text[self._sent : end]))
+            self._tell(TextPiece(self.row, self.run.text[self._sent : end]))
             self._sent = end
+
+    def _tell(self, event: Event) -> None:
+        if self.is_heard:
+            self.events.append(event)
 
     def _follow_image(self) -> None:
         row = self.row
@@ -126,9 +136,9 @@ class Reporter:
         codes = v.to_codes(ids[len(ids) - done :])
         if whole:
             self._safe = len(row.new_ids)
-            self.events.append(ImageDone(row, row.images - 1, codes, self.codec))
+            self._tell(ImageDone(row, row.images - 1, codes, self.codec))
         else:
-            self.events.append(ImageProgress(row, row.images, codes, total, self.codec))
+            self._tell(ImageProgress(row, row.images, codes, total, self.codec))
 
 
 def _prior(row: Row) -> list[int]:

@@ -12,12 +12,12 @@ from jam.generation.guidance import unconditional_prefix
 from jam.generation.reporter import Reporter
 from jam.generation.request import Request, read_prompt, tokens_of_image, tokens_of_spans
 from jam.generation.sampling import draws
-from jam.generation.text import SENTENCE_ROOM
 from jam.grammar import Grammar, State
 
 if TYPE_CHECKING:
     from jam.codec import Codec
 
+PICTURE_ROOM = 32  # ids of text that are given up for the end of a sentence before a picture that must come
 FinishReason = Literal["end", "stop", "max_new_tokens", "context", "cancelled"]
 
 
@@ -85,6 +85,7 @@ class Row:
         check_budget(self, length)
         self.uniforms: list[float] = draws(self.settings, self.budget).tolist()
         self.reporter = Reporter(self, codec)
+        self.seen = {token for token in self.prompt if grammar.vocabulary.is_text(token)}  # text ids so far
         self._cut_short = False  # the budget closed a gap
         self._generation: Generation | None = None
 
@@ -134,11 +135,6 @@ class Row:
         return self.prompt + self.new_ids
 
     @property
-    def seen(self) -> list[int]:
-        """The text ids that the repetition penalty is about, each once."""
-        return list({token for token in self.ids if self.grammar.vocabulary.is_text(token)})
-
-    @property
     def gaps_filled(self) -> int:
         """Gaps that are done."""
         return max(0, self.cursor.next_span - (self.state is not State.CLOSED))
@@ -166,11 +162,9 @@ class Row:
         if state in (State.TEXT, State.IMAGE_END) and self.missing_images:
             closed.append(v.eos_id)
         if state is State.TEXT_SPAN:
-            later = tokens_of_spans(self.cursor.spans[self.cursor.next_span :], self.grammar)
-            if self.remaining <= 1 + later:
-                self._cut_short = True
+            if self._must_close():
                 return v.eoss_id, []
-            if v.is_sentinel(self.ids[-1]):
+            if v.is_sentinel((self.new_ids or self.prompt)[-1]):
                 closed.append(v.eoss_id)  # a gap is not filled with nothing
         if state is State.IMAGE_SPAN:
             closed.append(v.eoss_id)
@@ -206,7 +200,10 @@ class Row:
 
     def _append(self, token: int, log_prob: float) -> None:
         before = self.state
+        self._cut_short |= before is State.TEXT_SPAN and self._must_close()
         self.cursor.feed(token)
+        if self.grammar.vocabulary.is_text(token):
+            self.seen.add(token)
         self.new_ids.append(token)
         self.log_probs.append(log_prob)
         assert self.stream is not None
@@ -249,6 +246,11 @@ class Row:
         self.guiding.pending = [*prefix, self.grammar.vocabulary.break_id, *codes]
         self.guiding.restart = True
 
+    def _must_close(self) -> bool:
+        """Whether a gap for text must end, because the budget holds no more than the gaps behind it need."""
+        later = tokens_of_spans(self.cursor.spans[self.cursor.next_span :], self.grammar)
+        return self.remaining <= 1 + later
+
     def _may_break(self) -> bool:
         """A picture begins only if it fits as a whole, with one id behind it."""
         fits = self.remaining >= tokens_of_image(self.grammar)
@@ -259,4 +261,4 @@ class Row:
         if not self.missing_images:
             return False
         spare = self.remaining - self.missing_images * tokens_of_image(self.grammar)
-        return spare < 1 or (spare < SENTENCE_ROOM and self.reporter.at_sentence_end)
+        return spare < 1 or (spare < PICTURE_ROOM and self.reporter.at_sentence_end)

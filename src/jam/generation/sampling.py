@@ -20,7 +20,10 @@ def draws(settings: GenerationSettings, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Choices:
-    """How each row samples, by the modality that it is in; all [R]. `top_k` 0: all ids."""
+    """How each row samples, by the modality that it is in; all [R], on the CPU, which decides what is computed.
+
+    `top_k` 0: all ids.
+    """
 
     temperature: Tensor
     top_p: Tensor
@@ -32,10 +35,10 @@ class Choices:
         """What each row's settings say; `images`: whether it is in a picture."""
         rows = list(zip(settings, images, strict=True))
         return cls(
-            torch.tensor([one.temperature_of(image) for one, image in rows], device=device),
-            torch.tensor([one.top_p_of(image) for one, image in rows], device=device),
-            torch.tensor([one.top_k_of(image) for one, image in rows], device=device),
-            torch.tensor([one.min_p_of(image) for one, image in rows], device=device),
+            torch.tensor([one.temperature_of(image) for one, image in rows]),
+            torch.tensor([one.top_p_of(image) for one, image in rows]),
+            torch.tensor([one.top_k_of(image) for one, image in rows]),
+            torch.tensor([one.min_p_of(image) for one, image in rows]),
         )
 
 
@@ -45,10 +48,11 @@ def sample(logits_RV: Tensor, choices: Choices, uniform_R: Tensor) -> Tensor:
     Sampling inverts the distribution function in the order of ids, not of probabilities: two ids that are almost
     equally probable may then swap ranks (another batch size rounds differently) without changing what is drawn.
     """
-    greedy_R = choices.temperature == 0
-    if greedy_R.all():
+    if (choices.temperature == 0).all():
         return logits_RV.argmax(-1)
-    divisor_R1 = choices.temperature.masked_fill(greedy_R, 1.0).unsqueeze(-1)
+    temperature_R = choices.temperature.to(logits_RV.device)
+    greedy_R = temperature_R == 0
+    divisor_R1 = temperature_R.masked_fill(greedy_R, 1.0).unsqueeze(-1)
     logits_RV = logits_RV.float()
     probs_RV = ((logits_RV - logits_RV.amax(-1, keepdim=True)) / divisor_R1).softmax(-1)  # at most 0: cannot overflow
     if (choices.top_p < 1).any() or (choices.top_k > 0).any() or (choices.min_p > 0).any():
@@ -67,15 +71,16 @@ def _probable(probs_RV: Tensor, choices: Choices) -> Tensor:
 
     Ids as probable as the last one that stays, stay too.
     """
+    top_p, top_k, min_p = (one.to(probs_RV.device) for one in (choices.top_p, choices.top_k, choices.min_p))
     sorted_RV = probs_RV.sort(-1, descending=True).values
-    last_R1 = choices.top_k.clamp(1, probs_RV.shape[-1]).unsqueeze(-1) - 1
-    floor_R = sorted_RV.gather(-1, last_R1).squeeze(-1).masked_fill(choices.top_k == 0, 0.0)
+    last_R1 = top_k.clamp(1, probs_RV.shape[-1]).unsqueeze(-1) - 1
+    floor_R = sorted_RV.gather(-1, last_R1).squeeze(-1).masked_fill(top_k == 0, 0.0)
     kept_RV = sorted_RV.where(sorted_RV >= floor_R.unsqueeze(-1), 0.0)
     before_RV = kept_RV.cumsum(-1) - kept_RV  # probability of everything more probable
-    size_R = (before_RV < (choices.top_p * kept_RV.sum(-1)).unsqueeze(-1)).sum(-1).clamp(min=1)
+    size_R = (before_RV < (top_p * kept_RV.sum(-1)).unsqueeze(-1)).sum(-1).clamp(min=1)
     nucleus_R = kept_RV.gather(-1, size_R.unsqueeze(-1) - 1).squeeze(-1)
-    nucleus_R = nucleus_R.masked_fill(choices.top_p >= 1, 0.0)  # exactly everything, whatever other rows ask for
-    floor_R = torch.maximum(torch.maximum(floor_R, nucleus_R), choices.min_p * sorted_RV[:, 0])
+    nucleus_R = nucleus_R.masked_fill(top_p >= 1, 0.0)  # exactly everything, whatever other rows ask for
+    floor_R = torch.maximum(torch.maximum(floor_R, nucleus_R), min_p * sorted_RV[:, 0])
     return torch.where(probs_RV >= floor_R.unsqueeze(-1), probs_RV, 0.0)
 
 

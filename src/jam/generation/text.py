@@ -30,7 +30,7 @@ class TextRun:
 
     Attributes:
         ids: all ids of the run.
-        text: what `ids` say, up to the last whole character.
+        text: what `ids` say, as far as they were read and up to the last whole character.
         prior_length: characters of `text` that are not new.
         sentence: (number of ids, characters of `text`) up to the last sentence end behind `prior`; None: there is none.
     """
@@ -41,22 +41,27 @@ class TextRun:
         self.text = decode(self.ids) if prior else ""
         self.prior_length = len(self.text)
         self.sentence: tuple[int, int] | None = None
-        self._read = len(self.ids)  # ids before it are in `text`
+        self._read = self._seen = len(self.ids)  # ids before it are in `text`, and have been looked at
         self._first = max(0, self._read - _COMPANY)
         self._candidate: tuple[int, int] | None = None
 
     def add(self, token: int) -> None:
-        """Take the next id; `text` grows by what it says, unless it ends within a character."""
+        """Take the next id, to be read when it is asked for."""
         self.ids.append(token)
-        known = self.decode(self.ids[self._first : self._read])
-        window = self.decode(self.ids[self._first :])
-        if window.endswith(_UNKNOWN) or not window.startswith(known):
-            return
-        self._grow(window[len(known) :])
-        self._first, self._read = self._read, len(self.ids)
+
+    def read(self) -> None:
+        """Let `text` grow by what the new ids say, each that does not end within a character."""
+        while self._seen < len(self.ids):
+            self._seen += 1
+            known = self.decode(self.ids[self._first : self._read])
+            window = self.decode(self.ids[self._first : self._seen])
+            if not window.endswith(_UNKNOWN) and window.startswith(known):
+                self._grow(window[len(known) :])
+                self._first, self._read = self._read, self._seen
 
     def close(self) -> None:
         """No more ids come: half a character is shown as the decoder shows it."""
+        self.read()
         if self._read < len(self.ids):
             whole = self.decode(self.ids)
             if whole.startswith(self.text):
@@ -68,10 +73,12 @@ class TextRun:
     @property
     def at_sentence_end(self) -> bool:
         """Whether the run, as far as it is written, ends with a sentence."""
+        self.read()
         return self._read == len(self.ids) and ends_sentence(self.text)
 
     def last_sentence(self) -> tuple[int, int] | None:
         """`sentence`, or the very end of the run if a sentence seems to end there."""
+        self.read()
         return self._candidate or self.sentence
 
     def _grow(self, piece: str) -> None:
@@ -80,7 +87,7 @@ class TextRun:
         if piece:
             self._candidate = None
         self.text += piece
-        here = len(self.ids), len(self.text)
+        here = self._seen, len(self.text)
         if len(self.text) <= self.prior_length:
             return
         if _SURELY.search(self.text[-_TAIL:]):

@@ -94,6 +94,8 @@ class SingleStream(JointBase, nn.Module):
         pieces = {}
         if possible - {State.IMAGE, State.IMAGE_SPAN}:
             pieces[0] = take(slice(0, rows.text_size))
+            if rows.eos_row is not None:
+                pieces[vocabulary.eos_id] = take(slice(rows.eos_row, rows.eos_row + 1))
         if rows.has_images and any(State(state).is_image for state in possible):
             head = self.tower.image_head
             pieces[vocabulary.image_start] = take(self.joint.codes) if head is None else head(hidden_NH)
