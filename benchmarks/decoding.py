@@ -1,11 +1,11 @@
-"""Decoding against the memory bandwidth and `transformers.generate`: tokens per second of text, and what guidance costs.
+"""Decoding against the memory's bandwidth and `transformers.generate`: seconds a token, what rows and guidance cost.
 
 python benchmarks/decoding.py [--threads 2] [--tokens 48] [--int8] [--compile]
 python benchmarks/decoding.py --device cuda --size paper --compile
 
-Random weights, greedy. The floor is the time to read the weights that a token needs at the best of five `sum` over 1 GB.
-`transformers` runs the same models, before their linear layers are changed, with its static cache: the cross model
-through a subclass that shows it as a plain causal model, and a Llama.
+Random weights, greedy. The floor is the time to read the weights that a token needs, at the speed of a sum
+over 1 GB (best of five). `transformers` runs the same models, before their linear layers are changed, with its
+static cache: a Llama, and the cross model through a subclass that shows it as a plain causal model.
 """
 
 from __future__ import annotations
@@ -147,8 +147,7 @@ def write(model: Any, tokens: int, rows: int, image: bool = False, scale: float 
         while not all(len(row.new_ids) > 3 for row in running):
             engine.step()  # reads the prompt, allocates, compiles
         before = sum(len(row.new_ids) for row in running)
-        device = str(model.device.type)
-        seconds = clocked(lambda: [engine.step() for _ in range(tokens)], device)
+        seconds = clocked(lambda run=engine.step: [run() for _ in range(tokens)], model.device.type)
         assert sum(len(row.new_ids) for row in running) == before + rows * tokens, "a document ended early"
         best = min(best, seconds / tokens)
     return best
@@ -167,7 +166,7 @@ def generate(model: Any, tokens: int, state: State, scale: float) -> float:
 
     def run(count: int) -> float:
         more = {"max_new_tokens": count, "min_new_tokens": count}
-        return clocked(lambda: shown.generate(ids, **choices, **more), str(model.device.type))
+        return clocked(lambda: shown.generate(ids, **choices, **more), model.device.type)
 
     run(2)
     seconds = min(run(tokens + 1) for _ in range(ROUNDS)) - min(run(1) for _ in range(ROUNDS))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import families
 import family_pairs
 import joint_models
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,7 +59,9 @@ def plain(model: Any, ids: Tensor, states: Tensor) -> Tensor:
         return log_probs(model, model.logits(model.hidden(ids[None]), states[None])[0].float(), states)
 
 
-def assert_steps_equal_forward(model: Any, expected: list[Tensor], ids: list[Tensor], states: list[Tensor], fixed: bool):
+def assert_steps_equal_forward(
+    model: Any, expected: list[Tensor], ids: list[Tensor], states: list[Tensor], fixed: bool
+):
     """Rows of unequal lengths; some pause, and slots 0 and 4 are nobody's."""
     slots = [3, 1, 2]
     writer = Decoder(model, 5, LENGTH, fixed=fixed)
@@ -186,6 +190,13 @@ def test_int8(name: str) -> None:
     states = [torch.full((LENGTH,), State.TEXT.value)] * 3
     expected = [plain(model, *row) for row in zip(ids, states, strict=True)]
     assert_steps_equal_forward(model, expected, ids, states, fixed=False)
+
+
+def test_an_int8_model_is_not_saved(tmp_path: Path) -> None:
+    model = tiny.model(tmp_path / "model")
+    quantize(model.joint)
+    with pytest.raises(ValueError, match="load .* without int8"):
+        model.save(tmp_path)
 
 
 @pytest.mark.slow

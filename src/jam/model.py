@@ -33,7 +33,7 @@ from jam.generation import (
 )
 from jam.generation.engine import SLOTS
 from jam.grammar import Grammar
-from jam.models import CrossConfig, CrossForCausalLM, SingleStream
+from jam.models import CrossConfig, CrossForCausalLM, SingleStream, compile_layers, is_quantized, quantize
 from jam.models.towers import family_of
 from jam.vocabulary import ParentRows, Vocabulary
 
@@ -173,8 +173,10 @@ class Model:
         """Write a whole model folder into the existing folder `folder`.
 
         Raises:
-            ValueError: the image tokenizer, which is copied as it is, is gone.
+            ValueError: the image tokenizer, which is copied as it is, is gone, or the weights are int8.
         """
+        if is_quantized(self.joint):
+            raise ValueError(f"int8 weights are for generating; load {self.folder} without int8 to save the model")
         folder, image_tokenizer = Path(folder), self.image_tokenizer_folder()
         self.joint.save_pretrained(folder)
         self.codec.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
@@ -207,13 +209,21 @@ class Model:
                 value.copy_(reader.read(name))
 
 
-def load(folder: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None) -> Model:
+def load(
+    folder: str | Path,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    int8: bool = False,
+    compiled: bool = False,
+) -> Model:
     """Load a folder that `jam fuse` or `jam train` wrote.
 
     Args:
         folder: the model folder.
         device: default: the GPU if there is one, else the CPU.
         dtype: "float32", "bfloat16" or "float16"; default: float32 on the CPU, else as stored.
+        int8: keep the layers' weights as int8 with a scale per output, for generating only (`models.quantize`).
+        compiled: compile the layers (`models.compile_layers`): a minute or two, for many documents.
 
     Raises:
         ValueError: it is no model folder of jam, tensors are missing or extra, or they do not fit into memory.
@@ -228,6 +238,10 @@ def load(folder: str | Path, device: str | None = None, dtype: str | torch.dtype
         if manifest.rows is None or manifest.image_grid is None:
             raise ValueError(f"{folder}/manifest.json does not say the rows of this model; fuse the parents again")
         joint = SingleStream(network, codec.vocabulary, manifest.image_grid, ParentRows(**manifest.rows))  # type: ignore[arg-type]
+    if int8:
+        quantize(joint)
+    if compiled:
+        compile_layers(joint)
     return Model(folder, joint.eval(), codec, manifest, read_settings(folder))
 
 

@@ -65,6 +65,12 @@ def add_placement(parser: Parser, dtype: bool = True) -> None:
         )
 
 
+def add_speed(parser: Parser) -> None:
+    """``--int8`` and ``--compile``, wherever a model is loaded to generate."""
+    parser.add_argument("--int8", action="store_true", help="a quarter of the memory of float32 for layers; inexact")
+    parser.add_argument("--compile", action="store_true", help="compile the layers first, for many documents")
+
+
 def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = False) -> Namespace:
     """Parse; with `recipe` the first argument may be a YAML file whose keys are options.
 

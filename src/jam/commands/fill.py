@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.commands.arguments import Parser, add_placement, make_parser
+from jam.commands.arguments import Parser, add_placement, add_speed, make_parser
 from jam.commands.generate import check_page, show
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
@@ -32,6 +32,7 @@ def parser() -> Parser:
     made.add_argument("--out", type=Path | None, default=None, help=page)
     add_settings(made, leave_out=("stop", "min_images", "max_images"))
     add_placement(made)
+    add_speed(made)
     return made
 
 
@@ -51,7 +52,7 @@ def run(settings: Namespace) -> None:
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)
     documents = read(settings.documents)
-    model = load(settings.model, settings.device, settings.dtype)
+    model = load(settings.model, settings.device, settings.dtype, settings.int8, settings.compile)
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("filling", total=sum(len(document.gaps) for document in documents), figures="")
 

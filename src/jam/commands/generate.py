@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.commands.arguments import Parser, add_placement, make_parser
+from jam.commands.arguments import Parser, add_placement, add_speed, make_parser
 from jam.commands.files import require_folder_of
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
@@ -33,6 +33,7 @@ def parser() -> Parser:
     made.add_argument("--begin", type=str, default="", help="a text that every answer begins with")
     add_settings(made)
     add_placement(made)
+    add_speed(made)
     return made
 
 
@@ -42,7 +43,7 @@ def run(settings: Namespace) -> None:
         check_page(settings.out)
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)  # a mistake is named before the model is loaded
-    model = load(settings.model, settings.device, settings.dtype)
+    model = load(settings.model, settings.device, settings.dtype, settings.int8, settings.compile)
     if model.manifest.stage == "fused":
         console.print(
             f"note: {settings.model} was fused and never aligned: it writes no <break>, so it begins no picture; "

@@ -10,6 +10,7 @@ Shapes: S streams of one forward, T new ids of a stream, H hidden, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from jam.generation.fixed import FixedStep
 from jam.grammar import State
-from jam.models import JointModel
+from jam.models import JointModel, is_compiled
 from jam.models.streaming import stream
 
 
@@ -36,14 +37,16 @@ class Decoder:
         self.slots, self.length = slots, length
         self.cache = model.new_cache(slots, length)
         self.lengths = [0] * slots  # ids that each slot has read
-        stream(model)
+        stream(model)  # type: ignore[arg-type]
+        self.compiled = is_compiled(model)  # type: ignore[arg-type]
         fixed = model.device.type == "cuda" if fixed is None else fixed
         self.step = FixedStep(model, self.cache) if fixed else None
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Read ids into slots, each at most once, behind what they hold."""
-        with torch.compiler.set_stance("force_eager"):  # whose length is never the same
+        # Prompts are never of one length: compiled layers would be compiled again and again.
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
             self._read(slots, ids)
 
     @torch.inference_mode()

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from jam.grammar import Grammar
 from jam.models.cache import RowCache
-from jam.models.compiled import compile_layers
+from jam.models.compiled import compile_layers, is_compiled
 from jam.models.cross import CrossForCausalLM
 from jam.models.cross_config import CrossConfig
-from jam.models.quantize import quantize
+from jam.models.quantize import is_quantized, quantize
 from jam.models.single import SingleStream
 from jam.models.towers import JointTower, Tower
 from jam.vocabulary import Vocabulary
@@ -56,5 +56,7 @@ __all__ = [
     "SingleStream",
     "Tower",
     "compile_layers",
+    "is_compiled",
+    "is_quantized",
     "quantize",
 ]

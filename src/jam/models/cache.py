@@ -105,6 +105,7 @@ class RowCache(Cache):
 
     def _stores(self) -> Iterator[Tensor]:
         for layer in self.layers:
+            assert isinstance(layer, RowCacheLayer)
             if layer.is_initialized:
                 assert layer.keys is not None and layer.values is not None
                 yield from (layer.keys, layer.values)

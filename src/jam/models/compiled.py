@@ -26,3 +26,7 @@ def compile_layers(model: nn.Module, **options: Any) -> None:
         elif isinstance(module, Tower):
             for layer in module.layers:
                 layer.compile(**options)
+
+
+def is_compiled(model: nn.Module) -> bool:
+    return any(module._compiled_call_impl is not None for module in model.modules())

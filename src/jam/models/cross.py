@@ -157,7 +157,8 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
                 image = self.image_tower.layer(depth, image, image_context)
             if depth in exchanges:
                 to_text, to_image = self.to_text[exchanges[depth]], self.to_image[exchanges[depth]]
-                caches = of_layer(cache, to_text.layer_idx), of_layer(cache, to_image.layer_idx)
+                place = text_depth + image_depth + 2 * exchanges[depth]
+                caches = of_layer(cache, place), of_layer(cache, place + 1)
                 text, image = (  # both from the states before the exchange
                     to_text(text, image, attention_mask, text_rotary if both_rotary else None, caches[0]),
                     to_image(image, text, attention_mask, image_rotary if both_rotary else None, caches[1]),

@@ -23,3 +23,7 @@ def quantize(model: nn.Module) -> int:
                 setattr(parent, name, Int8Linear(layer))
                 replaced += 1
     return replaced
+
+
+def is_quantized(model: nn.Module) -> bool:
+    return any(isinstance(layer, Int8Linear) for layer in model.modules())

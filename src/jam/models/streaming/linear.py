@@ -49,12 +49,18 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def stream(model: nn.Module) -> bool:
-    """Let the model's linear layers use the kernel, if it is large, on the CPU, and there is one; whether they do."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    weights = [layer.weight for layer in layers]
-    fits = all(weight.device.type == "cpu" and weight.dtype in DTYPES for weight in weights)
-    if not fits or sum(weight.nbytes for weight in weights) < LARGE or not load_kernel():
+    """Prepare a large model for decoding; whether that was done.
+
+    On the CPU its linear layers use the kernel, if there is one for their type. A head whose class says so multiplies
+    only the rows that are asked for, on a GPU too.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | Int8Linear)]
+    if sum(layer.weight.nbytes for layer in layers) < LARGE:
         return False
-    for layer in layers:
+    plain = [layer for layer in layers if type(layer).forward is nn.Linear.forward]
+    on_cpu = [layer.weight.dtype in DTYPES for layer in plain if layer.weight.device.type == "cpu"]
+    if on_cpu and not (all(on_cpu) and load_kernel()):
+        return False
+    for layer in plain:
         layer.__class__ = StreamedLinear
     return True
