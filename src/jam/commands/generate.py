@@ -28,7 +28,7 @@ def parser() -> Parser:
     page = "page to write or replace: .html or .md; default: text on stdout"
     made.add_argument("--out", type=Path | None, default=None, help=page)
     for field in fields(GenerationSettings):
-        kind = {"max_images": int, "max_new_tokens": int, "seed": int}.get(field.name, float)
+        kind = KINDS.get(field.name, float)
         made.add_argument(
             f"--{field.name}", type=kind | None, default=None, help=f"{HELP[field.name]}; default: the model's"
         )
@@ -36,6 +36,7 @@ def parser() -> Parser:
     return made
 
 
+KINDS = {"max_images": int, "max_new_tokens": int, "seed": int, "image_grid": tuple[int, int]}
 HELP = {
     "max_new_tokens": "most tokens to write; a picture that would not fit whole is not begun",
     "max_images": "most pictures to draw",
@@ -44,6 +45,7 @@ HELP = {
     "image_temperature": "temperature of image tokens",
     "image_top_p": "top-p of image tokens",
     "guidance_scale": "classifier-free guidance on image tokens; 1 is none",
+    "image_grid": "tokens of a picture as [height,width], where documents say a picture's size",
     "seed": "the same seed gives the same document",
 }
 
@@ -60,7 +62,7 @@ def run(settings: Namespace) -> None:
         for field in fields(GenerationSettings)
         if (value := getattr(settings, field.name)) is not None
     }
-    if model.manifest.stage == "fused":
+    if model.manifest.stage == "fused" and model.codec.vocabulary.layout is None:
         console.print(
             f"note: {settings.model} was fused and never aligned: it writes no <break>, so it begins no picture; "
             "align it with `jam train recipes/align.yaml`",

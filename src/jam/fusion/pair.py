@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jam.fusion.documents import find_layout
 from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_text_image_ids
 from jam.fusion.parents import Parent, require_same_tokenizer
 from jam.vocabulary import DEFAULT_SENTINELS, ParentRows, Vocabulary
@@ -108,6 +109,7 @@ def join(
     image_codes: int | None = None,
     image_start: int | None = None,
     sentinels: int | None = None,
+    layout: str = "family",
     dtype: torch.dtype | None = None,
     plan_only: bool = False,
 ) -> Pair:
@@ -121,6 +123,7 @@ def join(
         image_codes: number of image codes, when there is no image tokenizer to tell.
         image_start: the image parent's row of image code 0, when there is no manifest to tell.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
+        layout: of documents (see `find_layout`).
         dtype: data type of the result; default: the parents', the wider of two.
         plan_only: guess from the configs what is not known, and note it, instead of refusing.
 
@@ -140,12 +143,15 @@ def join(
     if sentinels is None:
         sentinels = next((vocabulary["sentinels"] for vocabulary in known), DEFAULT_SENTINELS)
     named = find_text_image_ids(text, image, text_rows, image_rows)
-    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named)
+    frames = find_layout(text, image, image_rows.text_size > 0, layout, plan_only, notes) if image_size else None
+    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named, frames)
     for values in known:
         _require_same_text(values, vocabulary)
     grid = _image_grid(image, image_tokenizer)
     if grid is None and not plan_only:
         raise ValueError("how many tokens an image has is not known; give the image tokenizer with --image-tokenizer")
+    if frames is not None and grid is not None:
+        frames.write_opening(grid)  # refuses a size that it cannot write
     for parent in (text, image):
         if len(parent.dtypes) > 1 and dtype is None:
             _mixed_dtypes(parent, plan_only, notes)

@@ -106,10 +106,10 @@ class Engine:
         return hidden_STH[batch_S, counts_S[batch_S] - 1]
 
     def _offered(self, rows: list[Row], states_R: Tensor) -> Tensor:
-        """What may be sampled, bool [R, V]: the grammar, without `<break>` where no further picture may begin."""
+        """What may be sampled, bool [R, V]: the grammar, without what begins a picture where no further picture may begin."""
         offered_RV = self.offered[states_R]
         closed = [index for index, row in enumerate(rows) if not row.may_break]
-        offered_RV[closed, self.vocabulary.break_id] = False
+        offered_RV[closed, self.vocabulary.open_id] = False
         return offered_RV
 
     def _sample(self, rows: list[Row], logits_RV: Tensor) -> Tensor:
@@ -137,7 +137,10 @@ class Engine:
     def _open_cache(self, rows: list[Row]) -> RowCache:
         """A cache for these rows; the unconditional streams have read their prefix, which serves all their pictures."""
         unconditional = [row.unconditional for row in rows if row.unconditional is not None]
-        longest = max(len(row.prompt) + row.budget for row in rows)  # a document outgrows `</s> <sentinel:0> picture`
+        longest = max(len(row.prompt) + row.budget for row in rows)
+        for row in rows:
+            if row.unconditional is not None:
+                longest = max(longest, len(self.prefix) + row.cursor.image_length)
         cache = self.model.new_cache(len(rows) + len(unconditional), longest)
         if unconditional:
             self._read([Stream(stream.slot, list(self.prefix)) for stream in unconditional], cache)

@@ -20,6 +20,8 @@ class GenerationSettings:
         image_temperature: temperature of image tokens (None: as text).
         image_top_p: top-p of image tokens (None: as text).
         guidance_scale: alpha of classifier-free guidance on image tokens; 1 is no guidance and costs nothing.
+        image_grid: tokens of a picture as (height, width), where the model's documents say a picture's size (None: its
+            usual size).
         seed: the same seed gives the same document, whatever else is in the batch.
     """
 
@@ -30,6 +32,7 @@ class GenerationSettings:
     image_temperature: float | None = None
     image_top_p: float | None = None
     guidance_scale: float = 1.0
+    image_grid: tuple[int, int] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -37,6 +40,10 @@ class GenerationSettings:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
         if self.max_images is not None and self.max_images < 0:
             raise ValueError(f"max_images is {self.max_images}; it must be 0 or more, or None for no limit")
+        if self.image_grid is not None:
+            object.__setattr__(self, "image_grid", tuple(self.image_grid))
+            if len(self.image_grid) != 2 or min(self.image_grid) < 1:
+                raise ValueError(f"image_grid is {list(self.image_grid)}; it must be a height and a width in tokens")
         for name in ("temperature", "image_temperature"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
