@@ -4,8 +4,8 @@ Joint ids are laid out as ``[text | image | <break> <eoss> <sentinel:0> ... ]``.
 ``</s>``, which begins and ends a document, is a text id of the tokenizer (docs/method.md, section 3). A tokenizer may
 name image codes itself, as Chameleon's does: those text ids are never used, since codes have their own range.
 
-With a family's layout (`jam.layout`) text ids frame the pictures, ``<break>`` is never used, and a document begins with the
-family's own token.
+With a family's layout (`jam.layout`) text ids frame the pictures, ``<break>`` is never used, and a document begins
+with the family's own token.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 ``</s> text <break> image <break> text ... </s>``; `<break>` toggles the modality, so an image that begins a document or
 follows another image stands behind an empty text. Turns of a conversation are joined by a newline at the end of each
-turn but the last; of a conversation the last answer is learnt, and everything before it is its question. A family's layout
-(`jam.layout`) frames pictures and questions in its own tokens instead.
+turn but the last; of a conversation the last answer is learnt, and everything before it is its question. A family's
+layout (`jam.layout`) frames pictures and questions in its own tokens instead.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ import math
 def fitted(size: tuple[int, int], factor: int, area: tuple[int, int]) -> tuple[int, int]:
     """(height, width) in pixels near `size` (height, width), by the rule of Emu3's image processor.
 
-    Sides are multiples of `factor`; a picture with more pixels than `area` allows is made smaller, one with fewer larger,
-    with the ratio of its sides as far as the factor lets it.
+    Sides are multiples of `factor`; a picture with more pixels than `area` allows is made smaller, one with fewer
+    larger, with the ratio of its sides as far as the factor lets it.
 
     Raises:
         ValueError: a side is more than 200 times the other one.

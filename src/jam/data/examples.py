@@ -50,8 +50,9 @@ def make_example(
     """Mask one document and make its labels.
 
     The question (ids before `answer_start`) has weight 0, and so has what is no fact about documents: the sentinels
-    that open relocated spans (the grammar forces them), frames of images behind their first token, the ``</s>`` where a masked piece was closed early, because
-    it goes on elsewhere, and what stands behind a cut. `limit`: the most positions the example may have.
+    that open relocated spans (the grammar forces them), frames of images behind their first token, the ``</s>`` where a
+    masked piece was closed early, because it goes on elsewhere, and what stands behind a cut. `limit`: the most
+    positions the example may have.
     """
     vocabulary = grammar.vocabulary
     ids, start = encoded.ids, encoded.answer_start

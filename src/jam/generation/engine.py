@@ -106,7 +106,7 @@ class Engine:
         return hidden_STH[batch_S, counts_S[batch_S] - 1]
 
     def _offered(self, rows: list[Row], states_R: Tensor) -> Tensor:
-        """What may be sampled, bool [R, V]: the grammar, without what begins a picture where no further picture may begin."""
+        """What may be sampled, bool [R, V]: the grammar, without what begins a picture where none may begin."""
         offered_RV = self.offered[states_R]
         closed = [index for index, row in enumerate(rows) if not row.may_break]
         offered_RV[closed, self.vocabulary.open_id] = False

@@ -9,4 +9,4 @@ from jam.layout.frames import CODE, Frame, Grid, ImageLayout, Piece
 from jam.layout.named import NamedLayout
 from jam.layout.reader import PictureReader
 
-__all__ = ["CODE", "Frame", "Grid", "ImageLayout", "NamedLayout", "Piece", "PictureReader"]
+__all__ = ["CODE", "Frame", "Grid", "ImageLayout", "NamedLayout", "PictureReader", "Piece"]

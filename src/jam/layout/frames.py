@@ -99,8 +99,8 @@ class ImageLayout:
             if rest or number < 1 or not (self.decimal or number < len(self.numerals)):
                 limit = "" if self.decimal else f" up to {self.unit * (len(self.numerals) - 1)}"
                 raise ValueError(
-                    f"a picture of {grid[0]} x {grid[1]} codes cannot be written in the layout {self.name!r}: its sides "
-                    f"are multiples of {self.unit}{limit}"
+                    f"a picture of {grid[0]} x {grid[1]} codes cannot be written in the layout {self.name!r}: its "
+                    f"sides are multiples of {self.unit}{limit}"
                 )
             ids += [self.numerals[int(digit)] for digit in str(number)] if self.decimal else [self.numerals[number]]
         return ids
@@ -183,7 +183,7 @@ class ImageLayout:
 
 
 class Frame(NamedTuple):
-    """Where a picture stands: its opening from `start`, codes from `first` to `last`, its closing from `close` to `end`.
+    """Where a picture stands: opening from `start`, codes from `first` to `last`, closing from `close` to `end`.
 
     Codes are without the row end behind the last row; the grid is None where the opening says none.
     """

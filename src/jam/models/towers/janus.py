@@ -25,7 +25,7 @@ JANUS = NamedLayout(
     opening="<begin_of_image>",
     closing="<end_of_image>",
     question=("<|User|>: ", "\n\n<|Assistant|>:"),
-    unconditional="<｜▁pad▁｜>" * 16,
+    unconditional="<\uff5c\u2581pad\u2581\uff5c>" * 16,
 )
 
 

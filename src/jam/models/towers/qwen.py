@@ -12,8 +12,8 @@ SIMPLEAR = NamedLayout(
     opening="<|soi|>",
     closing="<|eoi|>",
     question=("<|t2i|>", ""),
-    unconditional="<|t2i|>An image of aerial view, overexposed, low quality, deformation, a poor composition, bad hands, "
-    "bad teeth, bad eyes, bad limbs, distortion",
+    unconditional="<|t2i|>An image of aerial view, overexposed, low quality, deformation, a poor composition, "
+    "bad hands, bad teeth, bad eyes, bad limbs, distortion",
 )
 
 
