@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import tiny
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from jam.codec import Codec, ImageTokenizer
@@ -51,12 +52,15 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 @cache
 def tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with the special tokens of a family; `</s>` is id 0. Tokenizers of BOS add it themselves."""
+    """A byte-level BPE with the special tokens of a family; `</s>` is id 0. Those with a BOS add it themselves."""
     made = tiny.text_tokenizer()
     special = SPECIAL[family]
     roles = {role: special[role] for role in ("bos_token", "sep_token", "pad_token") if role in special}
     names = [name for name in [*roles.values(), *special["names"]] if name is not None]
     made.add_special_tokens({"additional_special_tokens": names})
+    if (begin := special.get("bos_token")) is not None and family != "emu3":  # whose processor does it instead
+        ids = [(begin, made.convert_tokens_to_ids(begin))]
+        made.backend_tokenizer.post_processor = TemplateProcessing(f"{begin} $A", special_tokens=ids)
     return PreTrainedTokenizerFast(
         tokenizer_object=made.backend_tokenizer,
         eos_token="</s>",
