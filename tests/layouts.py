@@ -50,13 +50,25 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }
 
 
+NAMED = dict.fromkeys(("chameleon", "lumina-mgpt"), "IMGIMG{0}Z") | {"emu3": "<|visual token {1:06d}|>"}
+
+
+def _letters(code: int) -> str:
+    return str(code).translate(str.maketrans("0123456789", "ABCDEFGHIJ"))
+
+
 @cache
-def tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with the special tokens of a family; `</s>` is id 0. Those with a BOS add it themselves."""
+def tokenizer(family: str, codes: int = 0) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with the special tokens of a family; `</s>` is id 0. Those with a BOS add it themselves.
+
+    Args:
+        codes: so many image codes have names among the special tokens.
+    """
     made = tiny.text_tokenizer()
     special = SPECIAL[family]
     roles = {role: special[role] for role in ("bos_token", "sep_token", "pad_token") if role in special}
-    names = [name for name in [*roles.values(), *special["names"]] if name is not None]
+    code_names = [NAMED.get(family, "{}").format(_letters(code), code) for code in range(codes)]
+    names = [*roles.values(), *special["names"], *code_names]
     made.add_special_tokens({"additional_special_tokens": names})
     if (begin := special.get("bos_token")) is not None and family != "emu3":  # whose processor does it instead
         ids = [(begin, made.convert_tokens_to_ids(begin))]
