@@ -15,7 +15,6 @@ from jam.data import PLAIN, Objective, make_example, split
 from jam.documents import Document, Image, Message, Text, parse_document, to_record
 from jam.grammar import Cursor, Grammar, State
 from jam.layout import ImageLayout
-from jam.models.cross import target_states
 from jam.vocabulary import Vocabulary
 
 FAMILIES = list(layouts.LAYOUTS)

@@ -155,9 +155,7 @@ def test_every_picture_is_whole_and_framed(family: str, pairs: dict[str, Path]) 
     prompts = [model.codec.encode_prompt(prompt) for prompt in ("draw it", Document([Text("a house")]), beginning)]
     room = 2 * v.layout.length((height, width)) + 4
     chosen = GenerationSettings(max_images=2, max_new_tokens=room, guidance_scale=2.0)
-    for number, (prompt, one) in enumerate(
-        zip(prompts, Engine(model.joint).run(prompts, [chosen] * 3), strict=True)
-    ):
+    for number, (prompt, one) in enumerate(zip(prompts, Engine(model.joint).run(prompts, [chosen] * 3), strict=True)):
         whole = [*prompt, *one.new_ids]
         frames = v.layout.frames(whole)
         assert one.images == 2 and len(frames) == 2 + (number == 2)
@@ -256,9 +254,13 @@ def test_the_layout_is_chosen(pairs: dict[str, Path], tmp_path: Path) -> None:
     assert run(home, plan=True, layout="paper").vocabulary.layout is None
     plan = run(home, plan=True)
     assert plan.vocabulary.layout is not None and plan.to_json()["vocabulary"]["layout"]["name"] == "chameleon"
-    with pytest.raises(ValueError, match=r"--layout emu: the image parent, a chameleon, has no such one; family, paper"):
+    with pytest.raises(
+        ValueError, match=r"--layout emu: the image parent, a chameleon, has no such one; family, paper"
+    ):
         run(home, plan=True, layout="emu")
-    with pytest.raises(ValueError, match=r"lumina-mgpt cannot be written, .* no <reserved08799>, .*take --layout paper"):
+    with pytest.raises(
+        ValueError, match=r"lumina-mgpt cannot be written, .* no <reserved08799>, .*take --layout paper"
+    ):
         run(home, plan=True, layout="lumina-mgpt")
     torch.manual_seed(0)
     save_pair("simplear", tmp_path)

@@ -1,4 +1,4 @@
-"""Where `transformers` has a family's processor, our prompts have its ids; codes stand where it puts its placeholder."""
+"""Where `transformers` has a family's processor, prompts have its ids; codes stand where it puts its placeholder."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Span = tuple[int, int]  # half open
 
 
 def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list[Span]:
-    """Texts and images, without ``<break>`` and frames, from `start` to the closing ``</s>`` (an open piece: its end)."""
+    """Texts and images, without ``<break>`` and frames, from `start` to the closing ``</s>`` (or an open end)."""
     stop = len(ids) - (ids[-1] == vocabulary.eos_id and len(ids) > start)
     if vocabulary.layout is not None:
         return _framed(ids, vocabulary.layout, start, stop, whole=False)
