@@ -34,7 +34,7 @@ from jam.checkpoints import Manifest
 from jam.cli import main
 from jam.codec import describe_image_tokenizer
 from jam.codec.chameleon_vqgan import ChameleonVQGAN, ChameleonVQGANConfig
-from jam.documents import Document, Image, Text
+from jam.documents import Document, Image, Text, write_documents
 from jam.fusion import FusionPlan, fuse
 from jam.generation import Engine, GenerationSettings
 from jam.generation.guidance import guide
@@ -141,9 +141,19 @@ def test_the_layout_is_kept(family: str, pairs: dict[str, Path], tmp_path: Path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_is_lost(family: str, pairs: dict[str, Path], capsys: Any) -> None:
+def test_nothing_is_lost(family: str, pairs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    """Texts, pictures in their frames and texts behind pictures; where documents say sizes, of two sizes."""
+    height, width = GRIDS.get(family, (2, 2))
+    pictures = [Image(codes=[number % 8 for number in range(height * width)])]
+    if family in ("emu3", "lumina-mgpt"):
+        pictures.append(Image(codes=list(range(8)), grid=(2, 4)))
+    parts = [part for picture in pictures for part in (Text("a red house"), picture)]
+    documents = tmp_path / "documents.jsonl"
+    write_documents(documents, [Document([*parts, Text("draw it")]), Document([Text("How do I draw it?")])])
     tolerance = ["--tolerance", "1e-5"] if family == "janus" else []  # its rows are made in another order of sums
-    assert main(["verify", str(pairs[family]), "--device", "cpu", *tolerance]) == 0, capsys.readouterr()
+    words = ["verify", pairs[family], "--documents", documents, "--device", "cpu", *tolerance]
+    assert main([str(word) for word in words]) == 0, capsys.readouterr()
+    assert "behind pictures" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("family", FAMILIES)
