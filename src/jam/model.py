@@ -247,7 +247,7 @@ def load_codec(folder: str | Path, device: str | None = None) -> Codec:
     images = folder / IMAGE_TOKENIZER_FOLDER
     return Codec(
         vocabulary,
-        Grammar(vocabulary, manifest.image_grid[0] * manifest.image_grid[1]),
+        Grammar(vocabulary, manifest.image_grid[0] * manifest.image_grid[1], manifest.image_grid[1]),
         load_tokenizer(folder),
         load_image_tokenizer(images, device) if images.is_dir() else None,
     )

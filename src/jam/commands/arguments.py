@@ -186,5 +186,7 @@ def _kind(hint: Any) -> str:
         return f"{', '.join(others)} or {last}" if others else last
     if isinstance(hint, type):
         return KINDS.get(hint, "")
+    if get_origin(hint) is tuple:
+        return f"[{', '.join(_kind(part) for part in get_args(hint))}]"
     kinds = [_kind(part) for part in get_args(hint) if part is not NoneType] if get_origin(hint) is not list else []
     return " or ".join(kinds) if all(kinds) else ""

@@ -43,7 +43,7 @@ def run(settings: Namespace) -> None:
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)  # a mistake is named before the model is loaded
     model = load(settings.model, settings.device, settings.dtype)
-    if model.manifest.stage == "fused":
+    if model.manifest.stage == "fused" and model.codec.vocabulary.layout is None:
         console.print(
             f"note: {settings.model} was fused and never aligned: it writes no <break>, so it begins no picture; "
             "align it with `jam train recipes/align.yaml`",

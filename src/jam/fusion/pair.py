@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jam.fusion.documents import find_layout
 from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_rows_apart, find_text_image_ids
 from jam.fusion.parents import Parent
 from jam.fusion.pieces import Pieces, find_pieces
@@ -130,6 +131,7 @@ def join(
     image_codes: int | None = None,
     image_start: int | None = None,
     sentinels: int | None = None,
+    layout: str = "family",
     dtype: torch.dtype | None = None,
     context: int | None = None,
     plan_only: bool = False,
@@ -144,6 +146,7 @@ def join(
         image_codes: number of image codes, when there is no image tokenizer to tell.
         image_start: the image parent's row of image code 0, when there is no manifest to tell.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
+        layout: of documents (see `find_layout`).
         dtype: data type of the result; default: the parents', the wider of two.
         context: longest sequence; default: that of the parent with the shorter ones.
         plan_only: guess from the configs what is not known, and note it, instead of refusing.
@@ -170,7 +173,8 @@ def join(
     if sentinels is None:
         sentinels = next((vocabulary["sentinels"] for vocabulary in known), DEFAULT_SENTINELS)
     named = find_text_image_ids(text, image, text_rows, image_rows)
-    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named)
+    frames = find_layout(text, image, image_rows.text_size > 0, layout, plan_only, notes) if image_size else None
+    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named, frames)
     for parent in (text,) if apart else (text, image):
         if parent.manifest and parent.manifest.vocabulary:
             _require_same_text(parent.manifest.vocabulary, vocabulary)
@@ -183,6 +187,8 @@ def join(
     grid = _image_grid(image, image_tokenizer)
     if grid is None and not plan_only:
         raise ValueError("how many tokens an image has is not known; give the image tokenizer with --image-tokenizer")
+    if frames is not None and grid is not None:
+        frames.write_opening(grid)  # refuses a size that it cannot write
     room = min(parent.config.max_position_embeddings for parent in (text, image))
     if grid is not None and grid[0] * grid[1] + 2 > room:  # </s> <break> and the picture
         notes.append(

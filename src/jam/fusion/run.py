@@ -52,6 +52,7 @@ def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = No
         image_codes=config.image_codes,
         image_start=config.image_start,
         sentinels=config.sentinels,
+        layout=config.layout,
         dtype=getattr(torch, config.dtype) if config.dtype else None,
         plan_only=config.plan,
     )

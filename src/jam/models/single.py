@@ -40,7 +40,7 @@ class SingleStream(JointBase, nn.Module):
         self.tower = Tower(model)
         self.joint = JointRows(vocabulary, rows)
         self.joint.check(self.tower.embedding.num_embeddings, "the model")
-        self.grammar = Grammar(vocabulary, image_grid[0] * image_grid[1])
+        self.grammar = Grammar(vocabulary, image_grid[0] * image_grid[1], image_grid[1])
 
     @property
     def model(self) -> PreTrainedModel:

@@ -20,6 +20,7 @@ from transformers.models.chameleon.modeling_chameleon import (
     ChameleonSwinDecoderLayer,
 )
 
+from jam.layout import NamedLayout
 from jam.models.towers.base import Rotary
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
@@ -45,8 +46,23 @@ class ChameleonDecoder(ChameleonPreTrainedModel):
         self.post_init()
 
 
+CHAMELEON = NamedLayout(
+    "chameleon", opening="<racm3:break>", closing="<eoss>", question=("", "<reserved08706>")
+)  # Anole's too
+LUMINA_MGPT = NamedLayout(
+    "lumina-mgpt",
+    opening="<racm3:break>{height}{width}",
+    closing="<eoss>",
+    row_end="<reserved08799>",
+    numbers=tuple(f"<reserved{8800 + number:05}>" for number in range(65)),  # of 32 pixels, which are two codes
+    unit=2,
+    question=("", "<reserved08706>"),
+)
+
+
 class ChameleonFamily(LlamaFamily):
     model_class = ChameleonDecoder
+    layouts = (CHAMELEON, LUMINA_MGPT)
 
     def call_layer(
         self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None

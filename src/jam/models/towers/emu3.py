@@ -6,12 +6,25 @@ from typing import ClassVar
 
 from transformers import Emu3ForCausalLM, PretrainedConfig
 
+from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
+
+EMU3 = NamedLayout(
+    "emu3",
+    opening="<|image start|>{height}*{width}<|image token|>",
+    closing="<|extra_201|><|image end|>",
+    row_end="<|extra_200|>",
+    system="You are a helpful assistant. ",
+    question=("USER: ", " ASSISTANT:"),
+    unconditional="lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, cropped, "
+    "worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry.",
+)
 
 
 class Emu3Family(LlamaFamily):
     model_class = Emu3ForCausalLM
+    layouts = (EMU3,)
 
 
 class Emu3Composite(Composite):

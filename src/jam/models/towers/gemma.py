@@ -17,12 +17,22 @@ from transformers import (
     PreTrainedModel,
 )
 
+from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
+
+LIQUID = NamedLayout(
+    "liquid",
+    opening="<boi>",
+    closing="<eoi>",
+    question=("", " Generate an image based on this description."),
+    unconditional="<unconditional>",
+)
 
 
 class GemmaFamily(LlamaFamily):
     model_class: type[PreTrainedModel] = GemmaForCausalLM
+    layouts = (LIQUID,)
 
     def check(self, config: PretrainedConfig) -> None:
         if getattr(config, "use_bidirectional_attention", False):
