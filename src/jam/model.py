@@ -21,7 +21,7 @@ from jam.documents import Document
 from jam.generation import Engine, Generation, GenerationSettings
 from jam.grammar import Grammar
 from jam.models import CrossConfig, CrossForCausalLM, SingleStream
-from jam.models.towers import family_of
+from jam.models.towers import composite_of, decoder_config, family_of
 from jam.vocabulary import ParentRows, Vocabulary
 
 GENERATION_CONFIG = "generation_config.json"
@@ -119,7 +119,7 @@ class Model:
 
     def load_weights(self, folder: str | Path) -> None:
         """Take the weights of another folder of the same model. Raises ValueError if tensors are missing or extra."""
-        network = self.joint.model if isinstance(self.joint, SingleStream) else self.joint
+        network = self.joint.whole if isinstance(self.joint, SingleStream) else self.joint
         reader = CheckpointReader(folder)
         tied = network.all_tied_weights_keys
         own = {name: value for name, value in network.state_dict().items() if name not in tied}
@@ -149,7 +149,9 @@ def load(folder: str | Path, device: str | None = None, dtype: str | torch.dtype
     else:
         if manifest.rows is None or manifest.image_grid is None:
             raise ValueError(f"{folder}/manifest.json does not say the rows of this model; fuse the parents again")
-        joint = SingleStream(network, codec.vocabulary, manifest.image_grid, ParentRows(**manifest.rows))  # type: ignore[arg-type]
+        composite, rows = composite_of(network.config), ParentRows(**manifest.rows)
+        decoder = composite.decoder_of(network) if composite.whole_class else network
+        joint = SingleStream(decoder, codec.vocabulary, manifest.image_grid, rows, network)  # type: ignore[arg-type]
     return Model(folder, joint.eval(), codec, manifest, read_settings(folder))
 
 
@@ -195,8 +197,9 @@ def _load_network(folder: Path, device: str, dtype: str | torch.dtype | None) ->
     options: dict[str, Any] = {"dtype": chosen or "auto", "local_files_only": True}
     network_class: Any = CrossForCausalLM
     if not isinstance(config, CrossConfig):
-        family = family_of(config)
-        network_class, options["attn_implementation"] = family.model_class, family.attention
+        family = family_of(decoder_config(config))
+        network_class = composite_of(config).whole_class or family.model_class
+        options["attn_implementation"] = family.attention
     network, info = network_class.from_pretrained(
         folder, **options, output_loading_info=True, ignore_mismatched_sizes=True
     )

@@ -37,6 +37,7 @@ from jam.fusion import Parent
 from jam.fusion.hub import locate
 from jam.grammar import Grammar
 from jam.models import CrossConfig, JointModel
+from jam.models.towers import decoder_config
 from jam.vocabulary import ParentRows
 
 ROLES = ("text", "image")
@@ -232,10 +233,8 @@ def verify(
     """
     manifest, reader = Manifest.load(folder), CheckpointReader(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    vocabulary = grammar.vocabulary
-    pieces = [
-        piece for document in documents for piece in split(document, config.max_position_embeddings + 1, vocabulary)
-    ]
+    vocabulary, context = grammar.vocabulary, decoder_config(config).max_position_embeddings
+    pieces = [piece for document in documents for piece in split(document, context + 1, vocabulary)]
     samples = _Samples.of(pieces, grammar)
     found = {role: find_parent(folder, manifest, role, (parents or {}).get(role), say) for role in ROLES}
     stored = next(info.dtype for info in reader.infos.values() if info.dtype.is_floating_point)

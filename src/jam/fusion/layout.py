@@ -72,7 +72,7 @@ def find_rows(
     if image.rows is None and image_start is None:
         named = image_rows(image.whole_config, image.tokenizer, image_size, image.vocab_size)
     if named is not None:
-        return _named_rows(text, image_size, named, plan_only)
+        return _named_rows(text, image.vocab_size, image_size, named, plan_only)
     start = _first_row(text, image, image_size, notes) if image_start is None else image_start
     text_rows = _text_rows(text, image, image_size, start, plan_only)
     told = image_start is not None
@@ -120,8 +120,11 @@ def _names(parent: Parent, text_size: int) -> dict[int, int]:
     }
 
 
-def _named_rows(text: Parent, image_size: int, named: Tensor, plan_only: bool) -> tuple[ParentRows, ParentRows]:
-    text_size = _text_size(text, text.vocab_size if plan_only else None)
+def _named_rows(
+    text: Parent, image_table: int, image_size: int, named: Tensor, plan_only: bool
+) -> tuple[ParentRows, ParentRows]:
+    one_size = text.vocab_size == image_table
+    text_size = _text_size(text, text.vocab_size if plan_only or one_size else None)
     own = image_rows(text.whole_config, text.tokenizer, image_size, text.vocab_size)
     text_rows = ParentRows(text_size) if own is None else ParentRows.of_codes(text_size, own.tolist())
     return text.rows or text_rows, ParentRows.of_codes(text_size, named.tolist())
@@ -146,7 +149,7 @@ def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int, p
         return text.rows
     one_vocabulary = image.rows is None and text.vocab_size == image.vocab_size and image_size > 0
     assumed = image_start if one_vocabulary else text.vocab_size
-    text_size = _text_size(text, assumed if plan_only else None)
+    text_size = _text_size(text, assumed if plan_only or one_vocabulary else None)
     return ParentRows(text_size, image_start if one_vocabulary else None)
 
 
@@ -184,8 +187,8 @@ def _text_size(text: Parent, assumed: int | None) -> int:
         return assumed
     if text.tokenizer is None:
         raise ValueError(
-            f"the text parent {text.folder} has no tokenizer, neither in the folder nor in tokenizer/; copy its files "
-            "there"
+            f"the text parent {text.folder} has no tokenizer, neither in the folder nor in tokenizer/, and its table is "
+            "not as long as the image parent's: what its rows mean is not clear; copy the tokenizer's files there"
         )
     text_size = len(text.tokenizer)
     if text_size > text.vocab_size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -128,13 +128,14 @@ def join(
         ValueError: the parents don't fit together, or (unless `plan_only`) do not tell enough.
     """
     notes: list[str] = []
+    text = _with_tokenizer(text, image, plan_only, notes)
     image_size = find_image_size(text, image, image_tokenizer, image_codes, plan_only, notes)
     text_rows, image_rows = find_rows(text, image, image_size, image_start, plan_only, notes)
     if image_rows.text_size == 0:
         notes.append("the image parent has image rows only: it reads text through one learned vector")
     elif text.tokenizer and image.tokenizer:
         require_same_tokenizer(text.tokenizer, image.tokenizer)
-    elif not plan_only:
+    elif text.tokenizer and not plan_only:
         notes.append("the image parent has no tokenizer: that its text ids are the text parent's was not checked")
     known = [parent.manifest.vocabulary for parent in (image, text) if parent.manifest and parent.manifest.vocabulary]
     if sentinels is None:
@@ -151,6 +152,20 @@ def join(
             _mixed_dtypes(parent, plan_only, notes)
     dtype = dtype or torch.promote_types(text.dtype, image.dtype)
     return Pair(text, image, vocabulary, text_rows, image_rows, grid, dtype, notes)
+
+
+def _with_tokenizer(text: Parent, image: Parent, plan_only: bool, notes: list[str]) -> Parent:
+    """The text parent, with the image parent's tokenizer if it has none itself and both tables have one size."""
+    if text.tokenizer or plan_only or text.vocab_size != image.vocab_size:
+        return text
+    if image.tokenizer:
+        notes.append("the text parent has no tokenizer; assumed: the image parent's, since their tables have one size")
+        return replace(text, tokenizer=image.tokenizer)
+    notes.append(
+        "no parent has tokenizer files: that their rows mean the same was not checked; before the result can read or "
+        "write text, copy the files into its folder tokenizer/"
+    )
+    return text
 
 
 def _mixed_dtypes(parent: Parent, plan_only: bool, notes: list[str]) -> None:
@@ -193,6 +208,7 @@ def _eos_id(text: Parent, plan_only: bool) -> int:
         eos_id = eos_id[0]
     if eos_id is None and not plan_only:
         raise ValueError(
-            "the text parent's tokenizer has no eos token, with which documents begin and end; set eos_token"
+            "the text parent's tokenizer (without one: its config.json) names no eos token, with which documents begin and "
+            "end; set eos_token (eos_token_id)"
         )
     return eos_id or 0
