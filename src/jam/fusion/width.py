@@ -4,8 +4,9 @@ Embeddings, positions, norms, biases and the output head are concatenated along 
 becomes ``[[W_text, W_text], [W_image, W_image]]`` (copy) or ``[[W_text, W_avg], [W_image, W_avg]]`` (average).
 Heads lie in the rows of the projections: the first half of them is the text parent's, the second the image parent's.
 
-Gemma multiplies its embeddings by the root of the hidden size, which doubles: the table is divided by sqrt(2), and where
-the head is the same table, the final norm is multiplied by it, so that the logits are those of the parents' own rows.
+Gemma multiplies its embeddings by the root of the hidden size, which doubles: the table is divided by sqrt(2), and
+where the head is the same table, the final norm is multiplied by it, so that the logits are those of the parents' own
+rows.
 """
 
 from __future__ import annotations
