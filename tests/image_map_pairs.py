@@ -67,10 +67,10 @@ def tokenizer(vocabulary: dict[str, int], special: bool = True) -> PreTrainedTok
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
 
 
-def network(family: str, role: str, tied: bool = True) -> Any:
+def network(family: str, role: str, tied: bool = True, **changes: Any) -> Any:
     """`tied`: Emu3's image parent has one table for input and output."""
     names = entries(family)
-    sizes = {"vocab_size": len(names) + PADDING}
+    sizes: dict[str, Any] = {"vocab_size": len(names) + PADDING} | changes
     if family == "chameleon":
         return ChameleonForConditionalGeneration(chameleon(vocabulary_map=names, swin_norm=role == "image", **sizes))
     if family == "emu3":

@@ -188,7 +188,8 @@ def _text_size(text: Parent, assumed: int | None) -> int:
     if text.tokenizer is None:
         raise ValueError(
             f"the text parent {text.folder} has no tokenizer, neither in the folder nor in tokenizer/, and its "
-            "table is not as long as the image parent's: what its rows mean is not clear; copy the tokenizer's files there"
+            "table is not as long as the image parent's: what its rows mean is not clear; copy the tokenizer's files "
+            "there"
         )
     text_size = len(text.tokenizer)
     if text_size > text.vocab_size:

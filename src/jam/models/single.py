@@ -98,10 +98,11 @@ class SingleStream(JointBase, nn.Module):
         vocabulary, rows = self.vocabulary, self.joint.rows
         pieces = {0: parent[:, : rows.text_size]}
         if rows.has_images:
-            codes = select(parent, self.joint.codes, dim=1)
-            if self.tower.image_head is not None:
-                codes = self.tower.image_head(hidden.reshape(-1, hidden.shape[-1]))
-            pieces[vocabulary.image_start] = codes
+            pieces[vocabulary.image_start] = (
+                select(parent, self.joint.codes, dim=1)
+                if self.tower.image_head is None
+                else self.tower.image_head(hidden.reshape(-1, hidden.shape[-1]))
+            )
         if self.joint.controls:
             assert rows.control_start is not None
             pieces[vocabulary.control_start] = parent[:, rows.control_start : rows.control_start + self.joint.controls]
