@@ -279,8 +279,10 @@ def find_parent(
     if entry is None:
         raise ValueError(f"{folder}: its manifest names no {role} parent; give a folder that `jam fuse` wrote")
     place = given or entry.get("source")
-    if place is not None:
-        place = locate(place, role)
+    try:
+        place = None if place is None else locate(place, role)
+    except ValueError as error:
+        raise ValueError(str(error) if given else f"{error}; name where it lies with --{role}") from None
     if place is None or not place.is_dir():
         where = f"there is no folder {place}" if place else "the manifest does not say where it is"
         raise ValueError(f"the {role} parent {entry['name']} is not found: {where}; name its folder with --{role}")

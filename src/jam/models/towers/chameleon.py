@@ -8,7 +8,7 @@ attention and FFN.
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +79,9 @@ class ChameleonComposite(Composite):
         return whole
 
     def decoder_of(self, whole: PreTrainedModel) -> PreTrainedModel:
+        config: Any = self.decoder_config(whole.config)
         with torch.device("meta"):
-            decoder = ChameleonDecoder(self.decoder_config(whole.config))
+            decoder = ChameleonDecoder(config)
         decoder.model = nn.ModuleDict({name: getattr(whole.model, name) for name in decoder.model})
         decoder.lm_head = whole.lm_head
         return decoder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from transformers import Emu3ForCausalLM, Emu3ForConditionalGeneration, PretrainedConfig, PreTrainedModel
@@ -39,7 +39,8 @@ class Emu3Composite(Composite):
         return whole
 
     def decoder_of(self, whole: PreTrainedModel) -> PreTrainedModel:
+        config: Any = self.decoder_config(whole.config)
         with torch.device("meta"):
-            decoder = Emu3ForCausalLM(self.decoder_config(whole.config))
+            decoder = Emu3ForCausalLM(config)
         decoder.model, decoder.lm_head = whole.model.text_model, whole.lm_head
         return decoder
