@@ -11,6 +11,7 @@ import torch
 from fusion_parents import TEXT_SIZE, llama_config, opt_config, run, save_pair
 from image_map_pairs import run as run_named
 from image_map_pairs import save_pair as save_named
+from transformers import Emu3ForConditionalGeneration
 
 import jam
 import jam.model
@@ -58,15 +59,18 @@ def test_layers_on_disk_compute_the_same(
     assert page.texts == jam.load(tmp_path / "out", device="cpu").generate("abc", max_new_tokens=20, seed=3).texts
 
 
-def test_whole_checkpoints_are_spread_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_checkpoint_and_a_map_of_ones_own(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     save_named("emu3", tmp_path, tied=False)
     plan = run_named(tmp_path, method="uniform")
     expected = logits(jam.load(tmp_path / "out", device="cpu"))
-    layers = sum(tensor.info.bytes for tensor in plan.tensors if ".layers." in tensor.name)
-    limited(monkeypatch, (plan.bytes - layers) / 0.85)
-    model = jam.load(tmp_path / "out", device="cpu", device_map="auto")
-    assert {"meta", "cpu"} == {parameter.device.type for parameter in model.joint.parameters()}
+    with torch.device("meta"):
+        places = spread_layers(Emu3ForConditionalGeneration(plan.config), {"cpu": 2**40}, None)
+    assert set(places.values()) == {"cpu"}
+    places["model.text_model.layers.1"] = DISK
+    model = jam.load(tmp_path / "out", device="cpu", device_map=places)
+    on_disk = [name for name, parameter in model.joint.named_parameters() if parameter.is_meta]
+    assert on_disk and all(".layers.1." in name for name in on_disk)
     assert torch.equal(logits(model), expected)
 
 

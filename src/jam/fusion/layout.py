@@ -6,6 +6,7 @@ from torch import Tensor
 
 from jam.fusion.image_tokens import image_rows, image_tokens, vocabularies
 from jam.fusion.parents import Parent
+from jam.models.towers import family_of
 from jam.vocabulary import ParentRows, ranges
 
 CodebookInfo = tuple[int, tuple[int, int]]
@@ -75,7 +76,7 @@ def find_rows(
         return _named_rows(text, image.vocab_size, image_size, named, plan_only)
     start = _first_row(text, image, image_size, notes) if image_start is None else image_start
     text_rows = _text_rows(text, image, image_size, start, plan_only)
-    told = image_start is not None
+    told = image_start is not None or _written_by_a_module(image)
     rows = image.rows or _image_rows(text_rows.text_size, text, image, image_size, start, told)
     if image_start not in (None, rows.image_start):
         raise ValueError(
@@ -134,7 +135,7 @@ def _first_row(text: Parent, image: Parent, image_size: int, notes: list[str]) -
     """The row of code 0 in a table without names; that it makes sense is left to `_image_rows`."""
     last = image.vocab_size - image_size
     own = len(image.tokenizer) if image.tokenizer is not None else None
-    if image.rows or last in (0, text.vocab_size) or own is None or own >= last:
+    if image.rows or _written_by_a_module(image) or last in (0, text.vocab_size) or own is None or own >= last:
         return last
     if own < text.vocab_size <= last:  # behind the text parent's table there would be room as well
         return last
@@ -142,6 +143,11 @@ def _first_row(text: Parent, image: Parent, image_size: int, notes: list[str]) -
         f"image codes are rows {own:,} to {own + image_size - 1:,} of the image parent, behind its tokenizer's"
     )
     return own
+
+
+def _written_by_a_module(image: Parent) -> bool:
+    """Whether image codes are no rows of the head, so that they are the embedding's last rows (Janus)."""
+    return family_of(image.config).image_head is not None
 
 
 def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int, plan_only: bool) -> ParentRows:
