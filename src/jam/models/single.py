@@ -98,11 +98,9 @@ class SingleStream(JointBase, nn.Module):
         vocabulary, rows = self.vocabulary, self.joint.rows
         pieces = {0: parent[:, : rows.text_size]}
         if rows.has_images:
-            pieces[vocabulary.image_start] = (
-                select(parent, self.joint.codes, dim=1)
-                if self.tower.image_head is None
-                else self.tower.image_head(hidden.reshape(-1, hidden.shape[-1]))
-            )
+            head = self.tower.image_head
+            codes = select(parent, self.joint.codes, 1) if head is None else head(hidden.reshape(-1, hidden.shape[-1]))
+            pieces[vocabulary.image_start] = codes
         if self.joint.controls:
             assert rows.control_start is not None
             pieces[vocabulary.control_start] = parent[:, rows.control_start : rows.control_start + self.joint.controls]
