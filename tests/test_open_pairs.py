@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from open_pairs import OPEN_PAIRS
 from PIL import Image
 
 from jam.cli import main
 from jam.codec import describe_image_tokenizer
+from jam.documents import Document, Text, write_documents
+from jam.documents import Image as DocumentImage
 from jam.models import CrossForCausalLM
 
 PAIRS = pytest.mark.parametrize("name", OPEN_PAIRS)
@@ -49,11 +52,14 @@ def fuse(name: str, folder: Path, dtype: torch.dtype) -> Path:
 
 def assert_exact(fused: Path, *options: object) -> None:
     """`jam verify` compares text and pictures, and finds no difference."""
-    report = fused.parent / "proof.json"
-    assert jam("verify", fused, "--device", "cpu", "--json", report, *options) == 0
+    report, documents = fused.parent / "proof.json", fused.parent / "documents.jsonl"
+    texts = [Text("draw a red cat beside a tree" * 2), Text("then 2 birds on the roof, and a house below"), Text("end")]
+    pictures = [DocumentImage(pixels=tiny.picture(seed, (20, 16))) for seed in range(3)]
+    write_documents(documents, [Document([texts[0], pictures[0], texts[1], *pictures[1:], texts[2]]), Document(texts)])
+    assert jam("verify", fused, "--device", "cpu", "--documents", documents, "--json", report, *options) == 0
     proof = json.loads(report.read_text())
     assert (proof["verdict"], proof["max_logit_difference"]) == ("exact", 0), proof
-    assert proof["text"]["tokens"] > 100 and proof["image"]["tokens"] > 20
+    assert proof["text"]["tokens"] > 200 and proof["image"]["tokens"] >= 12
     assert proof["text"]["changed_tokens"] == proof["image"]["changed_tokens"] == 0
     assert proof["changed_tensors"] == {"text": [], "image": []}
 
