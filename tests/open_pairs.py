@@ -22,9 +22,11 @@ from transformers import (
     JanusVQVAEConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from unlike_tokenizers import byte_level, sentencepiece
 
 LETTERS_ONLY = {name: row for row, name in enumerate([*BASE, *LETTERS])}
 PADDED = len(LETTERS_ONLY) + 6  # rows of a table that is longer than its tokenizer
@@ -78,8 +80,26 @@ def emu3_chat_and_gen(folder: Path, dtype: torch.dtype) -> None:
     _named(folder, "emu3", dtype)
 
 
-def _named(folder: Path, family: str, dtype: torch.dtype) -> None:
-    for role in ("text", "image"):
+def llama_and_chameleon(folder: Path, dtype: torch.dtype) -> None:
+    """Text by a tokenizer as Llama 2's."""
+    _llama_beside("chameleon", sentencepiece(), folder, dtype)
+
+
+def llama_and_emu3(folder: Path, dtype: torch.dtype) -> None:
+    """Text by a tokenizer as Llama 3's."""
+    _llama_beside("emu3", byte_level(), folder, dtype)
+
+
+def _llama_beside(family: str, own: PreTrainedTokenizerFast, folder: Path, dtype: torch.dtype) -> None:
+    _named(folder, family, dtype, roles=("image",))
+    sizes = SPECIAL | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=len(own), intermediate_size=86, **sizes))
+    randomised(llama).to(dtype).save_pretrained(folder / "text")
+    own.save_pretrained(folder / "text" / "tokenizer")
+
+
+def _named(folder: Path, family: str, dtype: torch.dtype, roles: tuple[str, ...] = ("text", "image")) -> None:
+    for role in roles:
         save(
             folder / role, network(family, role, tied=False, max_position_embeddings=256), named_entries(family), dtype
         )
@@ -104,5 +124,7 @@ OPEN_PAIRS: dict[str, tuple[Callable[[Path, torch.dtype], None], str]] = {
     "Gemma, Liquid": (gemma_and_liquid, "jam_chameleon_vqgan"),
     "Chameleon or Lumina-mGPT, Anole": (chameleon_and_anole, "jam_chameleon_vqgan"),
     "Emu3-Chat, Emu3-Gen": (emu3_chat_and_gen, "emu3_vqgan"),
+    "Llama 2, Chameleon or Anole": (llama_and_chameleon, "jam_chameleon_vqgan"),
+    "Llama 3, Emu3-Gen": (llama_and_emu3, "emu3_vqgan"),
     "unequal shapes": (unequal_shapes, "VQModel"),
 }

@@ -97,6 +97,8 @@ class SingleStream(JointBase, nn.Module):
         parent = self.tower.capped(self.tower.head(hidden)).reshape(-1, self.tower.head.out_features)
         vocabulary, rows = self.vocabulary, self.joint.rows
         pieces = {0: parent[:, : rows.text_size]}
+        if rows.eos_row is not None:
+            pieces[vocabulary.eos_id] = parent[:, rows.eos_row : rows.eos_row + 1]
         if rows.has_images:
             head = self.tower.image_head
             codes = select(parent, self.joint.codes, 1) if head is None else head(hidden.reshape(-1, hidden.shape[-1]))
