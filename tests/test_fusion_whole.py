@@ -94,6 +94,15 @@ def test_the_result_opens_in_transformers_and_in_jam(family: str, method: str, t
     assert torch.equal(model.joint.model.get_output_embeddings().weight[30], whole.lm_head.weight[30])
 
 
+def test_a_plan_needs_no_weights(tmp_path: Path) -> None:
+    twins("chameleon", tmp_path)
+    whole = run(tmp_path, method="uniform")
+    for role in ("text", "image"):
+        (tmp_path / role / WEIGHTS).unlink()
+    plan = run(tmp_path, method="uniform", plan=True)
+    assert (plan.architecture, plan.parameters) == (whole.architecture, whole.parameters)
+
+
 def saved_buffers(model: Any) -> list[tuple[str, torch.Tensor]]:
     stored = model.state_dict().keys()
     return [(name, buffer) for name, buffer in model.named_buffers() if name in stored]

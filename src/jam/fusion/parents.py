@@ -124,8 +124,6 @@ class Parent:
     @cached_property
     def parts(self) -> dict[str, str]:
         """What the checkpoint holds beside the decoder: name in the whole class -> name in the files."""
-        if not has_weights(self.folder):
-            return {}
         stored = (name for name in self._reader.infos if self.composite.name_of(name) is None)
         return {f"model.{name.removeprefix('model.')}": name for name in stored}
 
@@ -184,7 +182,7 @@ class Parent:
 
         Those that others are made of are named as in the checkpoint, `parts` as in the whole class.
         """
-        return Table(self._reader, self.parts.get(name) or self._stored_names[name])
+        return Table(self._reader, self._stored_names.get(name) or self.parts[name])
 
     @property
     def files(self) -> list[Path]:

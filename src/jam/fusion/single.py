@@ -15,6 +15,7 @@ import transformers
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from jam.checkpoints import TensorInfo, has_weights
 from jam.fusion.image_tokens import image_tokens
 from jam.fusion.pair import Pair
 from jam.fusion.parents import Parent
@@ -103,7 +104,7 @@ def _whole(
             if inner is not None:
                 tensors.append(replace(planned[inner], name=name))
                 continue
-            info = giver.part_info(name)
+            info = giver.part_info(name) if has_weights(giver.folder) else TensorInfo(shape, pair.dtype)  # a plan
             if info is None or info.shape != shape:
                 break
             operation = f"copy: the image tokenizer is the {giver.role} parent's"
