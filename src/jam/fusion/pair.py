@@ -14,6 +14,7 @@ from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_row
 from jam.fusion.parents import Parent
 from jam.fusion.pieces import Pieces, find_pieces
 from jam.fusion.tokenizers import difference
+from jam.layout import ImageLayout
 from jam.vocabulary import DEFAULT_SENTINELS, ParentRows, Vocabulary
 
 # What must agree where tensors of both parents are combined; names that a config lacks are skipped.
@@ -193,8 +194,7 @@ def join(
     if frames is not None and grid is not None:
         frames.write_opening(grid)  # refuses a size that it cannot write
     room = min(parent.config.max_position_embeddings for parent in (text, image))
-    alone = 0 if grid is None else 1 + (grid[0] * grid[1] if frames is None else frames.length(grid) - 1)
-    if grid is not None and 1 + alone > room:  # </s>, what opens the picture, and the picture
+    if grid is not None and 1 + _length(grid, frames) > room:  # a picture behind the document's first id
         notes.append(
             f"a picture has {grid[0] * grid[1]:,} tokens and does not fit into the context of {room:,}; --context "
             "interpolates positions"
@@ -272,6 +272,11 @@ def _require_same_text(values: dict[str, Any], vocabulary: Vocabulary) -> None:
                 f"a parent's manifest says {name} {values[name]}, the text parent {getattr(vocabulary, name)}; "
                 "the parents must share a text vocabulary"
             )
+
+
+def _length(grid: tuple[int, int], frames: ImageLayout | None) -> int:
+    """Ids of a picture, with `<break>` or with its frame."""
+    return 1 + grid[0] * grid[1] if frames is None else frames.length(grid)
 
 
 def _image_grid(image: Parent, image_tokenizer: CodebookInfo | None) -> tuple[int, int] | None:
