@@ -12,7 +12,6 @@ import tiny
 import torch
 from families import SIZES, chameleon, emu3, janus, randomised
 from fusion_parents import QUIET, settings
-from test_image_maps import VQ
 from transformers import (
     ChameleonForConditionalGeneration,
     Emu3ForConditionalGeneration,
@@ -41,6 +40,7 @@ from jam.generation.guidance import guide
 from jam.grammar import State
 from jam.model import Model
 
+VQ = {"base_channels": 32, "channel_multiplier": [1, 1, 1], "num_res_blocks": 1, "latent_channels": 8}
 CODES = {"janus": 16, "liquid": tiny.CODES, "simplear": tiny.CODES}  # the others have 8
 GRIDS = {"chameleon": (4, 4), "lumina-mgpt": (4, 4), "emu3": (3, 3), "janus": (3, 3)}  # the others' are (2, 2)
 ROOM = {"max_position_embeddings": 512}

@@ -32,7 +32,7 @@ def parser() -> Parser:
     made.add_argument("--out", type=Path | None, default=None, help=page)
     made.add_argument("--begin", type=str, default="", help="a text that every answer begins with")
     add_settings(made)
-    add_placement(made)
+    add_placement(made, device_map=True)
     return made
 
 
@@ -42,7 +42,7 @@ def run(settings: Namespace) -> None:
         check_page(settings.out)
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)  # a mistake is named before the model is loaded
-    model = load(settings.model, settings.device, settings.dtype)
+    model = load(settings.model, settings.device, settings.dtype, settings.device_map)
     if model.manifest.stage == "fused" and model.codec.vocabulary.layout is None:
         console.print(
             f"note: {settings.model} was fused and never aligned: it writes no <break>, so it begins no picture; "

@@ -10,7 +10,7 @@ FAMILY, PAPER = "family", "paper"
 
 
 def find_layout(
-    text: Parent, image: Parent, reads_text: bool, chosen: str, plan_only: bool, notes: list[str]
+    text: Parent, image: Parent, one_tokenizer: bool, chosen: str, plan_only: bool, notes: list[str]
 ) -> ImageLayout | None:
     """The layout of an image parent's documents; None: as in the paper.
 
@@ -18,7 +18,7 @@ def find_layout(
     family states and its tokenizer has the tokens for.
 
     Args:
-        reads_text: whether the image parent has text at all, and frames made of it.
+        one_tokenizer: whether both parents have the same text ids.
         chosen: "family", "paper" or the name of a layout that the family states.
 
     Raises:
@@ -30,9 +30,9 @@ def find_layout(
         known = ", ".join([FAMILY, PAPER, *names])
         raise ValueError(f"--layout {chosen}: the image parent, a {image.config.model_type}, has no such one; {known}")
     trained = image.manifest.vocabulary if image.manifest else None
-    if trained is not None and chosen == FAMILY:
+    if trained is not None and chosen == FAMILY and one_tokenizer:
         return ImageLayout.from_dict(trained["layout"]) if trained.get("layout") else None
-    if chosen == PAPER or not stated or not reads_text:
+    if chosen == PAPER or not stated:
         return None
     if text.tokenizer is None:
         if chosen == FAMILY and plan_only:

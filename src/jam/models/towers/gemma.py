@@ -32,6 +32,7 @@ LIQUID = NamedLayout(
 
 class GemmaFamily(LlamaFamily):
     model_class: type[PreTrainedModel] = GemmaForCausalLM
+    norm_shift = 1.0
     layouts = (LIQUID,)
 
     def check(self, config: PretrainedConfig) -> None:
