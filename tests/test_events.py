@@ -69,7 +69,7 @@ def test_pictures_are_decoded_on_demand_row_by_row(model: Model) -> None:
     assert (half.done, half.total, half.picture().size) == (2, 4, (4, 2))
     assert done.picture().tobytes() == events[-1].document.images[0].load().tobytes()
     with pytest.raises(ValueError, match="no image tokenizer"):
-        ImageDone(done.row, 0, done.codes, None).picture()
+        ImageDone(done.row, 0, done.codes, None, None).picture()
 
 
 def test_events_of_a_batch_name_their_row(model: Model) -> None:

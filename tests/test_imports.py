@@ -17,13 +17,14 @@ TABLE = """
 | room        | may import                                                                   |
 | ----------- | ---------------------------------------------------------------------------- |
 | documents   |                                                                              |
-| vocabulary  |                                                                              |
+| layout      |                                                                              |
+| vocabulary  | layout                                                                       |
 | checkpoints |                                                                              |
-| grammar     | vocabulary                                                                   |
-| cm3         | vocabulary, grammar                                                          |
-| codec       | documents, vocabulary, grammar, checkpoints                                  |
-| models      | vocabulary, grammar                                                          |
-| fusion      | vocabulary, models, checkpoints                                              |
+| grammar     | layout, vocabulary                                                           |
+| cm3         | layout, vocabulary, grammar                                                  |
+| codec       | documents, layout, vocabulary, grammar, checkpoints                          |
+| models      | layout, vocabulary, grammar                                                  |
+| fusion      | layout, vocabulary, models, checkpoints                                      |
 | data        | documents, vocabulary, grammar, cm3, codec, checkpoints                      |
 | training    | models, data, checkpoints                                                    |
 | generation  | documents, vocabulary, grammar, cm3, codec, models                           |

@@ -195,7 +195,7 @@ def test_int8(name: str) -> None:
 def test_an_int8_model_is_not_saved(tmp_path: Path) -> None:
     model = tiny.model(tmp_path / "model")
     quantize(model.joint)
-    with pytest.raises(ValueError, match="load .* without int8"):
+    with pytest.raises(ValueError, match="without int8"):
         model.save(tmp_path)
 
 

@@ -1,7 +1,9 @@
 """CM3, the causally masked objective: spans move to the end behind sentinels (docs/method.md, section 4).
 
 ``</s> a b c d </s>`` with the span ``b c`` masked is ``</s> a <sentinel:0> d </s> <sentinel:0> b c <eoss>``. The unit
-is one document; no span crosses ``<break>``, the document's ends or, for messages, the beginning of the answer.
+is one document; no span crosses ``<break>``, the document's ends or, for messages, the beginning of the answer. In a
+family's layout no span leaves a text or the codes of one image: frames stay whole, and only row ends between the codes
+of a span move with it.
 """
 
 from __future__ import annotations
@@ -11,16 +13,38 @@ from itertools import pairwise
 
 import numpy as np
 
+from jam.layout import ImageLayout
 from jam.vocabulary import Vocabulary
 
 Span = tuple[int, int]  # half open
 
 
 def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list[Span]:
-    """Runs between ``<break>`` tokens from `start` to the closing ``</s>`` (or the end of an open piece)."""
+    """Texts and images, without ``<break>`` and frames, from `start` to the closing ``</s>`` (or an open end)."""
     stop = len(ids) - (ids[-1] == vocabulary.eos_id and len(ids) > start)
+    if vocabulary.layout is not None:
+        return _framed(ids, vocabulary.layout, start, stop, whole=False)
     edges = [start - 1, *(i for i in range(start, stop) if ids[i] == vocabulary.break_id), stop]
     return [(left + 1, right) for left, right in pairwise(edges) if left + 1 < right]
+
+
+def parts(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list[Span]:
+    """As `segments`, but in a family's layout images with their frames: nothing lies between two parts then."""
+    stop = len(ids) - (ids[-1] == vocabulary.eos_id and len(ids) > start)
+    if vocabulary.layout is not None:
+        return _framed(ids, vocabulary.layout, start, stop, whole=True)
+    return segments(ids, vocabulary, start)
+
+
+def _framed(ids: Sequence[int], layout: ImageLayout, start: int, stop: int, whole: bool) -> list[Span]:
+    """Texts, and images with their frames or without."""
+    found: list[Span] = []
+    place = 0
+    for frame in layout.frames(ids[start:stop]):
+        found += [(place, frame.start), (frame.start, frame.end) if whole else (frame.first, frame.last)]
+        place = frame.end
+    found.append((place, stop - start))
+    return [(start + left, start + right) for left, right in found if left < right]
 
 
 def draw_spans(
@@ -31,10 +55,10 @@ def draw_spans(
     Of the n^2 candidates (one if n is 1) the first n that don't intersect are kept; then empty ones are dropped, and
     the others clipped to one segment each.
     """
-    parts = segments(ids, vocabulary, start)
-    if not parts:
+    runs = segments(ids, vocabulary, start)
+    if not runs:
         return []
-    length = parts[-1][1] - start
+    length = runs[-1][1] - start
     count = min(int(rng.poisson(poisson)), max(0, vocabulary.sentinels - 1))
     kept: list[Span] = []
     for low, high in np.sort(rng.random((count * count, 2)), axis=1):
@@ -43,24 +67,24 @@ def draw_spans(
             kept.append((left, right))
         if len(kept) == count:
             break
-    clipped = [_clip(span, parts) for span in sorted(kept)]
+    clipped = [_clip(span, runs) for span in sorted(kept)]
     return [span for span in clipped if span[0] < span[1]]
 
 
-def _clip(span: Span, parts: Sequence[Span]) -> Span:
+def _clip(span: Span, runs: Sequence[Span]) -> Span:
     """The part of the span that lies in the segment which it overlaps most."""
-    overlaps = [(max(span[0], left), min(span[1], right)) for left, right in parts]
+    overlaps = [(max(span[0], left), min(span[1], right)) for left, right in runs]
     return max(overlaps, key=lambda overlap: overlap[1] - overlap[0])
 
 
 def text_spans(ids: Sequence[int], vocabulary: Vocabulary) -> list[Span]:
     """The spans that mask exactly the whole text of an image-text document; none if it has no text or no image.
 
-    They train the unconditional prompt of classifier-free guidance, ``</s> <sentinel:0> <break>``.
+    They train the paper's unconditional prompt of classifier-free guidance, ``</s> <sentinel:0> <break>``.
     """
-    parts = segments(ids, vocabulary)
-    texts = [span for span in parts if not vocabulary.is_image(int(ids[span[0]]))]
-    return texts if len(texts) < len(parts) and len(texts) <= vocabulary.sentinels else []
+    runs = segments(ids, vocabulary)
+    texts = [span for span in runs if not vocabulary.is_image(int(ids[span[0]]))]
+    return texts if len(texts) < len(runs) and len(texts) <= vocabulary.sentinels else []
 
 
 def part_span(ids: Sequence[int], vocabulary: Vocabulary, rng: np.random.Generator, start: int = 1) -> list[Span]:
@@ -68,8 +92,8 @@ def part_span(ids: Sequence[int], vocabulary: Vocabulary, rng: np.random.Generat
 
     It trains the gaps of `jam fill`: a span of rules 1 to 3 nearly never is exactly a picture or a text.
     """
-    parts = segments(ids, vocabulary, start)
-    return [parts[int(rng.integers(len(parts)))]] if parts and vocabulary.sentinels else []
+    runs = segments(ids, vocabulary, start)
+    return [runs[int(rng.integers(len(runs)))]] if runs and vocabulary.sentinels else []
 
 
 def mask(ids: Sequence[int], spans: Sequence[Span], vocabulary: Vocabulary) -> list[int]:
@@ -131,7 +155,11 @@ def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int = 1)
     excess = len(ids) - limit
     if excess <= 0:
         return list(range(len(ids)))
-    places = [place for place in range(start, _close(ids, vocabulary)) if vocabulary.is_text(int(ids[place]))]
+    close = _close(ids, vocabulary)
+    framed: set[int] = set()
+    if vocabulary.layout is not None:
+        framed = {place for frame in vocabulary.layout.frames(ids[:close]) for place in range(frame.start, frame.end)}
+    places = [place for place in range(start, close) if place not in framed and vocabulary.is_text(int(ids[place]))]
     if len(places) <= excess:
         return None
     cut = set(places[-excess:])

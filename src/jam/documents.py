@@ -29,11 +29,15 @@ class Text:
 
 @dataclass
 class Image:
-    """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes`, row by row."""
+    """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes`, row by row.
+
+    `grid`: height and width of the codes; None: as of all pictures of the model.
+    """
 
     path: str | None = None
     pixels: PILImage.Image | None = None
     codes: list[int] | None = None
+    grid: tuple[int, int] | None = None
     where: str = ""  # file and line of the document, for messages
 
     def load(self) -> PILImage.Image:
@@ -199,7 +203,7 @@ def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
                 path = name if name.startswith(DATA_URI) else str(folder / name)
                 parsed.append(Image(path=path, where=where))
             case {"type": "image", "codes": list(codes)} if all(type(code) is int for code in codes):
-                parsed.append(Image(codes=codes, where=where))
+                parsed.append(Image(codes=codes, grid=_parse_grid(part, where), where=where))
             case {"type": "gap", "modality": "text" | "image" as modality}:
                 parsed.append(Gap(modality))
             case _:
@@ -208,6 +212,16 @@ def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
                     f'or {{"type": "gap", "modality": "text" or "image"}}; got {part!r:.120}'
                 )
     return parsed
+
+
+def _parse_grid(part: dict[str, Any], where: str) -> tuple[int, int] | None:
+    match part.get("grid"):
+        case None:
+            return None
+        case [int(height), int(width)] if min(height, width) > 0:
+            return height, width
+        case grid:
+            raise ValueError(f'{where}the "grid" of a picture is [height, width] in codes; got {grid!r:.80}')
 
 
 def to_record(document: Document) -> dict[str, Any]:
@@ -226,7 +240,8 @@ def _to_records(parts: Sequence[Part]) -> list[dict[str, Any]]:
         elif isinstance(part, Gap):
             records.append({"type": "gap", "modality": part.modality})
         elif part.codes is not None and part.pixels is None and part.path is None:
-            records.append({"type": "image", "codes": part.codes})
+            shape = {"grid": list(part.grid)} if part.grid is not None else {}
+            records.append({"type": "image", "codes": part.codes, **shape})
         else:
             records.append({"type": "image", "image": part.path or data_uri(part.load())})
     return records

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+
+from jam.codec.shapes import fitted
 
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
 
@@ -27,12 +29,20 @@ class ImageTokenizerInfo:
         codebook_size: number of codes.
         grid: codes of a picture, (height, width).
         resolution: pixels of a picture's side.
+        area: fewest and most pixels of a picture that keeps its shape; None: the tokenizer has one shape. It is no part
+            of `hash`: codes of one shape do not depend on it.
     """
 
     kind: str
     codebook_size: int
     grid: tuple[int, int]
     resolution: int
+    area: tuple[int, int] | None = field(default=None, repr=False)
+
+    @property
+    def pixels_per_code(self) -> int:
+        """Pixels of a code's side."""
+        return self.resolution // self.grid[0]
 
 
 def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
@@ -43,6 +53,7 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
         raise ValueError(f"{folder}: no image tokenizer here (config.json is missing){hint}")
     config = json.loads(path.read_text())
     kind = config.get("_class_name") or config.get("model_type")
+    area = None
     match kind:
         case "VQModel":
             patch = _patch_size(int(config["in_channels"]))
@@ -58,15 +69,18 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
             resolution = int(config.get("sample_size", 512))
             side = resolution // factor
             codes = int(config["codebook_size"])
+            limits = _processor(Path(folder))  # by default, the processor's are one and four times 512 x 512
+            area = int(limits.get("min_pixels", resolution**2)), int(limits.get("max_pixels", 4 * resolution**2))
         case "jam_chameleon_vqgan":
             resolution = int(config["resolution"])
             side = resolution // 2 ** (len(config["channel_multiplier"]) - 1)
             codes = int(config["num_embeddings"])
+            area = resolution**2, resolution**2  # Lumina-mGPT's pictures have one area and many shapes
         case "chameleon":
             raise ValueError(f"{path}: this is a whole model; make its image tokenizer with `jam convert-tokenizer`")
         case _:
             raise ValueError(f"{path}: image tokenizer {kind!r} is not known; known: {', '.join(sorted(_CODERS))}")
-    return ImageTokenizerInfo(kind, codes, (side, side), resolution)
+    return ImageTokenizerInfo(kind, codes, (side, side), resolution, area)
 
 
 class ImageTokenizer:
@@ -100,7 +114,7 @@ class ImageTokenizer:
         square = picture.convert("RGB").crop((left, top, left + side, top + side))
         if side != self.info.resolution:
             square = square.resize((self.info.resolution,) * 2, Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
+        return _scaled(square)
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Image.Image], batch_size: int = 32) -> torch.Tensor:
@@ -113,6 +127,24 @@ class ImageTokenizer:
         return torch.cat(codes) if codes else torch.zeros(0, height, width, dtype=torch.long)
 
     @torch.inference_mode()
+    def encode_shapes(self, pictures: Sequence[Image.Image], unit: int = 1) -> list[torch.Tensor]:
+        """Pictures to codes, int64 ``[h, w]`` each, in their own shapes, with sides of a multiple of `unit` codes.
+
+        Raises:
+            ValueError: the tokenizer has one shape, or a picture is too long and thin.
+        """
+        if self.info.area is None:
+            raise ValueError(f"an image tokenizer of the kind {self.info.kind} has one shape of pictures")
+        factor = self.info.pixels_per_code
+        sizes = [fitted((picture.height, picture.width), unit * factor, self.info.area) for picture in pictures]
+        codes = []
+        for picture, (height, width) in zip(pictures, sizes, strict=True):
+            resized = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+            found = self._coder.encode(self.model, _scaled(resized)[None].to(**self._placement))
+            codes.append(found.reshape(height // factor, width // factor).cpu())
+        return codes
+
+    @torch.inference_mode()
     def decode(self, codes: torch.Tensor, batch_size: int = 32) -> list[Image.Image]:
         """Codes ``[N, h, w]`` to pictures."""
         pictures = []
@@ -122,12 +154,13 @@ class ImageTokenizer:
             pictures += [Image.fromarray(picture) for picture in array]
         return pictures
 
-    def preview(self, codes: Sequence[int]) -> Image.Image:
+    def preview(self, codes: Sequence[int], shape: tuple[int, int] | None = None) -> Image.Image:
         """The whole rows of a picture of which the first codes are there, row by row; at least one row.
 
-        What is missing is decoded as more of the last row, which an image tokenizer's blur may let through at the edge.
+        `shape`: of the whole picture, in codes (None: the usual one). What is missing is decoded as more of the last
+        row, which an image tokenizer's blur may let through at the edge.
         """
-        height, width = self.info.grid
+        height, width = shape or self.info.grid
         rows = len(codes) // width
         if not 0 < rows <= height:
             raise ValueError(f"{len(codes)} codes are no rows of a picture of {height} x {width}")
@@ -137,10 +170,21 @@ class ImageTokenizer:
         return picture.crop((0, 0, picture.width, picture.height * rows // height))
 
 
+def _scaled(picture: Image.Image) -> torch.Tensor:
+    """Pixels of an RGB picture ``[3, height, width]`` in -1 .. 1."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """What ``preprocessor_config.json`` says; nothing without that file."""
+    path = folder / "preprocessor_config.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def _picture_size(folder: Path) -> int | None:
     """Side of a picture by ``preprocessor_config.json``; None without that file."""
-    path = folder / "preprocessor_config.json"
-    return int(json.loads(path.read_text())["size"]["height"]) if path.is_file() else None
+    size = _processor(folder).get("size")
+    return int(size["height"]) if size else None
 
 
 def _patch_size(in_channels: int) -> int:

@@ -31,7 +31,7 @@ def parser() -> Parser:
     page = "page to write or replace: .html or .md; default: text on stdout"
     made.add_argument("--out", type=Path | None, default=None, help=page)
     add_settings(made, leave_out=("stop", "min_images", "max_images"))
-    add_placement(made)
+    add_placement(made, device_map=True)
     add_speed(made)
     return made
 
@@ -52,7 +52,7 @@ def run(settings: Namespace) -> None:
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)
     documents = read(settings.documents)
-    model = load(settings.model, settings.device, settings.dtype, settings.int8, settings.compile)
+    model = load(settings.model, settings.device, settings.dtype, settings.device_map, settings.int8, settings.compile)
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("filling", total=sum(len(document.gaps) for document in documents), figures="")
 

@@ -32,7 +32,7 @@ def parser() -> Parser:
     made.add_argument("--out", type=Path | None, default=None, help=page)
     made.add_argument("--begin", type=str, default="", help="a text that every answer begins with")
     add_settings(made)
-    add_placement(made)
+    add_placement(made, device_map=True)
     add_speed(made)
     return made
 
@@ -43,8 +43,8 @@ def run(settings: Namespace) -> None:
         check_page(settings.out)
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)  # a mistake is named before the model is loaded
-    model = load(settings.model, settings.device, settings.dtype, settings.int8, settings.compile)
-    if model.manifest.stage == "fused":
+    model = load(settings.model, settings.device, settings.dtype, settings.device_map, settings.int8, settings.compile)
+    if model.manifest.stage == "fused" and model.codec.vocabulary.layout is None:
         console.print(
             f"note: {settings.model} was fused and never aligned: it writes no <break>, so it begins no picture; "
             "align it with `jam train recipes/align.yaml`",

@@ -25,6 +25,7 @@ HELP = {
     "guidance_scale": "classifier-free guidance on image tokens; 1 is none",
     "guidance_end": "guidance at the end of a picture, with a linear or cosine schedule",
     "guidance_schedule": "the way from guidance scale to guidance end",
+    "image_grid": "tokens of a picture as [height,width], where documents say a picture's size",
     "stop": "a string that ends the document; several are possible",
     "seed": "the same seed gives the same document",
 }

@@ -52,8 +52,9 @@ def make_example(
     """Mask one document and make its labels.
 
     The question (ids before `answer_start`) has weight 0, and so has what is no fact about documents: the sentinels
-    that open relocated spans (the grammar forces them), the ``</s>`` where a masked piece was closed early, because
-    it goes on elsewhere, and what stands behind a cut. `limit`: the most positions the example may have.
+    that open relocated spans (the grammar forces them), frames of images behind their first token, the ``</s>`` where a
+    masked piece was closed early, because it goes on elsewhere, and what stands behind a cut. `limit`: the most
+    positions the example may have.
     """
     vocabulary = grammar.vocabulary
     ids, start = encoded.ids, encoded.answer_start
@@ -78,7 +79,7 @@ def make_example(
     is_image = (targets >= vocabulary.image_start) & (targets < vocabulary.control_start)
     weights = np.where(is_image, objective.image_weight, 1.0).astype(np.float32)
     weights[: start - 1] = 0.0
-    weights[states == State.CLOSED] = 0.0
+    weights[(states == State.CLOSED) | (states == State.FRAME)] = 0.0
     in_source = (states == State.TEXT) | (states == State.MASKED_IMAGE)
     weights[in_source & (targets >= vocabulary.sentinel_start)] = objective.sentinel_weight
     if closed_early:

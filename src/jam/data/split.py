@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jam.cm3 import segments
+from jam.cm3 import parts
 from jam.codec import Encoded
 from jam.vocabulary import Vocabulary
 
@@ -19,7 +19,7 @@ def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]
     ids, start = encoded.ids, encoded.answer_start
     if len(ids) <= limit:
         return [encoded]
-    spans = segments(ids, vocabulary, start)
+    spans = parts(ids, vocabulary, start)
     tail = ids[spans[-1][1] if spans else start :]
     prefix = ids[:start]
     room = limit - len(prefix) - len(tail)
@@ -28,7 +28,7 @@ def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]
     units: list[list[list[int]]] = []  # text and the picture behind it
     for left, right in spans:
         part = ids[left:right]
-        if not units or not vocabulary.is_image(part[0]) or vocabulary.is_image(units[-1][-1][0]):
+        if not units or not vocabulary.begins_image(part[0]) or vocabulary.begins_image(units[-1][-1][0]):
             units.append([])
         units[-1].append(part)
     bodies: list[list[int]] = [[]]
@@ -43,7 +43,7 @@ def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]
             if len(longer := _joined(bodies[-1], [part], vocabulary)) > room and bodies[-1]:
                 bodies.append([])
                 longer = _joined([], [part], vocabulary)
-            if vocabulary.is_image(part[0]) and len(longer) > room:
+            if vocabulary.begins_image(part[0]) and len(longer) > room:
                 raise ValueError(
                     f"an image of {len(part)} tokens behind a question of {len(prefix)} ids does not fit "
                     f"into a context of {limit}"
@@ -57,7 +57,9 @@ def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]
 
 
 def _joined(body: list[int], parts: list[list[int]], vocabulary: Vocabulary) -> list[int]:
-    """`body` and the parts behind it, with `<break>` where a picture begins or ends."""
+    """`body` and the parts behind it, with `<break>` where a picture without frame begins or ends."""
+    if vocabulary.layout is not None:
+        return [*body, *(token for part in parts for token in part)]
     result = list(body)
     for part in parts:
         after_image = bool(result) and vocabulary.is_image(result[-1])

@@ -34,6 +34,8 @@ class FuseConfig:
         weight: uniform: share of the text parent in what both have, 0 to 1.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
         image_codes: number of image codes, for a plan without image tokenizer.
+        layout: of documents: "family" is that of the image parent's family, if it has one and the tokenizer
+            its tokens; "paper"; or a layout's name.
         image_start: row of the first image code in the image parent's table; default: where names of
             tokens or the sizes of the tables say.
         dtype: data type of the result; default: the parents'.
@@ -56,6 +58,7 @@ class FuseConfig:
     sentinels: int | None = None
     image_codes: int | None = None
     image_start: int | None = None
+    layout: str = "family"
     dtype: DTypeName | None = None
     shard_mb: float = 2000
     plan: bool = False

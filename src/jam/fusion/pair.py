@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jam.fusion.documents import find_layout
 from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_rows_apart, find_text_image_ids
 from jam.fusion.parents import Parent
 from jam.fusion.pieces import Pieces, find_pieces
 from jam.fusion.tokenizers import difference
+from jam.layout import ImageLayout
 from jam.vocabulary import DEFAULT_SENTINELS, ParentRows, Vocabulary
 
 # What must agree where tensors of both parents are combined; names that a config lacks are skipped.
@@ -130,6 +132,7 @@ def join(
     image_codes: int | None = None,
     image_start: int | None = None,
     sentinels: int | None = None,
+    layout: str = "family",
     dtype: torch.dtype | None = None,
     context: int | None = None,
     plan_only: bool = False,
@@ -144,6 +147,7 @@ def join(
         image_codes: number of image codes, when there is no image tokenizer to tell.
         image_start: the image parent's row of image code 0, when there is no manifest to tell.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
+        layout: of documents (see `find_layout`).
         dtype: data type of the result; default: the parents', the wider of two.
         context: longest sequence; default: that of the parent with the shorter ones.
         plan_only: guess from the configs what is not known, and note it, instead of refusing.
@@ -152,6 +156,7 @@ def join(
         ValueError: the parents don't fit together, or (unless `plan_only`) do not tell enough.
     """
     notes: list[str] = []
+    text = _with_tokenizer(text, image, plan_only, notes)
     text, image = _at_context(text, image, context, notes)
     image_size = find_image_size(text, image, image_tokenizer, image_codes, plan_only, notes)
     known_tokenizers = text.tokenizer is not None and image.tokenizer is not None
@@ -163,14 +168,17 @@ def join(
     if image_rows.text_size == 0 and not image_rows.made_text:
         apart = None
         notes.append("the image parent has image rows only: it reads text through one learned vector")
-    elif not known_tokenizers and not plan_only:
+    elif text.tokenizer and not known_tokenizers and not plan_only:
         notes.append("the image parent has no tokenizer: that its text ids are the text parent's was not checked")
     _note_extra_tokens(text_rows, image_rows, notes)
     known = [parent.manifest.vocabulary for parent in (image, text) if parent.manifest and parent.manifest.vocabulary]
     if sentinels is None:
         sentinels = next((vocabulary["sentinels"] for vocabulary in known), DEFAULT_SENTINELS)
     named = find_text_image_ids(text, image, text_rows, image_rows)
-    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named)
+    reads_text, frames = image_rows.text_size > 0 or image_rows.made_text, None
+    if image_size and reads_text:
+        frames = find_layout(text, image, apart is None, layout, plan_only, notes)
+    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named, frames)
     for parent in (text,) if apart else (text, image):
         if parent.manifest and parent.manifest.vocabulary:
             _require_same_text(parent.manifest.vocabulary, vocabulary)
@@ -183,8 +191,10 @@ def join(
     grid = _image_grid(image, image_tokenizer)
     if grid is None and not plan_only:
         raise ValueError("how many tokens an image has is not known; give the image tokenizer with --image-tokenizer")
+    if frames is not None and grid is not None:
+        frames.write_opening(grid)  # refuses a size that it cannot write
     room = min(parent.config.max_position_embeddings for parent in (text, image))
-    if grid is not None and grid[0] * grid[1] + 2 > room:  # </s> <break> and the picture
+    if grid is not None and 1 + _length(grid, frames) > room:  # a picture behind the document's first id
         notes.append(
             f"a picture has {grid[0] * grid[1]:,} tokens and does not fit into the context of {room:,}; --context "
             "interpolates positions"
@@ -230,6 +240,20 @@ def _note_extra_tokens(text_rows: ParentRows, image_rows: ParentRows, notes: lis
         )
 
 
+def _with_tokenizer(text: Parent, image: Parent, plan_only: bool, notes: list[str]) -> Parent:
+    """The text parent, with the image parent's tokenizer if it has none itself and both tables have one size."""
+    if text.tokenizer or plan_only or text.vocab_size != image.vocab_size:
+        return text
+    if image.tokenizer:
+        notes.append("the text parent has no tokenizer; assumed: the image parent's, since their tables have one size")
+        return replace(text, tokenizer=image.tokenizer)
+    notes.append(
+        "no parent has tokenizer files: that their rows mean the same was not checked; before the result can read or "
+        "write text, copy the files into its folder tokenizer/"
+    )
+    return text
+
+
 def _mixed_dtypes(parent: Parent, plan_only: bool, notes: list[str]) -> None:
     """The data type of the result must be named then: it is a choice between rounding some tensors and widening all."""
     kinds = ", ".join(f"{count} of {str(dtype).removeprefix('torch.')}" for dtype, count in parent.dtypes.items())
@@ -248,6 +272,11 @@ def _require_same_text(values: dict[str, Any], vocabulary: Vocabulary) -> None:
                 f"a parent's manifest says {name} {values[name]}, the text parent {getattr(vocabulary, name)}; "
                 "the parents must share a text vocabulary"
             )
+
+
+def _length(grid: tuple[int, int], frames: ImageLayout | None) -> int:
+    """Ids of a picture, with `<break>` or with its frame."""
+    return 1 + grid[0] * grid[1] if frames is None else frames.length(grid)
 
 
 def _image_grid(image: Parent, image_tokenizer: CodebookInfo | None) -> tuple[int, int] | None:
@@ -270,6 +299,7 @@ def _eos_id(text: Parent, plan_only: bool) -> int:
         eos_id = eos_id[0]
     if eos_id is None and not plan_only:
         raise ValueError(
-            "the text parent's tokenizer has no eos token, with which documents begin and end; set eos_token"
+            "the text parent's tokenizer, or without one its config.json, names no eos token, with which documents "
+            "begin and end; set eos_token there (in config.json eos_token_id)"
         )
     return eos_id or 0

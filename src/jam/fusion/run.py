@@ -52,6 +52,7 @@ def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = No
         image_codes=config.image_codes,
         image_start=config.image_start,
         sentinels=config.sentinels,
+        layout=config.layout,
         dtype=getattr(torch, config.dtype) if config.dtype else None,
         plan_only=config.plan,
     )
@@ -146,8 +147,8 @@ def write_description(
 ) -> None:
     """Everything beside the weights: configs, tokenizers, the manifest and the card of what will lie at `out`."""
     plan.config.save_pretrained(work.beside)
-    assert pair.text.tokenizer is not None, "join() refuses a text parent without tokenizer"
-    pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
+    if pair.text.tokenizer is not None:
+        pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:
         shutil.copytree(image_tokenizer, work.folder / "image_tokenizer")
     eos_id = plan.vocabulary.eos_id

@@ -21,11 +21,12 @@ def check_settings(settings: GenerationSettings, grammar: Grammar, context: int,
                     f"{name} is {getattr(settings, name)}, and this model has no image tokens; leave {name} out"
                 )
     else:
-        most = (context - 1) // tokens_of_image(grammar)
+        size = tokens_of_image(grammar, settings.image_grid)
+        most = (context - 1) // size
         for name in ("min_images", "max_images"):
             if (getattr(settings, name) or 0) > most:
                 raise ValueError(
-                    f"{name} is {getattr(settings, name)}; a picture takes {tokens_of_image(grammar)} tokens, so that "
+                    f"{name} is {getattr(settings, name)}; a picture takes {size} tokens, so that "
                     f"the model's context of {context} holds {most}; ask for {most} or fewer"
                 )
     if settings.stop and not can_read:
@@ -40,6 +41,11 @@ def check_budget(row: Row, length: int) -> None:
             f"the prompt has {prompt} tokens and the model's context {length}: no room for an answer; "
             f"a prompt may have {length - 1} tokens: shorten it"
         )
+    if row.is_guided and row.unconditional_length > length:
+        raise ValueError(
+            f"a guided picture needs {row.unconditional_length} tokens beside the document, and the context is "
+            f"{length}; shorten its unconditional prompt, or set guidance_scale to 1"
+        )
     if row.fills and settings.stop:
         raise ValueError("stop strings end a document; they have no meaning for gaps within one")
     limits = f"(max_new_tokens {settings.max_new_tokens}, prompt {prompt}, context {length})"
@@ -51,17 +57,17 @@ def check_budget(row: Row, length: int) -> None:
                 "shorten the document"
             )
         return
-    rest = grammar.image_tokens - row.cursor.codes + 1 if row.state is State.IMAGE else 0
+    rest = row.cursor.image_left + 1 if row.state in (State.IMAGE, State.FRAME) else 0
     if rest > row.budget:
         raise ValueError(
             f"the prompt opens a picture that needs {rest} more tokens, and {row.budget} are left {limits}; "
             "raise max_new_tokens or shorten the prompt"
         )
     missing = settings.min_images - (rest > 0)
-    if missing > 0 and rest + (row.state is State.IMAGE_END) + missing * tokens_of_image(grammar) > row.budget:
-        fits = (rest > 0) + max(0, row.budget - rest) // tokens_of_image(grammar)
+    if missing > 0 and rest + (row.state is State.IMAGE_END) + missing * row.image_cost > row.budget:
+        fits = (rest > 0) + max(0, row.budget - rest) // row.image_cost
         raise ValueError(
-            f"min_images is {settings.min_images}: at {tokens_of_image(grammar)} tokens a picture that does not fit "
+            f"min_images is {settings.min_images}: at {row.image_cost} tokens a picture that does not fit "
             f"into the {row.budget} that are left {limits}; {fits} would fit: ask for fewer, raise max_new_tokens or "
             "shorten the prompt"
         )

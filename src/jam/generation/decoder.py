@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from jam.generation.fixed import FixedStep
+from jam.generation.fixed import FixedStep, can_capture
 from jam.grammar import State
 from jam.models import JointModel, is_compiled
 from jam.models.streaming import stream
@@ -29,7 +29,7 @@ class Decoder:
         model: the network; a large one on the CPU streams its weights from then on (`models.streaming`).
         slots: streams in the cache.
         length: ids of a stream.
-        fixed: whether `forward` has shapes that repeat (`FixedStep`); None: on a GPU, which captures them.
+        fixed: whether `forward` has shapes that repeat (`FixedStep`); None: on a GPU, which captures them (`can_capture`).
     """
 
     def __init__(self, model: JointModel, slots: int, length: int, fixed: bool | None = None) -> None:
@@ -39,7 +39,7 @@ class Decoder:
         self.lengths = [0] * slots  # ids that each slot has read
         stream(model)  # type: ignore[arg-type]
         self.compiled = is_compiled(model)  # type: ignore[arg-type]
-        fixed = model.device.type == "cuda" if fixed is None else fixed
+        fixed = can_capture(model) if fixed is None else fixed
         self.step = FixedStep(model, self.cache) if fixed else None
 
     @torch.inference_mode()

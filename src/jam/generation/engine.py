@@ -81,8 +81,7 @@ class Engine:
         rows = [Row(request, model.grammar, context, context, codec) for request in requests]
         length = max((len(row.prompt) + row.budget for row in rows), default=1)
         if any(row.is_guided for row in rows):
-            prefixes = [len(request.unconditional or ()) for request in requests]
-            length = max(length, min(context, max(prefixes) + 3 + model.grammar.image_tokens))
+            length = max(length, *(min(context, row.unconditional_length) for row in rows if row.is_guided))
         slots = sum(row.slots_needed for row in rows)
         return cls(model, codec, max(1, slots), length, memory)
 

@@ -41,6 +41,7 @@ class ImageProgress:
     index: int
     codes: list[int] = field(repr=False)
     total: int
+    grid: tuple[int, int] | None
     codec: Codec | None = field(repr=False)
 
     @property
@@ -49,7 +50,7 @@ class ImageProgress:
 
     def picture(self) -> Image:
         """The finished rows as pixels, decoded when asked for. Raises ValueError without an image tokenizer."""
-        return _picture(self.codec, self.codes)
+        return _picture(self.codec, self.codes, self.grid)
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ class ImageDone:
     row: Row = field(repr=False)
     index: int
     codes: list[int] = field(repr=False)
+    grid: tuple[int, int] | None
     codec: Codec | None = field(repr=False)
 
     def picture(self) -> Image:
         """The picture as pixels, decoded when asked for. Raises ValueError without an image tokenizer."""
-        return _picture(self.codec, self.codes)
+        return _picture(self.codec, self.codes, self.grid)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Finished:
 Event = TextPiece | ImageStarted | ImageProgress | ImageDone | Finished
 
 
-def _picture(codec: Codec | None, codes: list[int]) -> Image:
+def _picture(codec: Codec | None, codes: list[int], grid: tuple[int, int] | None) -> Image:
     if codec is None or codec.image_tokenizer is None:
         raise ValueError("there is no image tokenizer to decode this picture with")
-    return codec.image_tokenizer.preview(codes)
+    return codec.image_tokenizer.preview(codes, grid)

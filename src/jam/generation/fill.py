@@ -55,7 +55,7 @@ def _replace(parts: list[Part], spans: list[list[int]], codec: Codec) -> list[Pa
         if not isinstance(part, Gap):
             replaced.append(part)
         elif part.modality == "image":
-            codes = codec.vocabulary.to_codes(spans.pop(0))
+            codes = codec.vocabulary.to_codes([token for token in spans.pop(0) if codec.vocabulary.is_image(token)])
             tokenizer = codec.image_tokenizer
             replaced.append(Image(codes=codes, pixels=tokenizer.preview(codes) if tokenizer is not None else None))
         else:

@@ -10,6 +10,7 @@ Shapes: S streams, N slots of the shape, K keys of the shape, H hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,11 @@ class FixedStep:
         with torch.cuda.graph(graph, pool=pool):
             hidden = self._forward(rows, keys)
         return graph, hidden
+
+
+def can_capture(model: Any) -> bool:
+    """Whether the model lies on a GPU as a whole: layers that come and go (`accelerate`) are none of a graph's."""
+    return model.device.type == "cuda" and not any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
 def _up_to(needed: int, least: int, most: int) -> int:

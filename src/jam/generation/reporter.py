@@ -35,7 +35,14 @@ class Reporter:
         self._safe = 0  # new ids up to the last place where the document may end
         self._base = 0  # new ids before the run, less the ids of the run that are not new
         self._sent = 0  # characters of the run that are out, or not new
-        self._width = codec.image_tokenizer.info.grid[1] if codec is not None and codec.image_tokenizer else None
+        tokenizer = codec.image_tokenizer if codec is not None else None
+        self._usual = tokenizer.info.grid if tokenizer is not None else None
+        self._grid = row.cursor.picture.grid if row.cursor.picture is not None else self._usual
+        self._images = 0
+        self._codes: list[int] = []  # of the picture that is open
+        if row.state is State.IMAGE:
+            v = row.grammar.vocabulary
+            self._codes = v.to_codes([token for token in row.prompt[-row.cursor.image_ids :] if v.is_image(token)])
         if row.state in TEXTS:
             self._begin_text(_prior(row))
         elif row.state is State.IMAGE_SPAN:
@@ -50,15 +57,21 @@ class Reporter:
         """Take the next id, chosen in state `before`; where a stop string cuts the text, in characters of its run."""
         row, after = self.row, self.row.state
         stop = None
-        if before in TEXTS and row.grammar.vocabulary.is_text(token):
+        if before in TEXTS and after in TEXTS and row.grammar.vocabulary.is_text(token):
             stop = self._follow_text(token)
         elif self.run is not None:
             self._end_text()
-        if before in IMAGES and row.grammar.vocabulary.is_image(token):
+        if row.grammar.vocabulary.is_image(token):
+            self._codes.append(token - row.grammar.vocabulary.image_start)
             self._follow_image()
+        if row.images > self._images:
+            self._images, self._safe = row.images, len(row.new_ids)
+            self._tell(ImageDone(row, row.images - 1, self._codes, self._grid, self.codec))
         if after in TEXTS and before not in TEXTS:
             self._begin_text(_prior(row) if after is State.TEXT_SPAN else [])
-        elif after in IMAGES and before not in IMAGES:
+        elif after in IMAGES and not row.cursor.codes:
+            self._codes = []
+            self._grid = row.cursor.picture.grid if row.cursor.picture is not None else self._usual
             self._tell(ImageStarted(row, row.images))
         return stop
 
@@ -66,7 +79,7 @@ class Reporter:
         """Send what was held back and stays; returns how many new ids stay."""
         row, run = self.row, self.run
         if row.state is State.IMAGE:  # cancelled within a picture
-            return max(0, len(row.new_ids) - row.cursor.codes - 1)
+            return max(0, len(row.new_ids) - row.cursor.image_ids)
         if reason in ("max_new_tokens", "context") and not row.fills and self.codec is not None:
             if run is not None:
                 place = run.last_sentence()
@@ -126,19 +139,9 @@ class Reporter:
             self.events.append(event)
 
     def _follow_image(self) -> None:
-        row = self.row
-        v, total = row.grammar.vocabulary, row.grammar.image_tokens
-        done = row.cursor.codes
-        whole = done == total
-        if not whole and (self._width is None or done % self._width):
-            return
-        ids = row.ids
-        codes = v.to_codes(ids[len(ids) - done :])
-        if whole:
-            self._safe = len(row.new_ids)
-            self._tell(ImageDone(row, row.images - 1, codes, self.codec))
-        else:
-            self._tell(ImageProgress(row, row.images, codes, total, self.codec))
+        done, total = len(self._codes), self.row.image_tokens
+        if self._grid is not None and done < total and done % self._grid[1] == 0:
+            self._tell(ImageProgress(self.row, self.row.images, list(self._codes), total, self._grid, self.codec))
 
 
 def _prior(row: Row) -> list[int]:
@@ -148,5 +151,8 @@ def _prior(row: Row) -> list[int]:
     end = len(prompt)
     if row.state is State.TEXT_SPAN:
         start, end = row.request.answer_start or 1, prompt.index(v.sentinel_id(row.cursor.next_span - 1))
-    last_break = max((place for place in range(end) if prompt[place] == v.break_id), default=0)
-    return [token for token in prompt[max(start, last_break + 1) : end] if v.is_text(token)]
+    if v.layout is None:
+        last = max((place + 1 for place in range(end) if prompt[place] == v.break_id), default=0)
+    else:
+        last = max((frame.end for frame in v.layout.frames(prompt[:end])), default=0)
+    return [token for token in prompt[max(start, last) : end] if v.is_text(token)]

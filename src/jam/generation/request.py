@@ -46,24 +46,30 @@ class Request:
     session: Session | None = None
 
 
-def read_prompt(prompt: list[int], grammar: Grammar) -> Cursor:
-    """Where a prompt stands in the grammar.
+def read_prompt(prompt: list[int], grammar: Grammar, grid: tuple[int, int] | None = None) -> Cursor:
+    """Where a prompt stands in the grammar; pictures that are begun behind it have the shape `grid`.
 
     Raises:
-        ValueError: it is empty, breaks the grammar, is closed, or holds mask tokens that no opened gap belongs to.
+        ValueError: it is empty, breaks the grammar, is closed, or holds mask tokens that no opened gap belongs to; or
+            documents of this model do not say the shape of a picture.
     """
     v = grammar.vocabulary
     if not prompt:
-        raise ValueError(f"the prompt is empty: it must hold at least {v.name(v.eos_id)}, which begins a document")
+        raise ValueError(f"the prompt is empty: it must hold at least {v.name(v.begin_id)}, which begins a document")
     states = grammar.states(prompt)  # names the position of what breaks the grammar
-    cursor = Cursor(grammar)
+    if grid is not None and grid != grammar.grid and not (v.layout is not None and v.layout.writes_size):
+        raise ValueError(
+            f"image_grid is {grid[0]} x {grid[1]}, and all pictures of this model have {grammar.image_tokens} tokens, "
+            "since its documents do not say a picture's size; leave image_grid out"
+        )
+    cursor = Cursor(grammar, grid=grid)
     for token, state in zip(prompt[1:], states[1:], strict=True):
         if state is State.MASKED_IMAGE and cursor.state is State.IMAGE:
             cursor.enter_masked_image()
         cursor.feed(token)
     if cursor.spans:
         _check_gaps(prompt, cursor)
-    elif cursor.state not in (State.TEXT, State.IMAGE, State.IMAGE_END):
+    elif cursor.state not in (State.TEXT, State.IMAGE, State.IMAGE_END, State.FRAME):
         raise ValueError("the prompt is closed by </s>; give the open beginning of a document")
     return cursor
 
@@ -76,17 +82,21 @@ def _check_gaps(prompt: list[int], cursor: Cursor) -> None:
             "the first gap to be filled"
         )
     sentinels = [place for place, token in enumerate(prompt) if v.is_sentinel(token)]
+    row_end = v.layout.row_end if v.layout is not None else None
     for place, state in zip(sentinels, cursor.spans, strict=False):
-        alone = prompt[place - 1] == v.break_id and prompt[place + 1] in (v.break_id, v.eos_id)
-        if state is State.IMAGE_SPAN and not alone:
+        before = prompt[place - 2 : place] if prompt[place - 1] == row_end else prompt[place - 1 : place]
+        behind = prompt[place + 1 : place + 3] if prompt[place + 1] == row_end else prompt[place + 1 : place + 2]
+        if state is State.IMAGE_SPAN and any(v.is_image(token) or v.is_sentinel(token) for token in before + behind):
             raise ValueError(f"position {place}: a part of a picture is masked; a gap is a whole picture, or text")
 
 
-def tokens_of_image(grammar: Grammar) -> int:
-    """What a picture takes of a budget: its ``<break>``, its codes and one id behind it."""
-    return grammar.image_tokens + 2
+def tokens_of_image(grammar: Grammar, grid: tuple[int, int] | None = None) -> int:
+    """What a picture takes of a budget: its ``<break>`` or frame, its codes and one id behind it."""
+    return Cursor(grammar, grid=grid).image_length + 1
 
 
 def tokens_of_spans(spans: Sequence[State], grammar: Grammar) -> int:
     """What these gaps take at least, each with its sentinel and its ``<eoss>``."""
-    return sum(2 + (grammar.image_tokens if state is State.IMAGE_SPAN else 1) for state in spans)
+    layout = grammar.vocabulary.layout
+    row_ends = grammar.grid[0] - 1 if layout is not None and layout.row_end is not None else 0
+    return sum(2 + (grammar.image_tokens + row_ends if state is State.IMAGE_SPAN else 1) for state in spans)

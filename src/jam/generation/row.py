@@ -17,6 +17,7 @@ from jam.grammar import Grammar, State
 if TYPE_CHECKING:
     from jam.codec import Codec
 
+IMAGES = (State.IMAGE, State.IMAGE_SPAN)
 PICTURE_ROOM = 32  # ids of text that are given up for the end of a sentence before a picture that must come
 FinishReason = Literal["end", "stop", "max_new_tokens", "context", "cancelled"]
 
@@ -72,7 +73,8 @@ class Row:
         self.request, self.grammar = request, grammar
         self.prompt, self.settings = request.prompt, request.settings
         check_settings(self.settings, grammar, context, can_read=codec is not None)
-        self.cursor = read_prompt(self.prompt, grammar)
+        self.cursor = read_prompt(self.prompt, grammar, self.settings.image_grid)
+        self.image_cost = tokens_of_image(grammar, self.settings.image_grid) if grammar.vocabulary.image_size else 0
         self.fills = bool(self.cursor.spans)
         room = length - len(self.prompt)
         self.budget = room if self.settings.max_new_tokens is None else min(self.settings.max_new_tokens, room)
@@ -88,12 +90,12 @@ class Row:
         self.seen = {token for token in self.prompt if grammar.vocabulary.is_text(token)}  # text ids so far
         self._cut_short = False  # the budget closed a gap
         self._generation: Generation | None = None
+        self._follow_grammar()
 
     @property
     def is_guided(self) -> bool:
         """Whether the row has a second, unconditional stream while it is in a picture."""
-        in_image = self.state in (State.IMAGE, State.IMAGE_SPAN)
-        may_draw = self.settings.max_images != 0 or in_image or self.fills
+        may_draw = self.settings.max_images != 0 or self.state in (*IMAGES, State.FRAME) or self.fills
         return self.settings.is_guided and may_draw
 
     @property
@@ -108,7 +110,7 @@ class Row:
     @property
     def in_image(self) -> bool:
         """Whether the next token is an image code."""
-        return self.state in (State.IMAGE, State.IMAGE_SPAN)
+        return self.state in IMAGES
 
     @property
     def guiding(self) -> Stream | None:
@@ -118,7 +120,24 @@ class Row:
     @property
     def guidance(self) -> float:
         """Alpha of the next token."""
-        return self.settings.guidance_at(self.cursor.codes / max(1, self.grammar.image_tokens - 1))
+        return self.settings.guidance_at(self.cursor.codes / max(1, self.image_tokens - 1))
+
+    @property
+    def image_tokens(self) -> int:
+        """Codes of the picture that is open."""
+        picture = self.cursor.picture
+        return self.grammar.image_tokens if picture is None else picture.grid[0] * picture.grid[1]
+
+    @property
+    def unconditional_prefix(self) -> list[int]:
+        """What stands before the picture in the unconditional stream."""
+        given = self.request.unconditional
+        return unconditional_prefix(self.grammar.vocabulary) if given is None else given
+
+    @property
+    def unconditional_length(self) -> int:
+        """Ids that the unconditional stream of a picture has."""
+        return len(self.unconditional_prefix) + self.image_cost
 
     @property
     def remaining(self) -> int:
@@ -147,7 +166,7 @@ class Row:
     def begin(self, kept: int) -> None:
         """The row has its slots, the first `kept` ids of the prompt lie in its own."""
         assert self.stream is not None
-        self.stream.pending = self.prompt[kept:]
+        self.stream.pending = self.ids[kept:]
         if self.guiding is not None:
             self._open_unconditional()
 
@@ -156,9 +175,9 @@ class Row:
         v, state, closed = self.grammar.vocabulary, self.state, []
         if state is State.TEXT:
             if self._must_break():
-                return v.break_id, []
+                return v.open_id, []
             if not self._may_break():
-                closed.append(v.break_id)
+                closed.append(v.open_id)
         if state in (State.TEXT, State.IMAGE_END) and self.missing_images:
             closed.append(v.eos_id)
         if state is State.TEXT_SPAN:
@@ -175,6 +194,9 @@ class Row:
         if math.isnan(log_prob):
             raise ValueError(f"the model's logits are nan at token {len(self.new_ids)}; try --dtype float32")
         self._append(token, log_prob)
+        self._follow_grammar()
+
+    def _follow_grammar(self) -> None:
         while self.finish_reason is None and (forced := self._forced()) is not None:
             self._append(forced, 0.0)
 
@@ -199,21 +221,22 @@ class Row:
         return events
 
     def _append(self, token: int, log_prob: float) -> None:
-        before = self.state
+        before, images = self.state, self.cursor.images
         self._cut_short |= before is State.TEXT_SPAN and self._must_close()
         self.cursor.feed(token)
-        if self.grammar.vocabulary.is_text(token):
+        if before in (State.TEXT, State.TEXT_SPAN) and self.grammar.vocabulary.is_text(token):
             self.seen.add(token)
         self.new_ids.append(token)
         self.log_probs.append(log_prob)
-        assert self.stream is not None
-        self.stream.pending.append(token)
-        if self.guiding is not None and self.cursor.codes == 0:
-            self._open_unconditional()
-        elif self.guiding is not None:
-            self.guiding.pending.append(token)
-        if before in (State.IMAGE, State.IMAGE_SPAN) and self.cursor.codes == self.grammar.image_tokens:
-            self.images += self.grammar.vocabulary.is_image(token)
+        if self.stream is not None:
+            self.stream.pending.append(token)
+        if self.unconditional is not None and self.state in (*IMAGES, State.FRAME):
+            if self.cursor.codes:
+                self.unconditional.pending.append(token)
+            elif self.in_image:
+                self._open_unconditional()
+        fills = before is State.IMAGE_SPAN and self.grammar.vocabulary.is_image(token)
+        self.images += self.cursor.images - images + (fills and self.cursor.codes == self.image_tokens)
         self._end_if_done(token, self.reporter.follow(before, token))
 
     def _end_if_done(self, token: int, text_end: int | None) -> None:
@@ -230,20 +253,25 @@ class Row:
 
     def _forced(self) -> int | None:
         """The id that the grammar gives no choice about."""
-        v = self.grammar.vocabulary
+        v, codes = self.grammar.vocabulary, self.cursor.codes
         if self.state is State.CLOSED:
             return v.sentinel_id(self.cursor.next_span)
-        if self.state is State.IMAGE_SPAN and self.cursor.codes == self.grammar.image_tokens:
-            return v.eoss_id
-        return None
+        if self.state is State.IMAGE_SPAN:
+            if codes == self.image_tokens:
+                return v.eoss_id
+            ends_row = codes and codes % self.grammar.grid[1] == 0 and v.is_image(self.new_ids[-1])
+            return v.layout.row_end if ends_row and v.layout is not None else None
+        return next(iter(self.cursor.forced()), None)
 
     def _open_unconditional(self) -> None:
-        """The unconditional stream of the picture that is open: its prompt, ``<break>`` and the codes so far."""
+        """The unconditional stream of the picture that is open: its prompt, then what is there of the picture."""
         assert self.guiding is not None
-        prefix = self.request.unconditional
-        prefix = unconditional_prefix(self.grammar.vocabulary) if prefix is None else prefix
-        codes = self.ids[len(self.ids) - self.cursor.codes :]
-        self.guiding.pending = [*prefix, self.grammar.vocabulary.break_id, *codes]
+        v = self.grammar.vocabulary
+        if self.state is State.IMAGE:
+            picture = self.ids[len(self.ids) - self.cursor.image_ids :]
+        else:
+            picture = [v.break_id] if v.layout is None else v.layout.write_opening(self.grammar.grid)
+        self.guiding.pending = [*self.unconditional_prefix, *picture]
         self.guiding.restart = True
 
     def _must_close(self) -> bool:
@@ -253,12 +281,12 @@ class Row:
 
     def _may_break(self) -> bool:
         """A picture begins only if it fits as a whole, with one id behind it."""
-        fits = self.remaining >= tokens_of_image(self.grammar)
+        fits = self.remaining >= self.image_cost
         return fits and (self.settings.max_images is None or self.images < self.settings.max_images)
 
     def _must_break(self) -> bool:
         """Behind one id of text more, what must come would not fit; if possible between two sentences."""
         if not self.missing_images:
             return False
-        spare = self.remaining - self.missing_images * tokens_of_image(self.grammar)
+        spare = self.remaining - self.missing_images * self.image_cost
         return spare < 1 or (spare < PICTURE_ROOM and self.reporter.at_sentence_end)

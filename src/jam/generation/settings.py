@@ -33,6 +33,8 @@ class GenerationSettings:
         guidance_end: alpha at a picture's last token (None: as at its first).
         guidance_schedule: the way from `guidance_scale` to `guidance_end`; "constant" has none.
         stop: strings that end the document; it is cut before the first one.
+        image_grid: tokens of a picture as (height, width), where the model's documents say a picture's size (None: its
+            usual size).
         seed: the same seed gives the same document, whatever else is in the batch.
     """
 
@@ -51,12 +53,17 @@ class GenerationSettings:
     guidance_end: float | None = None
     guidance_schedule: Schedule = "constant"
     stop: tuple[str, ...] = ()
+    image_grid: tuple[int, int] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         self._check("max_new_tokens", int, lambda value: value >= 1, "at least 1, or None for what the context holds")
         self._check("min_images", int, lambda value: value >= 0, "0 or more")
         self._check("max_images", int, lambda value: value >= 0, "0 or more, or None for no limit")
+        if self.image_grid is not None:
+            object.__setattr__(self, "image_grid", tuple(self.image_grid))
+            if len(self.image_grid) != 2 or min(self.image_grid) < 1:
+                raise ValueError(f"image_grid is {list(self.image_grid)}; it must be a height and a width in tokens")
         for name in ("temperature", "image_temperature"):
             self._check(name, float, lambda value: value >= 0, "0 (most probable token) or more")
         for name in ("top_p", "image_top_p"):

@@ -16,8 +16,18 @@ from torch.func import functional_call
 from transformers import AutoConfig, LlamaConfig, LlamaModel, LlamaPreTrainedModel, PretrainedConfig
 from transformers.models.janus.modeling_janus import JanusVQVAEAlignerMLP, JanusVQVAEConfig, JanusVQVAEHead
 
+from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite, Made
 from jam.models.towers.llama import LlamaFamily
+
+# Janus pads its unconditional prompt to the length of the conditional one; a cached prefix has one length for all.
+JANUS = NamedLayout(
+    "janus",
+    opening="<begin_of_image>",
+    closing="<end_of_image>",
+    question=("<|User|>: ", "\n\n<|Assistant|>:"),
+    unconditional="<\uff5c\u2581pad\u2581\uff5c>" * 16,
+)
 
 
 class JanusDecoderConfig(LlamaConfig):
@@ -41,6 +51,7 @@ class JanusDecoder(LlamaPreTrainedModel):
 
 class JanusFamily(LlamaFamily):
     model_class = JanusDecoder
+    layouts = (JANUS,)
     image_head = "generation_head"
 
 
