@@ -29,7 +29,7 @@ class Decoder:
         model: the network; a large one on the CPU streams its weights from then on (`models.streaming`).
         slots: streams in the cache.
         length: ids of a stream.
-        fixed: whether `forward` has shapes that repeat (`FixedStep`); None: on a GPU, which captures them (`can_capture`).
+        fixed: whether `forward` has shapes that repeat (`FixedStep`); None: where they can be captured.
     """
 
     def __init__(self, model: JointModel, slots: int, length: int, fixed: bool | None = None) -> None:

@@ -45,6 +45,9 @@ class SingleStream(JointBase, nn.Module):
         self.joint = JointRows(vocabulary, rows)
         self.joint.check(self.tower.embedding.num_embeddings, "the model")
         self.grammar = Grammar(vocabulary, image_grid[0] * image_grid[1], image_grid[1])
+        allowed = self.grammar.allowed()
+        self._allows_codes = allowed[:, vocabulary.image_start : vocabulary.control_start].any(1).tolist()
+        self._allows_text = allowed[:, : vocabulary.text_size].any(1).tolist()
 
     @property
     def model(self) -> PreTrainedModel:
@@ -101,15 +104,16 @@ class SingleStream(JointBase, nn.Module):
         hidden_NH = hidden.reshape(-1, hidden.shape[-1])
         vocabulary, rows = self.vocabulary, self.joint.rows
         take = self.tower.products(hidden_NH)
-        possible = set(State)
+        possible: list[int] = list(State)
         if self.tower.streamed and states is not None:
-            possible = set(states.unique().tolist())
+            possible = states.unique().tolist()
+        codes_are = rows.has_images and any(self._allows_codes[state] for state in possible)
         pieces = {}
-        if possible - {State.IMAGE, State.IMAGE_SPAN}:
+        if not codes_are or any(self._allows_text[state] for state in possible):
             pieces[0] = take(slice(0, rows.text_size))
             if rows.eos_row is not None:
                 pieces[vocabulary.eos_id] = take(slice(rows.eos_row, rows.eos_row + 1))
-        if rows.has_images and any(State(state).is_image for state in possible):
+        if codes_are:
             head = self.tower.image_head
             pieces[vocabulary.image_start] = take(self.joint.codes) if head is None else head(hidden_NH)
         if self.joint.controls:
