@@ -8,6 +8,10 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -34,9 +38,16 @@ inline Vector load(const c10::BFloat16* p) {
 }
 
 inline Vector load(const int8_t* p) {
+#if defined(__AVX512F__)
+  auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Vector>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+#else
   typedef int8_t Byte __attribute__((vector_size(LANES), aligned(1)));
+  typedef int16_t Short __attribute__((vector_size(LANES * 2)));
   typedef int32_t Whole __attribute__((vector_size(LANES * 4)));
-  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const Byte*>(p), Whole), Vector);
+  auto shorts = __builtin_convertvector(*reinterpret_cast<const Byte*>(p), Short);  // at once it is done one by one
+  return __builtin_convertvector(__builtin_convertvector(shorts, Whole), Vector);
+#endif
 }
 
 // N outputs of R rows; meanwhile every `stride`-th row of the next weights, from row `first`, comes into the cache.
