@@ -16,6 +16,8 @@ SUMMARIES = {
     "verify": "rerun both parents and show what a fused model kept of them",
     "generate": "answer a question with an illustrated document",
     "demo": "the whole story on built-in tiny parents",
+    "plan": "say what a run needs: parameters, memory, FLOPs, days, and whether it fits",
+    "train-tokenizer": "train an image tokenizer on pictures",
     "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
 }
 
