@@ -61,14 +61,6 @@ class Source:
         return float(lengths.sum() / len(self))
 
 
-@dataclass(frozen=True)
-class PackedRow:
-    """One sequence: its examples, and (source, piece) of each."""
-
-    examples: list[Example]
-    visits: list[tuple[int, int]]
-
-
 class Loader:
     """An endless iterator of `Batch`; `state` and `load_state` resume it exactly.
 
@@ -99,7 +91,7 @@ class Loader:
         mean = sum(share * source.mean_length for share, source in zip(self.visit_shares, sources, strict=True))
         self.window_size = max(len(sources), round(SEQUENCES_PER_WINDOW * context / mean))
         self.window, self.sequence = 0, 0
-        self._sequences: list[PackedRow] | None = None
+        self._sequences: list[list[Example]] | None = None
         self._permutation = lru_cache(maxsize=2 * len(sources))(self._draw_permutation)
 
     def state(self) -> dict[str, int]:
@@ -113,25 +105,7 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        (batch,) = self.step(1)
-        return batch
-
-    def step(self, count: int, rank: int = 0, ranks: int = 1) -> list[Batch]:
-        """Of the next `count` batches those that fall to one process: numbers `rank`, `rank + ranks`, ..."""
-        batches = [self._next_rows() for _ in range(count)]
-        return [collate([row.examples for row in rows], self.context) for rows in batches[rank::ranks]]
-
-    def documents(self, state: dict[str, int], count: int) -> list[str]:
-        """Folder and number of every document in the `count` batches behind a place in the stream."""
-        here = self.state()
-        self.load_state(state)
-        visits = [visit for _ in range(count) for row in self._next_rows() for visit in row.visits]
-        self.load_state(here)
-        named = [(self.sources[source].shards.folder, self.sources[source].pieces[at][0]) for source, at in visits]
-        return [f"{folder} {document + 1}" for folder, document in dict.fromkeys(named)]
-
-    def _next_rows(self) -> list[PackedRow]:
-        rows: list[PackedRow] = []
+        rows: list[list[Example]] = []
         while len(rows) < self.batch_size:
             if self._sequences is None:
                 self._sequences = self._pack(self.window)
@@ -140,7 +114,7 @@ class Loader:
                 continue
             rows.append(self._sequences[self.sequence])
             self.sequence += 1
-        return rows
+        return collate(rows, self.context)
 
     def _draw_permutation(self, source: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, 1, source, epoch]).permutation(len(self.sources[source]))
@@ -160,8 +134,7 @@ class Loader:
                 visits.append((source, int(self._permutation(source, epoch)[place])))
         return visits
 
-    def _pack(self, window: int) -> list[PackedRow]:
-        visits = self.documents_of(window)
+    def _pack(self, window: int) -> list[list[Example]]:
         examples = [
             make_example(
                 self.sources[source][piece],
@@ -170,11 +143,11 @@ class Loader:
                 np.random.default_rng([self.seed, 2, window, place]),
                 self.context,
             )
-            for place, (source, piece) in enumerate(visits)
+            for place, (source, piece) in enumerate(self.documents_of(window))
         ]
         bins = assign([len(example) for example in examples], self.context)
         order = np.random.default_rng([self.seed, 3, window]).permutation(len(bins))
-        return [PackedRow([examples[i] for i in bins[number]], [visits[i] for i in bins[number]]) for number in order]
+        return [[examples[index] for index in bins[number]] for number in order]
 
 
 def plain_batches(documents: Sequence[Encoded], grammar: Grammar, context: int, batch_size: int) -> Iterator[Batch]:
