@@ -126,10 +126,11 @@ def test_perplexity_without_targets():
 @pytest.mark.parametrize(("kind", "parent"), [("cross", {}), ("single", {}), ("cross", {"readout": "paper"})])
 def test_muon_moves_the_matrices_of_the_blocks(shards, tmp_path, kind, parent):
     made = trainer(shards, tmp_path / "run", kind, parent, optimizer="muon")
-    groups = [[made.names[p] for g in optimizer.param_groups for p in g["params"]] for optimizer in made.optimizers]
-    assert sorted(groups[0] + groups[1]) == sorted(made.names.values())
+    names = {parameter: name for name, parameter in made.parameters.items()}
+    groups = [[names[p] for g in optimizer.param_groups for p in g["params"]] for optimizer in made.optimizers]
+    assert sorted(groups[0] + groups[1]) == sorted(made.parameters)
     inside = re.compile(r"(layers\.\d+\.|to_text|to_image).*weight")
-    assert sorted(groups[1]) == sorted(n for p, n in made.names.items() if p.ndim == 2 and inside.search(n))
+    assert sorted(groups[1]) == sorted(n for n, p in made.parameters.items() if p.ndim == 2 and inside.search(n))
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (32, 128), (128, 32)])

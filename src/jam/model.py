@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from jam.checkpoints import CheckpointReader, Manifest, check_tensors, require_memory, write_json
+from jam.checkpoints import CheckpointReader, Manifest, require_memory, write_json
 from jam.codec import Codec, load_image_tokenizer, load_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.codec.text import TOKENIZER_FOLDER
@@ -91,14 +91,19 @@ class Model:
         }
         return document
 
-    def save(self, folder: str | Path, stage: str | None = None) -> None:
+    def save(
+        self, folder: str | Path, stage: str | None = None, tensors: dict[str, torch.Tensor] | None = None
+    ) -> None:
         """Write a whole model folder into the existing folder `folder`.
+
+        Args:
+            tensors: in the place of the network's own, by the names that they have in `joint`.
 
         Raises:
             ValueError: the image tokenizer, which is copied as it is, is gone.
         """
         folder, image_tokenizer = Path(folder), self.image_tokenizer_folder()
-        self.joint.save_pretrained(folder)
+        self.joint.save_pretrained(folder, state_dict=tensors)
         self.codec.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
         if image_tokenizer is not None:
             shutil.copytree(image_tokenizer, folder / IMAGE_TOKENIZER_FOLDER)
@@ -116,17 +121,6 @@ class Model:
                 "put it back, or set `folder` to where the model lies now"
             )
         return path
-
-    def load_weights(self, folder: str | Path) -> None:
-        """Take the weights of another folder of the same model. Raises ValueError if tensors are missing or extra."""
-        network = self.joint.model if isinstance(self.joint, SingleStream) else self.joint
-        reader = CheckpointReader(folder)
-        tied = network.all_tied_weights_keys
-        own = {name: value for name, value in network.state_dict().items() if name not in tied}
-        check_tensors(reader.infos, {name: tuple(value.shape) for name, value in own.items()}, str(folder), ignore=tied)
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(reader.read(name))
 
 
 def load(folder: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None) -> Model:

@@ -50,6 +50,8 @@ def run_training(trainer: Trainer, what: str, console: Console) -> None:
             losses = smooth({"loss": report.loss, "text": report.text_loss, "image": report.image_loss})
             rate = smooth({"tokens/s": report.tokens / report.seconds}, digits=0)
             progress.update(task, completed=report.step, figures=f"{losses} {rate}")
+            if report.problem:
+                progress.console.print(report.problem, soft_wrap=True, markup=False)
 
 
 class Smoothed:

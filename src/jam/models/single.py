@@ -59,6 +59,14 @@ class SingleStream(JointBase, nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    def layer_pairs(self) -> list[list[nn.Module]]:
+        """Each layer, alone: where the cross model has pairs."""
+        return [[layer] for layer in self.tower.layers]
+
+    def readout_parameters(self) -> list[nn.Parameter]:
+        """What `logits` reads beside hidden states."""
+        return self.tower.readout_parameters()
+
     def hidden(
         self,
         input_ids: Tensor,
@@ -97,6 +105,12 @@ class SingleStream(JointBase, nn.Module):
             logits[:, first:end] = -torch.inf
         return logits.view(*hidden.shape[:-1], -1)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Save the plain model; it opens with `AutoModelForCausalLM`."""
-        self.model.save_pretrained(folder)
+    def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save the plain model; it opens with `AutoModelForCausalLM`.
+
+        Args:
+            state_dict: tensors to save in the place of its own, by the names that they have here.
+        """
+        if state_dict is not None:
+            state_dict = {name.removeprefix("tower.model."): tensor for name, tensor in state_dict.items()}
+        self.model.save_pretrained(folder, state_dict=state_dict)

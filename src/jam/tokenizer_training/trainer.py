@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from jam.checkpoints import new_folder, write_json
 from jam.checkpoints.folders import refuse_existing
@@ -25,16 +25,18 @@ from jam.tokenizer_training.pictures import Pictures, find_pictures, leave_out
 from jam.tokenizer_training.quality import psnr, reconstruction_grid, ssim
 from jam.tokenizer_training.state import collect, load_tensors, restore, save_state
 from jam.training.checkpoint import checkpoints, read_state
-from jam.training.interrupts import interrupts_wait
+from jam.training.interrupts import interrupts_wait, signals_noted
+from jam.training.recipe import compare
+from jam.training.records import Records
 from jam.training.schedule import lr_factor
 
 TOKENIZER = "image_tokenizer"
-RECORDS = "metrics.jsonl"
 GRIDS = "reconstructions"
 SHOWN = 32  # pictures of a grid
 LATENTS = 2**16  # that the codebook starts from, at most (and at least as many as it has codes)
-MAY_CHANGE = {"out", "resume", "device", "workers", "cache_mb", "validate_every", "checkpoint_every"}
-MAY_CHANGE |= {"keep_checkpoints", "max_unreadable"}
+# What does not change what is computed. Pictures are compared by what they are.
+FREE = {"out", "sources", "validation", "resume", "device", "workers", "cache_mb", "validate_every", "checkpoint_every"}
+FREE |= {"keep_checkpoints", "max_unreadable"}
 
 
 @dataclass(frozen=True)
@@ -217,33 +219,38 @@ class TokenizerTrainer:
     def train(self) -> Iterator[TokenizerStep]:
         """Run to the end, yielding after every step; afterwards the tokenizer lies in ``out/image_tokenizer``.
 
-        An interrupt (or closing the iterator) saves a checkpoint first; ``resume`` goes on from it.
+        Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it.
+
+        Raises:
+            SystemExit: after SIGTERM.
         """
         self._begin()
         self.model.train()
         c = self.config
-        with (
-            SummaryWriter(self.run / "tensorboard", purge_step=self.step + 1) as board,
-            (self.run / RECORDS).open("a") as records,
-        ):
-            try:
+        records = Records(self.run, self.step)
+        try:
+            with signals_noted(signal.SIGTERM) as received:
                 while self.step < c.steps:
                     report = self.train_step()
-                    self._record(asdict(report), board, records)
+                    records.write(asdict(report))
                     yield report
                     if self._is_due(c.checkpoint_every):
                         self.save_checkpoint()
                     if self._is_due(c.validate_every):
-                        self._validate(board, records)
-                self.save_checkpoint()
-                self._validate(board, records)
-            except (KeyboardInterrupt, GeneratorExit):
-                self.save_checkpoint()
-                raise
-            finally:
-                self.pictures.close()
-                self.held.close()
-                self._list_unreadable()
+                        self._validate(records)
+                    if received:
+                        self.save_checkpoint()
+                        raise SystemExit(128 + signal.SIGTERM)
+            self.save_checkpoint()
+            self._validate(records)
+        except (KeyboardInterrupt, GeneratorExit):
+            self.save_checkpoint()
+            raise
+        finally:
+            records.close()
+            self.pictures.close()
+            self.held.close()
+            self._list_unreadable()
         with new_folder(self.run / TOKENIZER) as folder:
             self.save_tokenizer(folder)
 
@@ -267,54 +274,39 @@ class TokenizerTrainer:
         (self.run / GRIDS).mkdir(parents=True, exist_ok=True)
         if found:
             self.load_checkpoint(found[-1])
-        self._forget_later_records()
         write_json(self.run / "recipe.json", asdict(self.config))
-
-    def _forget_later_records(self) -> None:
-        """Drop the records of steps behind the checkpoint; they come again."""
-        path = self.run / RECORDS
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            whole = (line for line in lines if line.endswith("\n"))
-            path.write_text("".join(line for line in whole if json.loads(line)["step"] <= self.step))
 
     def save_checkpoint(self) -> Path:
         """Write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole."""
         tensors = collect("model", self.model, self.optimizer)
         tensors |= collect("discriminator", self.discriminator, self.judge) | {"used": self.used_K}
-        state = {"config": asdict(self.config), "pictures": len(self.pictures)}
+        state = {"settings": self._settings()}
         return save_state(self.run, self.step, tensors, state, self.config.keep_checkpoints)
 
     def load_checkpoint(self, checkpoint: Path) -> None:
         """Weights, moments and step. Raises ValueError, with all differences, if the recipe is another one."""
         state = read_state(checkpoint)
-        before, now = state["config"], asdict(self.config)
-        pairs = {name: (before.get(name), now[name]) for name in now if name not in MAY_CHANGE}
-        pairs["number of pictures"] = (state["pictures"], len(self.pictures))
-        changed = [f"{name} was {old} and is {new}" for name, (old, new) in pairs.items() if old != new]
-        if changed:
-            raise ValueError(f"{checkpoint}: {'; '.join(changed)}; resume a run with the recipe and pictures it had")
+        compare(checkpoint, state["settings"], self._settings())
         tensors = load_tensors(checkpoint)
         restore("model", tensors, self.model, self.optimizer)
         restore("discriminator", tensors, self.discriminator, self.judge)
         self.used_K.copy_(tensors["used"])
         self.step = state["step"]
 
-    def _validate(self, board: SummaryWriter, records: Any) -> None:
+    def _settings(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one before."""
+        keys = "\n".join(picture.key for picture in self.pictures.pictures)
+        own = {key: value for key, value in asdict(self.config).items() if key not in FREE}
+        digest = hashlib.sha256(keys.encode()).hexdigest()[:16]
+        return own | {"number of pictures": len(self.pictures), "names of pictures (SHA-256)": digest}
+
+    def _validate(self, records: Records) -> None:
         self.report, grid = self.measure()
         grid.save(self.run / GRIDS / f"step-{self.step:06d}.png")
-        self._record({"step": self.step} | {f"validation_{k}": v for k, v in self.report.items()}, board, records)
+        records.write({"step": self.step} | {f"validation_{key}": value for key, value in self.report.items()})
 
     def _list_unreadable(self) -> None:
         reasons = self.pictures.unreadable | self.held.unreadable
         if reasons:
             lines = (json.dumps({"picture": place, "reason": reason}) + "\n" for place, reason in reasons.items())
             (self.run / "unreadable.jsonl").write_text("".join(lines))
-
-    @staticmethod
-    def _record(values: dict[str, Any], board: SummaryWriter, records: Any) -> None:
-        records.write(json.dumps(values) + "\n")
-        records.flush()
-        for key, value in values.items():
-            if key != "step":
-                board.add_scalar(key, value, values["step"])
