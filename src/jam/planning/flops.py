@@ -15,7 +15,8 @@ from torch import nn
 
 from jam.models import CrossForCausalLM
 from jam.models.cross_block import CrossBlock
-from jam.models.towers import FULL, Tower
+from jam.models.towers import Tower
+from jam.models.towers.base import FULL
 from jam.planning.network import blocks, readout_weights
 
 

@@ -92,7 +92,12 @@ def simulate(
         masked: documents are packed, so that attention takes a mask.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
-        network = build().to(dtype)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            network = build()
+        finally:
+            torch.set_default_dtype(before)
         live = _Live([*network.parameters(), *network.buffers()])
         for parameter in network.parameters():
             if parameter.requires_grad:
