@@ -26,6 +26,8 @@ TABLE = """
 | fusion      | vocabulary, models, checkpoints                                              |
 | data        | documents, vocabulary, grammar, cm3, codec, checkpoints                      |
 | training    | models, data, checkpoints                                                    |
+| tokenizer_training | documents, checkpoints, training                                      |
+| planning    | models, training                                                            |
 | generation  | vocabulary, grammar, cm3, codec, models                                      |
 | evaluation  | documents, vocabulary, grammar, codec, models, fusion, data, checkpoints     |
 | tutorials   | documents                                                                    |

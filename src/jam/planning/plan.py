@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -275,9 +276,13 @@ def _advice(plan: Plan, recipe: TrainConfig, again: Any) -> list[str]:
         found.append(f"{', '.join(named)}: {other.memory.total / 1e9:.1f} GB, {verdict}")
         if other.fits:
             break
-    for factor in (2, 4, 8, 16, 32, 64, 128, 256):
-        other = again(recipe=recipe, gpus=plan.gpus * factor)
-        if other.fits:
-            found.append(f"{plan.gpus * factor} of these GPUs: {other.memory.total / 1e9:.1f} GB on each, fits")
-            break
+    if needed := _gpus_needed(again(recipe=replace(recipe, sharding="full"), gpus=2 * plan.gpus)):
+        found.append(f"{needed} of these GPUs, sharding full: fits")
     return found
+
+
+def _gpus_needed(plan: Plan) -> int | None:
+    """How many GPUs are enough, by a plan for some: weights, gradients and moments are divided, the rest is not."""
+    divided = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer
+    left = plan.available - (plan.memory.total - divided)
+    return max(2, math.ceil(divided * plan.gpus / left)) if left > 0 else None

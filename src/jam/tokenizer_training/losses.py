@@ -90,10 +90,14 @@ def _tensor(tensors: dict[str, Tensor], *names: str) -> Tensor:
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches of a picture (Isola et al., 2017): ``[N, 3, R, R]`` to logits ``[N, 1, r, r]``."""
+    """Judges overlapping patches of a picture (Isola et al., 2017): ``[N, 3, R, R]`` to logits ``[N, 1, r, r]``.
 
-    def __init__(self, channels: int = 64, layers: int = 3) -> None:
+    A patch is 70 pixels wide; in pictures of less than 32 pixels it has fewer.
+    """
+
+    def __init__(self, channels: int, resolution: int) -> None:
         super().__init__()
+        layers = max(1, min(3, resolution.bit_length() - 3))
         parts: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         width = channels
         for layer in range(1, layers + 1):

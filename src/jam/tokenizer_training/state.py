@@ -51,9 +51,12 @@ def restore(name: str, tensors: dict[str, Tensor], module: nn.Module, optimizer:
     parameters = dict(module.named_parameters())
     for key, value in own.items():
         kind, _, parameter = key.partition("/")
-        if kind != "weights":
-            # The fused optimiser keeps its step counts, too, on the parameter's device.
-            optimizer.state[parameters[parameter]][kind] = value.to(parameters[parameter].device)
+        if kind == "weights":
+            continue
+        owner = parameters[parameter]
+        # The fused optimiser keeps its step counts, too, on the parameter's device, and takes moments of its layout.
+        restored = torch.empty_like(owner).copy_(value) if value.shape == owner.shape else value.to(owner.device)
+        optimizer.state[owner][kind] = restored.detach()
 
 
 def load_tensors(checkpoint: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import signal
 import time
@@ -87,7 +88,7 @@ class TokenizerTrainer:
         self.model = build_tokenizer(config).to(self.device, memory_format=torch.channels_last)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + 1)
-            self.discriminator = PatchDiscriminator(config.discriminator_channels).to(self.device)
+            self.discriminator = PatchDiscriminator(config.discriminator_channels, config.resolution).to(self.device)
         self.lpips = LPIPS(config.perceptual_files).to(self.device) if config.perceptual_files else None
         betas = (config.beta1, config.beta2)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=betas, fused=True)
