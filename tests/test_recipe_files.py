@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jam.commands import COMMANDS, parse
-from jam.fusion import FuseConfig
+from jam.fusion.config import FuseConfig
 from jam.models import CrossConfig
 from jam.planning.network import read_config
 from jam.tokenizer_training import TokenizerConfig
