@@ -13,6 +13,7 @@ from encoded import CAPTION, CONVERSATION, IMAGE, G, N, V, random_encoded, write
 
 from jam.codec import Encoded
 from jam.data import (
+    TENSORS,
     PLAIN,
     Loader,
     Objective,
@@ -121,7 +122,7 @@ def make_loader(shards, seed=0, batch_size=3, weights=(3.0, 1.0), objective=None
 
 
 def same(first, second):
-    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in first.__dataclass_fields__)
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in TENSORS)
 
 
 def test_stream_is_a_function_of_seed_and_window(shards):
