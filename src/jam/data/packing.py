@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ TENSORS = ("inputs", "targets", "states", "weights", "positions", "documents")
 class Batch:
     """Tensors ``[batch, context]``.
 
-    `documents` numbers the document of every position (-1: padding); attention, positions and spans stay within one.
-    `packed` says the same to attention. `states` are those of the targets (`jam.grammar.State`); `weights` are 0 where nothing is learnt.
+    `documents` numbers the document of every position (-1: padding), and `packed` says the same to attention:
+    attention, positions and spans stay within one. `states` are those of the targets (`jam.grammar.State`); `weights`
+    are 0 where nothing is learnt.
     """
 
     inputs: torch.Tensor
@@ -32,8 +33,11 @@ class Batch:
     packed: Packed
 
     def to(self, device: torch.device | str) -> Batch:
-        tensors = [getattr(self, name).to(device, non_blocking=True) for name in TENSORS]
-        return Batch(*tensors, packed=self.packed.to(device))
+        return replace(
+            self,
+            **{name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS},
+            packed=self.packed.to(device),
+        )
 
 
 def assign(lengths: Sequence[int], context: int) -> list[list[int]]:

@@ -76,8 +76,8 @@ class CrossBlock(GradientCheckpointingLayer):
     ) -> Tensor:
         """Receiving stream [B, T, d] and the other stream [B, T, o] to the receiving stream [B, T, d].
 
-        The mask is the towers' (bool [B, 1, T, K], packed documents, or None: plain causal): a token sees of the other stream the positions
-        that it sees of its own.
+        The mask is the towers' (bool [B, 1, T, K], packed documents, or None: plain causal): a token sees of the other
+        stream the positions that it sees of its own.
         """
         query = self._split_heads(self.q_proj(self.attention_norm(hidden)))
         key, value = self._split_heads(self.k_proj(other)), self._split_heads(self.v_proj(other))

@@ -1,7 +1,8 @@
 """Attention over packed documents, each by itself: no mask of T x T is made, and nothing is computed between documents.
 
 On a GPU in half precision the variable-length kernel of torch takes all runs at once; elsewhere every run is one call
-of SDPA. Layers of `transformers` reach it under the library's own name "sdpa", which it answers for everything else too.
+of SDPA. Layers of `transformers` reach it under the library's own name "sdpa", behind which all other calls stay as
+they are.
 Shapes: B batch, T time, R run, h heads, k heads of keys, D head width.
 """
 
@@ -21,7 +22,7 @@ from jam.packed import Mask, Packed
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # a build of torch without it
-    varlen_attn = None
+    varlen_attn = None  # type: ignore[assignment]
 
 
 def attend(
@@ -31,22 +32,22 @@ def attend(
     if isinstance(mask, Packed) and not mask.is_causal:
         return _packed(query, key, value, mask, dropout, scale)
     dense = None if isinstance(mask, Packed) else mask
-    shared = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}
+    shared = query.shape[1] != key.shape[1]
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=dense, dropout_p=dropout, is_causal=dense is None, scale=scale, **shared
+        query, key, value, attn_mask=dense, dropout_p=dropout, is_causal=dense is None, scale=scale, enable_gqa=shared
     )
 
 
 def _packed(query: Tensor, key: Tensor, value: Tensor, packed: Packed, dropout: float, scale: float | None) -> Tensor:
     batch, _, time, _ = query.shape
-    tokens = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]  # [B T, heads, D]
+    q, k, v = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))  # [B T, heads, D]
     if has_varlen(query, dropout):
         window = (-1 if packed.window is None else packed.window - 1, 0)
-        result = varlen_attn(
-            *tokens, packed.ends, packed.ends, time, time, scale=scale, window_size=window, enable_gqa=True
-        )
+        ends = packed.ends
+        result = varlen_attn(q, k, v, ends, ends, time, time, scale=scale, window_size=window, enable_gqa=True)
+        assert isinstance(result, Tensor)
     else:
-        result = _run_by_run(*tokens, packed, dropout, scale)
+        result = _run_by_run(q, k, v, packed, dropout, scale)
     return result.view(batch, time, *result.shape[1:]).transpose(1, 2)
 
 
@@ -73,10 +74,8 @@ def _run_by_run(
         mask = None
         if packed.window is not None and length > packed.window:
             mask = causal(length, q.device)[0].triu(1 - packed.window)
-        heads = (states.transpose(0, 1)[None] for states in (q, k, v))
-        out = F.scaled_dot_product_attention(
-            *heads, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale
-        )
+        heads = [states.transpose(0, 1)[None] for states in (q, k, v)]
+        out = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], mask, dropout, mask is None, scale=scale)
         results.append(out[0].transpose(0, 1))
     return torch.cat(results)
 

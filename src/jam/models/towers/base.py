@@ -93,9 +93,7 @@ class Family(ABC):
         return hidden
 
     @abstractmethod
-    def call_layer(
-        self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None
-    ) -> Tensor:
+    def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         """One decoder layer, [B, T, d] to [B, T, d]."""
 
     def attention_of(self, layer: nn.Module) -> Any:

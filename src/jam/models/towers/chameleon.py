@@ -49,9 +49,7 @@ class ChameleonDecoder(ChameleonPreTrainedModel):
 class ChameleonFamily(LlamaFamily):
     model_class = ChameleonDecoder
 
-    def call_layer(
-        self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None
-    ) -> Tensor:
+    def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache)[0]
 
 

@@ -29,7 +29,5 @@ class OPTFamily(Family):
         project = model.model.decoder.project_out
         return hidden if project is None else project(hidden)
 
-    def call_layer(
-        self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None
-    ) -> Tensor:
+    def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, past_key_values=cache)

@@ -163,9 +163,7 @@ class Tower(nn.Module):
         norm = self._part(self.family.norm)
         return self.family.narrow(self.model, hidden if norm is None else norm(hidden))
 
-    def forward(
-        self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None
-    ) -> Tensor:
+    def forward(self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None) -> Tensor:
         """The plain decoder: embedded tokens [B, T, embedding width] to the head's input [B, T, head width].
 
         The other arguments are those of `enter`.
