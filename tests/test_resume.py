@@ -166,6 +166,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(shards, tmp_path, monkeypatc
     made = trainer(shards, tmp_path / "run", checkpoint_every=1)
     steps = made.train()
     next(steps), next(steps)
+    made.checkpoints.settle(wait=True)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
