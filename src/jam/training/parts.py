@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 from jam.models import CrossForCausalLM
 from jam.models.towers import Tower
@@ -100,10 +102,11 @@ def whole_tensors(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
 
 def prepare_layers(model: Any, config: TrainConfig) -> None:
     """Activation checkpointing and compilation of the layers and cross blocks, where the recipe asks for them."""
+    blocks = [block for pair in model.layer_pairs() for block in pair]
     if config.activation_checkpointing:
-        network = model if isinstance(model, CrossForCausalLM) else model.model
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for block in blocks:  # as `gradient_checkpointing_enable` does, under whichever name the library has it
+            block.gradient_checkpointing = True
+            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     if config.compile:
-        for pair in model.layer_pairs():
-            for block in pair:
-                block.compile()
+        for block in blocks:
+            block.compile()
