@@ -1,15 +1,18 @@
 """Runs of one and of two processes, for tests to compare: ``python ranks.py OUT [slow]``.
 
-Processes are forked from one that has imported everything, since that takes longer than the runs. Each scenario's result
-is ``OUT/NAME.pt``.
+Processes are forked from one that has imported everything, since that takes longer than the runs. The result of a
+run is ``OUT/NAME.pt``.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import random
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,9 +77,7 @@ def run(world: World, out: Path, name: str, changes: dict[str, Any]) -> None:
     trainable = sorted(made.parameters)
     reports = list(made.train())
     result = {"losses": [report.loss for report in reports], "gradients": gradients, "trainable": trainable}
-    result["state"] = sorted(
-        {names for optimizer in made.optimizers for names in _names(made.parameters, optimizer)}
-    )
+    result["state"] = sorted({names for optimizer in made.optimizers for names in _names(made.parameters, optimizer)})
     result["reports"] = [report.record() | {"seconds": 0} for report in reports]
     save(world, out / f"{name}.pt", result)
 
@@ -98,6 +99,41 @@ def refused(world: World, out: Path, name: str) -> None:
         trainer(out / "shards", out / name, world=world, batch_tokens=64, micro_batch_size=1)
     except ValueError as error:
         save(world, out / f"{name}.pt", str(error))
+
+
+def killed(out: Path, size: int, kills: int, steps: int) -> None:
+    """The same run twice: once as it is, once killed and resumed `kills` times, at moments drawn at random."""
+    name, changes = f"killed-{size}", {"steps": steps, "checkpoint_every": 1, "keep_checkpoints": 1}
+    on(size, run, out, f"whole-{size}", {"steps": steps})
+    records, rng = out / name / "metrics.jsonl", random.Random(size)
+    for _ in range(kills):
+        target = lines(records) + rng.choice([0, 1, 1, 2])
+        processes = start(size, run, out, name, changes | {"resume": True})
+        while lines(records) < target and all(process.is_alive() for process in processes):
+            time.sleep(0.001)
+        time.sleep(0.1 * rng.random())
+        assert all(process.is_alive() for process in processes), "it ended before it was killed"
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+        for process in processes:
+            process.join()
+    on(size, run, out, name, changes | {"resume": True})
+
+
+def lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def terminated(out: Path) -> None:
+    """SIGTERM to one of two processes."""
+    name, changes = "terminated", {"steps": 200, "checkpoint_every": 0}
+    processes = start(2, run, out, name, changes)
+    while lines(out / name / "metrics.jsonl") < 2 and all(process.is_alive() for process in processes):
+        time.sleep(0.001)
+    os.kill(processes[1].pid, signal.SIGTERM)
+    for process in processes:
+        process.join()
+    torch.save([process.exitcode for process in processes], out / "terminated.pt")
 
 
 FAST: dict[str, dict[str, Any]] = {
@@ -122,6 +158,8 @@ def fast(out: Path) -> None:
         on(before, stop, out, f"resumed-{before}-{after}", 3, few | FAST["all"])
         on(after, run, out, f"resumed-{before}-{after}", few | FAST["all"] | {"resume": True})
     on(2, refused, out, "refused")
+    killed(out, 1, kills=3, steps=12)
+    terminated(out)
 
 
 def slow(out: Path) -> None:
@@ -136,6 +174,8 @@ def slow(out: Path) -> None:
     for before, after in ((1, 2), (2, 1), (2, 2)):
         on(before, stop, out, f"resumed-{before}-{after}", 7, {})
         on(after, run, out, f"resumed-{before}-{after}", {"resume": True})
+    killed(out, 1, kills=20, steps=60)
+    killed(out, 2, kills=6, steps=30)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
-from runs import trainer, write_corpora
+from runs import assert_same, trainer, write_corpora
 
 import jam
 from jam.training import RESULT
+from jam.training.checkpoint import checkpoints, read_state
 from jam.training.distributed import World
 from jam.training.parts import part_of
 
@@ -91,6 +93,40 @@ def test_a_run_of_two_processes_goes_on_exactly(slow):
     assert torch.load(slow / "resumed-2-2.pt")["losses"] == whole
     for name in ("resumed-1-2", "resumed-2-1"):
         assert torch.load(slow / f"{name}.pt")["losses"] == pytest.approx(whole, rel=1e-4)
+
+
+# --- killed and gone on with ------------------------------------------------------------------------------------------
+
+
+def records(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_killed_equals_whole(folder: Path, size: int) -> None:
+    """Every step was recorded once, with the losses of the run that nobody killed, to the last bit; weights too."""
+    whole, killed = records(folder, f"whole-{size}"), records(folder, f"killed-{size}")
+    figures = [[(r["step"], r["loss"], r["grad_norm"]) for r in one] for one in (whole, killed)]
+    assert figures[0] == figures[1]
+    first, second = (jam.load(folder / f"{kind}-{size}" / RESULT).joint.state_dict() for kind in ("whole", "killed"))
+    assert_same(first, second)
+    assert not list((folder / f"killed-{size}").rglob("*.partial*"))
+
+
+def test_killed_three_times_a_run_computes_the_same(fast):
+    assert_killed_equals_whole(fast, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_killed_at_twenty_random_moments_a_run_computes_the_same(slow, size):
+    assert_killed_equals_whole(slow, size)
+
+
+def test_sigterm_saves_and_exits(fast):
+    """It reached one of two processes; both end with its status, and the last step has its checkpoint."""
+    assert torch.load(fast / "terminated.pt") == [128 + signal.SIGTERM] * 2
+    (found,) = checkpoints(fast / "terminated")
+    assert records(fast, "terminated")[-1]["step"] == read_state(found)["step"] >= 2
 
 
 def test_what_is_frozen_has_neither_gradient_nor_state(fast):

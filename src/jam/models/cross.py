@@ -137,7 +137,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
     def readout_parameters(self) -> list[nn.Parameter]:
         """What `logits` reads beside hidden states."""
         if self.config.readout == "paper":
-            return [(self.lm_head or self.embed_tokens).weight]
+            return list((self.lm_head or self.embed_tokens).parameters())
         return [parameter for tower in self._joint_towers() for parameter in tower.readout_parameters()]
 
     def get_input_embeddings(self) -> nn.Module:

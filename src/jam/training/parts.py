@@ -54,9 +54,8 @@ def _add_adapters(tower: Tower, config: TrainConfig) -> None:
         raise ValueError("train is lora, which needs PEFT: pip install 'jam-fusion[lora]'") from None
     inside = {module for layer in tower.layers for module in layer.modules() if isinstance(module, nn.Linear)}
     targets = [name for name, module in tower.model.named_modules() if module in inside]
-    settings = LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets
-    )
+    rank, dropout = config.lora_rank, config.lora_dropout
+    settings = LoraConfig(r=rank, lora_alpha=config.lora_alpha, lora_dropout=dropout, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # every process makes the same ones
         inject_adapter_in_model(settings, tower.model, ADAPTER)

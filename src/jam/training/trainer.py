@@ -140,6 +140,8 @@ class Trainer:
         rule = Rule(config.keep_checkpoints, config.keep_epochs, config.keep_best)
         self.checkpoints = Checkpoints(self.run, rule, self.world)
         self.step = 0
+        self.place: dict[str, int] = {}  # in the data, after the last whole step
+        self.stream: Iterator[tuple[list[Batch], dict[str, int]]] = iter(())
         self._go_to(self.loader.state())
         self.validation_report: dict[str, float | int | None] = {}
 
@@ -343,7 +345,7 @@ class Trainer:
         self._go_to(state["place"])
 
     def _go_to(self, place: dict[str, int]) -> None:
-        self.place = place  # in the data, after the last whole step
+        self.place = place
         self.stream = self.loader.steps(place, self.accumulation, self.world.rank, self.world.size)
 
     def _settings(self) -> dict[str, Any]:
