@@ -28,10 +28,11 @@ def config(shards, out, **changes) -> TrainConfig:
     return TrainConfig(**(values | changes))
 
 
-def trainer(shards, out, kind="cross", parent=None, **changes) -> Trainer:
+def trainer(shards, out, kind="cross", parent=None, world=None, **changes) -> Trainer:
     """A trainer of a fresh model, always with the same weights."""
-    made = tiny.model(out.parent / f"{out.name}-model", kind, **(parent or {}))
-    return Trainer(made.joint, config(shards, out, **changes), made.save)
+    folder = out.parent / f"{out.name}-model-{world.rank if world else 0}"
+    made = tiny.model(folder, kind, **(parent or {}))
+    return Trainer(made.joint, config(shards, out, **changes), made.save, world=world)
 
 
 def stored(checkpoint) -> dict[str, torch.Tensor]:

@@ -19,12 +19,13 @@ TABLE = """
 | documents   |                                                                              |
 | vocabulary  |                                                                              |
 | checkpoints |                                                                              |
+| packed      |                                                                              |
 | grammar     | vocabulary                                                                   |
 | cm3         | vocabulary, grammar                                                          |
 | codec       | documents, vocabulary, grammar, checkpoints                                  |
-| models      | vocabulary, grammar                                                          |
+| models      | vocabulary, grammar, packed                                                  |
 | fusion      | vocabulary, models, checkpoints                                              |
-| data        | documents, vocabulary, grammar, cm3, codec, checkpoints                      |
+| data        | documents, vocabulary, grammar, packed, cm3, codec, checkpoints              |
 | training    | models, data, checkpoints                                                    |
 | tokenizer_training | documents, checkpoints, training                                      |
 | planning    | models, training                                                            |

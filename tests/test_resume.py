@@ -115,7 +115,10 @@ def test_parameters_without_gradient_resume_too(shards, tmp_path):
 def test_resuming_with_other_data_is_refused(shards, tmp_path):
     next(steps := trainer(shards, tmp_path / "run").train())
     steps.close()
-    for change, message in (({"seed": 5}, "seed was 0 and is 5"), ({"context": 60}, "context was 64 and is 60"),):
+    for change, message in (
+        ({"seed": 5}, "seed was 0 and is 5"),
+        ({"context": 60}, "context was 64 and is 60"),
+    ):
         with pytest.raises(ValueError, match=message):
             next(trainer(shards, tmp_path / "run", resume=True, **change).train())
 
@@ -166,6 +169,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(shards, tmp_path, monkeypatc
     made = trainer(shards, tmp_path / "run", checkpoint_every=1)
     steps = made.train()
     next(steps), next(steps)
+    made.checkpoints.settle(wait=True)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -45,7 +45,6 @@ def test_accumulation_weighs_every_target_alike(shards, tmp_path):
 def test_loss_is_the_weighted_mean(shards, tmp_path):
     made = trainer(shards, tmp_path / "run", image_weight=0.3, micro_batch_size=4, sentinel_weight=0.5)
     batch = next(made.loader)
-    made.loader.load_state({"window": 0, "sequence": 0})
     with torch.no_grad():
         logits = made.model.logits(batch_hidden(made.model, batch), batch.states)
         nll = -logits.log_softmax(-1).gather(-1, batch.targets[..., None])[..., 0]

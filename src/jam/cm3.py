@@ -19,7 +19,8 @@ Span = tuple[int, int]  # half open
 def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list[Span]:
     """Runs between ``<break>`` tokens from `start` to the closing ``</s>`` (or the end of an open piece)."""
     stop = len(ids) - (ids[-1] == vocabulary.eos_id and len(ids) > start)
-    edges = [start - 1, *(i for i in range(start, stop) if ids[i] == vocabulary.break_id), stop]
+    breaks = np.flatnonzero(np.asarray(ids[start:stop]) == vocabulary.break_id) + start
+    edges = [start - 1, *breaks.tolist(), stop]
     return [(left + 1, right) for left, right in pairwise(edges) if left + 1 < right]
 
 
@@ -122,11 +123,20 @@ def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int = 1)
     excess = len(ids) - limit
     if excess <= 0:
         return list(range(len(ids)))
-    places = [place for place in range(start, _close(ids, vocabulary)) if vocabulary.is_text(int(ids[place]))]
+    places = (text_places(ids[start : _close(ids, vocabulary)], vocabulary) + start).tolist()
     if len(places) <= excess:
         return None
     cut = set(places[-excess:])
     return [place for place in range(len(ids)) if place not in cut]
+
+
+def text_places(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Where ordinary text stands (`Vocabulary.is_text`)."""
+    tokens = np.asarray(ids, dtype=np.int64)
+    is_text = (tokens < vocabulary.text_size) & (tokens != vocabulary.eos_id)
+    for first, end in vocabulary.text_image_ids:
+        is_text &= (tokens < first) | (tokens >= end)
+    return np.flatnonzero(is_text)
 
 
 def _close(ids: Sequence[int], vocabulary: Vocabulary) -> int:

@@ -1,14 +1,16 @@
 """From documents to batches; the only place that makes labels, states, positions and document boundaries."""
 
-from jam.data.examples import PLAIN, Example, Objective, make_example
-from jam.data.loader import Loader, Source, plain_batches
-from jam.data.packing import Batch, assign, collate
+from jam.data.examples import PLAIN, Example, Objective, draw_spans, example_length, label, make_example
+from jam.data.loader import Loader, plain_batches
+from jam.data.packing import TENSORS, Batch, assign, collate
 from jam.data.prepare import prepare
 from jam.data.shards import Shards, ShardWriter
+from jam.data.source import Source
 from jam.data.split import split
 
 __all__ = [
     "PLAIN",
+    "TENSORS",
     "Batch",
     "Example",
     "Loader",
@@ -18,6 +20,9 @@ __all__ = [
     "Source",
     "assign",
     "collate",
+    "draw_spans",
+    "example_length",
+    "label",
     "make_example",
     "plain_batches",
     "prepare",

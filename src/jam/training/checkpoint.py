@@ -158,11 +158,9 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def state_tensors(
-    parameters: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer]
-) -> dict[str, Tensor]:
+def state_tensors(parameters: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """What a checkpoint holds: trained parameters ``model/NAME`` and the optimisers' state ``optimizer/KIND/NAME``."""
-    names = {parameter: name for name, parameter in parameters.items()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in parameters.items()}
     found: dict[str, Tensor] = {f"{MODEL}/{name}": parameter.detach() for name, parameter in parameters.items()}
     for optimizer in optimizers:
         for parameter, values in optimizer.state.items():
@@ -178,14 +176,14 @@ def load_tensors(
     Raises:
         ValueError: the checkpoint is of other parameters.
     """
-    stored = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    stored: dict[str, Any] = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
     expected = {f"{MODEL}/{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
     found = {name: tuple(entry.size) for name, entry in stored.items() if name.startswith(f"{MODEL}/")}
     if found != expected:
         differing = sorted(name.partition("/")[2] for name, _ in expected.items() ^ found.items())
         raise ValueError(
-            f"{checkpoint} does not fit the model: {len(set(differing))} tensors are missing, not trained or of another "
-            f"shape ({', '.join(dict.fromkeys(differing[:4]))}); resume with the model of this run"
+            f"{checkpoint} does not fit the model: {len(set(differing))} tensors are missing, not trained or of "
+            f"another shape ({', '.join(dict.fromkeys(differing[:4]))}); resume with the model of this run"
         )
     target: dict[str, Tensor] = {f"{MODEL}/{name}": parameter.detach() for name, parameter in parameters.items()}
     state_of = {

@@ -84,7 +84,7 @@ class TrainConfig:
     stage: Literal["parent", "aligned", "instructed"] = "aligned"
     train: Literal["all", "cross", "lora"] = "all"
     lora_rank: int = 16
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     lora_dropout: float = 0.0
     steps: int | None = None
     epochs: float | None = None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 from jam.models import CrossForCausalLM
 from jam.models.towers import Tower
@@ -52,9 +54,8 @@ def _add_adapters(tower: Tower, config: TrainConfig) -> None:
         raise ValueError("train is lora, which needs PEFT: pip install 'jam-fusion[lora]'") from None
     inside = {module for layer in tower.layers for module in layer.modules() if isinstance(module, nn.Linear)}
     targets = [name for name, module in tower.model.named_modules() if module in inside]
-    settings = LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets
-    )
+    rank, dropout = config.lora_rank, config.lora_dropout
+    settings = LoraConfig(r=rank, lora_alpha=config.lora_alpha, lora_dropout=dropout, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # every process makes the same ones
         inject_adapter_in_model(settings, tower.model, ADAPTER)
@@ -100,10 +101,11 @@ def whole_tensors(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
 
 def prepare_layers(model: Any, config: TrainConfig) -> None:
     """Activation checkpointing and compilation of the layers and cross blocks, where the recipe asks for them."""
+    blocks = [block for pair in model.layer_pairs() for block in pair]
     if config.activation_checkpointing:
-        network = model if isinstance(model, CrossForCausalLM) else model.model
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for block in blocks:  # as `gradient_checkpointing_enable` does, under whichever name the library has it
+            block.gradient_checkpointing = True
+            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     if config.compile:
-        for pair in model.layer_pairs():
-            for block in pair:
-                block.compile()
+        for block in blocks:
+            block.compile()

@@ -78,7 +78,7 @@ def select(batch: Batch, hidden: Tensor) -> tuple[Tensor, ...]:
 
 
 def batch_hidden(model: JointModel, batch: Batch) -> Tensor:
-    return model.hidden(batch.inputs, batch.positions, batch.attention_mask())
+    return model.hidden(batch.inputs, batch.positions, batch.packed)
 
 
 class Trainer:
@@ -140,13 +140,15 @@ class Trainer:
         rule = Rule(config.keep_checkpoints, config.keep_epochs, config.keep_best)
         self.checkpoints = Checkpoints(self.run, rule, self.world)
         self.step = 0
-        self.place = self.loader.state()  # in the data, after the last whole step
+        self.place: dict[str, int] = {}  # in the data, after the last whole step
+        self.stream: Iterator[tuple[list[Batch], dict[str, int]]] = iter(())
+        self._go_to(self.loader.state())
         self.validation_report: dict[str, float | int | None] = {}
 
     def train_step(self) -> StepReport:
         """One optimiser step over the global batch: `accumulation` micro-batches, divided among the processes."""
         started = time.perf_counter()
-        batches = self.loader.step(self.accumulation, self.world.rank, self.world.size)
+        batches, behind = next(self.stream)
         (total,) = self.world.sum([sum(float(batch.weights.double().sum()) for batch in batches)])
         totals = Totals()
         for number, is_own in self.world.turns(self.accumulation):
@@ -175,7 +177,7 @@ class Trainer:
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             self.step += 1
-            self.place = self.loader.state()
+            self.place = behind
         return StepReport(
             step=self.step,
             loss=totals.loss,
@@ -339,8 +341,12 @@ class Trainer:
         compare(checkpoint, state["settings"], self._settings())
         load_tensors(checkpoint, self.parameters, self.optimizers, self.world)
         self.watch.load_state(state["watch"])
-        self.step, self.place = state["step"], state["place"]
-        self.loader.load_state(self.place)
+        self.step = state["step"]
+        self._go_to(state["place"])
+
+    def _go_to(self, place: dict[str, int]) -> None:
+        self.place = place
+        self.stream = self.loader.steps(place, self.accumulation, self.world.rank, self.world.size)
 
     def _settings(self) -> dict[str, Any]:
         sources = self.loader.sources

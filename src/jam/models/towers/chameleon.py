@@ -23,6 +23,7 @@ from transformers.models.chameleon.modeling_chameleon import (
 from jam.models.towers.base import Rotary
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
+from jam.packed import Mask
 
 
 class ChameleonDecoder(ChameleonPreTrainedModel):
@@ -48,9 +49,7 @@ class ChameleonDecoder(ChameleonPreTrainedModel):
 class ChameleonFamily(LlamaFamily):
     model_class = ChameleonDecoder
 
-    def call_layer(
-        self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None
-    ) -> Tensor:
+    def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache)[0]
 
 
