@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import LlamaConfig, OPTConfig
 
 from jam.models import CrossConfig
@@ -105,12 +103,14 @@ def micro_batch(model: Any, recipe: TrainConfig, device: torch.device) -> None:
     states = grammar.states([0, *range(5, 5 + time // 2)])[1:2] * (time // 2)
     image = grammar.states([0, grammar.vocabulary.break_id, TEXT, TEXT])[2:3] * (time - time // 2)
     states = torch.tensor([*states, *image], device=device).expand(size, time).reshape(-1)
-    text_ids, image_ids = torch.randint(5, TEXT, (size, time // 2)), torch.randint(TEXT, TEXT + IMAGE, (size, time // 2))
+    text_ids, image_ids = (
+        torch.randint(5, TEXT, (size, time // 2)),
+        torch.randint(TEXT, TEXT + IMAGE, (size, time // 2)),
+    )
     ids = torch.cat([text_ids, image_ids], dim=1).to(device)
-    mask = torch.ones(time, time, dtype=torch.bool, device=device).tril().expand(size, 1, time, time).contiguous()
     positions = torch.arange(time, device=device).expand(size, time)
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-        hidden = model.hidden(ids, positions, mask).flatten(0, 1)
+        hidden = model.hidden(ids, positions).flatten(0, 1)
         weights = torch.ones(len(states), device=device)
         loss, _ = weighted_loss(model, hidden, ids.flatten(), states, weights, max_logits=recipe.max_logits)
     (loss / len(states)).backward()
@@ -135,17 +135,18 @@ def main() -> None:
         parameters = sum(part.parameters for part in plan.parts)
         print(json.dumps({"measured": measured, "predicted": plan.memory.total, "parameters": parameters}))
         return
-    table = Table("setting", "parameters", "measured MB", "predicted MB", "difference", title=f"torch {torch.__version__}")
+    print(f"torch {torch.__version__}, {arguments.device}; measured, predicted in MB, difference")
     for name in SETTINGS:
         command = [sys.executable, __file__, "--only", name, "--device", arguments.device]
         command += ["--scale", str(arguments.scale)]
         environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
-        line = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        *_, line = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+        ).stdout.splitlines()
         found = json.loads(line)
         measured, predicted = found["measured"] / 1e6, found["predicted"] / 1e6
-        share = f"{predicted / measured - 1:+.1%}"
-        table.add_row(name, f"{found['parameters'] / 1e6:.1f}M", f"{measured:.0f}", f"{predicted:.0f}", share)
-    Console().print(table)
+        size = f"{found['parameters'] / 1e6:.1f}M"
+        print(f"{name:<32} {size} {measured:8.0f} {predicted:8.0f} {predicted / measured - 1:+7.1%}", flush=True)
 
 
 if __name__ == "__main__":

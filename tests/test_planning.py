@@ -27,7 +27,13 @@ TEXT, TIME = 300, 64
 
 
 def recipe(**changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {"model": "", "out": "", "sources": [DataSource("")], "steps": 10, "batch_tokens": 4 * TIME}
+    values: dict[str, Any] = {
+        "model": "",
+        "out": "",
+        "sources": [DataSource("")],
+        "steps": 10,
+        "batch_tokens": 4 * TIME,
+    }
     return TrainConfig(**(values | {"context": TIME} | changes))
 
 

@@ -41,9 +41,7 @@ def flops_per_token(network: nn.Module, context: int, image_share: float, recomp
     Args:
         image_share: of the tokens, for the heads.
     """
-    matrices = [
-        inner.weight for block in blocks(network) for inner in block.modules() if isinstance(inner, nn.Linear)
-    ]
+    matrices = [inner.weight for block in blocks(network) for inner in block.modules() if isinstance(inner, nn.Linear)]
     layers = 2.0 * sum(weight.numel() for weight in matrices)
     attention = sum(4.0 * width * seen for width, seen in _attention(network, context))
     outside = [network.fuse.weight] if isinstance(network, CrossForCausalLM) and hasattr(network, "fuse") else []

@@ -179,7 +179,9 @@ def _memory(
     # A piece has positions of one modality.
     most = max(image_share, 1 - image_share) * positions * config.vocab_size
     scored = LOGIT_BYTES * min(max(recipe.max_logits, config.vocab_size), most)
-    scored += readout_gradients + 2 * 4 * positions * sum(weight.shape[1] for weight in readout_weights(network))  # states and gradients
+    scored += readout_gradients + 2 * 4 * positions * sum(
+        weight.shape[1] for weight in readout_weights(network)
+    )  # states and gradients
     accumulates = recipe.batch_tokens > positions * gpus
     optimizer = _optimizer_bytes(network, recipe, dtype)
     gathered = 0.0

@@ -81,15 +81,13 @@ class _Live(TorchDispatchMode):
             self.of_gradients += self.sizes[key]
 
 
-def simulate(
-    build: Callable[[], nn.Module], recipe: TrainConfig, context: int, dtype: torch.dtype, masked: bool = True
-) -> PassMemory:
-    """Run one micro-batch of `context` positions.
+def simulate(build: Callable[[], nn.Module], recipe: TrainConfig, context: int, dtype: torch.dtype) -> PassMemory:
+    """Run one micro-batch of whole rows, each of which is one document.
 
     Args:
         build: makes the network.
         dtype: of its parameters.
-        masked: documents are packed, so that attention takes a mask.
+        context: positions of a row.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         before = torch.get_default_dtype()
@@ -102,18 +100,16 @@ def simulate(
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(live.keep_gradient)
-        size = recipe.micro_batch_size
-        positions = torch.zeros(size, context, dtype=torch.long)
-        mask = torch.ones(size, 1, context, context, dtype=torch.bool) if masked else None
+        positions = torch.zeros(recipe.micro_batch_size, context, dtype=torch.long)
         with live:
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                hidden = _hidden(network, positions, mask)
+                hidden = _hidden(network, positions)
             kept = live.now
             hidden.backward(torch.empty_like(hidden))
     return PassMemory(kept, live.peak, live.peak_with_gradients)
 
 
-def _hidden(network: Any, positions: Tensor, mask: Tensor | None) -> Tensor:
+def _hidden(network: Any, positions: Tensor) -> Tensor:
     if isinstance(network, CrossForCausalLM):
-        return network.hidden(positions, positions, mask)
-    return network(network.embedding(positions), positions, mask)
+        return network.hidden(positions, positions)
+    return network(network.embedding(positions), positions)

@@ -46,7 +46,9 @@ def find_pictures(sources: Sequence[PictureSource]) -> list[Picture]:
             key = hashlib.sha256(image.path.encode()).hexdigest() if is_data else Path(image.path).name
             found.setdefault(key if is_data else str(Path(image.path)), Picture(image, key, source.weight))
         if not count:
-            raise ValueError(f"source {source.path}: there are no pictures in it; give a folder of pictures or documents")
+            raise ValueError(
+                f"source {source.path}: there are no pictures in it; give a folder of pictures or documents"
+            )
     return list(found.values())
 
 

@@ -116,7 +116,9 @@ class TokenizerTrainer:
                 sums[name] = sums.get(name, 0.0) + share * float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm))
         if not math.isfinite(norm) or not all(map(math.isfinite, sums.values())):
-            raise ValueError(f"after step {self.step}: losses {sums}, gradient norm {norm}; lower lr, or resume earlier")
+            raise ValueError(
+                f"after step {self.step}: losses {sums}, gradient norm {norm}; lower lr, or resume earlier"
+            )
         revived = 0
         with interrupts_wait():  # what a checkpoint holds changes together
             self.optimizer.step()
