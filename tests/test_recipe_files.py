@@ -1,4 +1,4 @@
-"""Every file of recipes/ loads through its command, is in the table of recipes/README.md, and has the paper's numbers."""
+"""Every file of recipes/ loads by its command, is in the table of recipes/README.md, and has the paper's numbers."""
 
 from __future__ import annotations
 

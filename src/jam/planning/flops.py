@@ -1,10 +1,10 @@
 """Floating-point operations of a token.
 
 A multiplication by a matrix of n parameters takes 2 n operations forward, 2 n for the gradient of its input and 2 n for
-that of the matrix; a frozen matrix has none of the last. Attention takes 4 h t forward (h: width of all heads together, t:
-positions that are seen, (context + 1) / 2 in the mean) and 8 h t backward, in the towers' layers and in cross blocks, which have no further
-peculiarity: their keys' and values' matrices read the other stream. Of the heads, a token goes through that of its
-modality. Recomputed layers take their forward once more, which the utilisation of a GPU does not count as work.
+that of the matrix; a frozen matrix has none of the last. Attention takes 4 h t forward (h: width of all heads together,
+t: positions that are seen, (context + 1) / 2 in the mean) and 8 h t backward, in the towers' layers and in cross blocks
+alike. Of the heads, a token goes through that of its modality. Recomputed layers take their forward once more, which
+the utilisation of a GPU does not count as work.
 """
 
 from __future__ import annotations

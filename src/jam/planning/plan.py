@@ -247,10 +247,8 @@ def _gathered(network: nn.Module, narrow: torch.dtype) -> float:
 
 def _pairs(network: Any) -> dict[int, list[nn.Parameter]]:
     """Parameters by depth: the layers of both towers and the cross blocks behind them."""
-    if isinstance(network.config, CrossConfig):
-        pairs = network.layer_pairs()
-    else:
-        pairs = [[layer] for layer in network.layers]
+    is_cross = isinstance(network.config, CrossConfig)
+    pairs = network.layer_pairs() if is_cross else [[layer] for layer in network.layers]
     return {depth: [p for block in pair for p in block.parameters()] for depth, pair in enumerate(pairs)}
 
 

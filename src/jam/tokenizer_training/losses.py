@@ -117,6 +117,6 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def adaptive_weight(loss: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """How much the adversarial loss counts: ratio of both losses' gradients at the decoder's last layer (VQGAN, eq. 7)."""
+    """How much the adversarial loss counts: ratio of the losses' gradients at the decoder's last layer (VQGAN, eq. 7)."""
     gradients = [torch.autograd.grad(each, last_layer, retain_graph=True)[0].norm() for each in (loss, adversarial)]
     return (gradients[0] / (gradients[1] + 1e-4)).clamp(max=1e4).detach()
