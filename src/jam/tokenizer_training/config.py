@@ -121,7 +121,14 @@ class TokenizerConfig:
             raise ValueError("sources is empty: name at least one folder of pictures or file of documents")
         if not self.channels or min(self.channels) <= 0:
             raise ValueError(f"channels is {self.channels}; give the width of every level, like [128, 256, 256, 512]")
-        positive = ("held_out", "resolution", "patch", "layers_per_block", "latent_channels", "code_channels")
+        positive: tuple[str, ...] = (
+            "held_out",
+            "resolution",
+            "patch",
+            "layers_per_block",
+            "latent_channels",
+            "code_channels",
+        )
         positive += ("codebook_size", "norm_groups", "steps", "batch_size", "micro_batch_size", "lr", "max_grad_norm")
         for name in (*positive, "discriminator_channels", "workers"):
             value = getattr(self, name)

@@ -46,6 +46,9 @@ class LPIPS(nn.Module):
         ValueError: a tensor is missing.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, files: Sequence[str]) -> None:
         super().__init__()
         tensors: dict[str, Tensor] = {}
@@ -117,6 +120,6 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def adaptive_weight(loss: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """How much the adversarial loss counts: ratio of the losses' gradients at the decoder's last layer (VQGAN, eq. 7)."""
+    """How much the adversarial loss counts: ratio of both gradients at the decoder's last layer (VQGAN, eq. 7)."""
     gradients = [torch.autograd.grad(each, last_layer, retain_graph=True)[0].norm() for each in (loss, adversarial)]
     return (gradients[0] / (gradients[1] + 1e-4)).clamp(max=1e4).detach()

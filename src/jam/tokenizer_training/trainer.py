@@ -80,7 +80,7 @@ class TokenizerTrainer:
                 raise ValueError("all pictures of sources are in validation too: none is left to learn from")
         else:
             learnt, held = leave_out(found, config.held_out, config.seed)
-        settings = {"cache_bytes": config.cache_mb * 2**20, "workers": config.workers}
+        settings: dict[str, Any] = {"cache_bytes": config.cache_mb * 2**20, "workers": config.workers}
         self.pictures = Pictures(
             learnt, config.resolution, config.seed, config.flip, max_unreadable=config.max_unreadable, **settings
         )
