@@ -12,12 +12,12 @@ SUMMARIES = {
     "fuse": "fuse a language model and an image-token model into one",
     "prepare": "turn documents into token shards",
     "train": "align or instruct-tune a fused model by a recipe",
-    "export": "make a model folder of a checkpoint of a run",
     "eval": "measure perplexity by modality",
     "verify": "rerun both parents and show what a fused model kept of them",
     "generate": "answer a question with an illustrated document",
     "demo": "the whole story on built-in tiny parents",
     "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
+    "export": "make a model folder of a checkpoint of a run",
 }
 
 
