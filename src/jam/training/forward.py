@@ -10,7 +10,6 @@ from torch import Tensor
 
 from jam.data import Batch
 from jam.models import JointModel
-from jam.vocabulary import Vocabulary
 
 
 def batch_hidden(model: JointModel, batch: Batch) -> Tensor:
@@ -24,8 +23,9 @@ def select(batch: Batch, hidden: Tensor) -> tuple[Tensor, ...]:
     return (hidden.flatten(0, 1).index_select(0, at), *flat)
 
 
-def is_image(targets: Tensor, vocabulary: Vocabulary) -> Tensor:
+def is_image(targets: Tensor, model: JointModel) -> Tensor:
     """Which targets are image codes, bool [N]."""
+    vocabulary = model.vocabulary
     return (targets >= vocabulary.image_start) & (targets < vocabulary.control_start)
 
 

@@ -148,7 +148,7 @@ class Trainer:
         with autocast(self.device, c.precision == "bf16" and self.world.size == 1):
             hidden, targets, states, weights = select(batch, batch_hidden(self.model, batch))
             loss, scores = weighted_loss(self.model, hidden, targets, states, weights, c.z_loss, c.max_logits)
-        return loss, scores, is_image(targets, self.model.vocabulary)
+        return loss, scores, is_image(targets, self.model)
 
     def _seed_dropout(self, number: int) -> None:
         """Make dropout a function of (seed, step, micro-batch), so that a run resumes exactly, on any processes."""

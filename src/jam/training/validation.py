@@ -38,7 +38,7 @@ def validate(
                 hidden, targets, states, _ = select(batch, batch_hidden(model, batch))
                 nll = token_nll(model, hidden, targets, states, max_logits=config.max_logits)
             if is_own:
-                counts.add(nll, is_image(targets, model.vocabulary))
+                counts.add(nll, is_image(targets, model))
     model.train(was_training)
     reshard(model)
     sums = world.sum([counts.text_nats, counts.text_tokens, counts.image_nats, counts.image_tokens])
