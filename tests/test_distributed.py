@@ -81,9 +81,8 @@ def test_validation_on_two_processes_equals_one(slow):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resumed-1-2", "resumed-2-1"])
-def test_a_run_goes_on_with_another_number_of_processes(fast, name):
-    whole, resumed = torch.load(fast / "all-1.pt"), torch.load(fast / f"{name}.pt")
+def test_a_run_goes_on_with_another_number_of_processes(fast):
+    whole, resumed = torch.load(fast / "all-1.pt"), torch.load(fast / "resumed-2-1.pt")
     assert resumed["losses"] == pytest.approx(whole["losses"][3:], rel=1e-4)
 
 
@@ -112,7 +111,7 @@ def assert_killed_equals_whole(folder: Path, size: int) -> None:
     assert not list((folder / f"killed-{size}").rglob("*.partial*"))
 
 
-def test_killed_three_times_a_run_computes_the_same(fast):
+def test_killed_twice_a_run_computes_the_same(fast):
     assert_killed_equals_whole(fast, 1)
 
 
@@ -129,15 +128,15 @@ def test_sigterm_saves_and_exits(fast):
     assert records(fast, "terminated")[-1]["step"] == read_state(found)["step"] >= 2
 
 
-def test_what_is_frozen_has_neither_gradient_nor_state(fast):
-    one = torch.load(fast / "cross-2.pt")
-    assert one["state"] == one["trainable"] == sorted(one["gradients"])
-    assert {name.split(".")[0] for name in one["trainable"]} == {"text_tower", "image_tower", "to_text", "to_image"}
-    assert {name for name in one["trainable"] if "tower" in name} == {
-        "text_tower.absent_input",
-        "text_tower.absent_output",
-        "image_tower.absent_input",
-    }
+def test_what_is_frozen_has_neither_gradient_nor_state(tmp_path):
+    made = trainer(write_corpora(tmp_path / "shards"), tmp_path / "run", train="cross")
+    made.train_step()
+    assert made.model.text_tower.model.get_input_embeddings().weight.grad is None
+    (optimizer,) = made.optimizers
+    assert set(optimizer.state) == set(made.parameters.values())
+    new_rows = {"text_tower.absent_input", "text_tower.absent_output", "image_tower.absent_input"}
+    assert {name for name in made.parameters if "tower" in name} == new_rows
+    assert {name.split(".")[0] for name in made.parameters if name not in new_rows} == {"to_text", "to_image"}
 
 
 def test_results_of_two_processes_load(fast):
@@ -175,10 +174,10 @@ def test_turns(size, count):
 def test_adapters_learn(tmp_path):
     shards = write_corpora(tmp_path / "shards")
     for choice in ("cross", "lora"):
-        made = trainer(shards, tmp_path / choice, train=choice, steps=40, lr=1e-2, lora_dropout=0.1)
+        made = trainer(shards, tmp_path / choice, train=choice, steps=16, lr=3e-2, lora_dropout=0.1)
         before = {name: value.clone() for name, value in made.model.named_parameters()}
         reports = list(made.train())
-        assert sum(r.loss for r in reports[-8:]) < 0.97 * sum(r.loss for r in reports[:8])
+        assert sum(r.loss for r in reports[-4:]) < 0.97 * sum(r.loss for r in reports[:4])
         for name, parameter in made.model.named_parameters():
             assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
 

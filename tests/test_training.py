@@ -18,9 +18,9 @@ from jam.data import Shards, make_example, plain_batches, prepare
 from jam.models.cross_block import CrossBlock
 from jam.models.scoring import Perplexity, token_nll
 from jam.training import DataSource, TrainConfig
+from jam.training.forward import batch_hidden, select
 from jam.training.optimizers import make_optimizers
 from jam.training.schedule import lr_factor
-from jam.training.trainer import batch_hidden, select
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ SUMMARIES = {
     "fuse": "fuse a language model and an image-token model into one",
     "prepare": "turn documents into token shards",
     "train": "align or instruct-tune a fused model by a recipe",
-    "export": "make a model folder of a checkpoint of a run",
     "eval": "measure perplexity by modality",
     "verify": "rerun both parents and show what a fused model kept of them",
     "generate": "answer a question with an illustrated document",
@@ -20,6 +19,7 @@ SUMMARIES = {
     "plan": "say what a run needs: parameters, memory, FLOPs, days, and whether it fits",
     "train-tokenizer": "train an image tokenizer on pictures",
     "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
+    "export": "make a model folder of a checkpoint of a run",
 }
 
 

@@ -6,8 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,68 +16,25 @@ from torch import Tensor
 
 from jam.checkpoints import new_folder, write_json
 from jam.checkpoints.folders import refuse_existing
-from jam.data import Batch, Loader, Objective, Shards, Source, plain_batches, split
-from jam.models import JointModel
-from jam.models.scoring import Perplexity, token_nll, weighted_loss
+from jam.data import Batch, Loader, Objective, Shards, Source
+from jam.models.scoring import Scores, weighted_loss
 from jam.training.checkpoint import Checkpoints, Rule, checkpoints, load_tensors, read_state, state_tensors
 from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard, shard
+from jam.training.forward import autocast, batch_hidden, is_image, select
 from jam.training.interrupts import interrupts_wait, signals_noted
 from jam.training.optimizers import clip, gradient_norms, make_optimizers
 from jam.training.parts import choose_trained, merged, named_parameters, prepare_layers, whole_tensors
 from jam.training.recipe import compare, settings_of_run
 from jam.training.records import Records
+from jam.training.report import StepReport
 from jam.training.schedule import lr_factor
-from jam.training.totals import Totals
+from jam.training.totals import Totals, tally
+from jam.training.validation import validate
 from jam.training.watch import Watch
 
 RESULT = "model"
 SaveModel = Callable[[Path, str, dict[str, Tensor]], None]
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step did, in all processes together.
-
-    Args:
-        loss: weighted mean in nats, with the z-loss.
-        text_loss: mean in nats of the text targets, unweighted.
-        text_accuracy: share of them that had the greatest logit.
-        grad_norm: of all gradients, before they were clipped.
-        grad_norms: by part of the model.
-        tokens: positions that are no padding.
-        problem: why the step was skipped; None: it was not.
-    """
-
-    step: int
-    loss: float
-    text_loss: float
-    image_loss: float
-    text_accuracy: float
-    image_accuracy: float
-    grad_norm: float
-    grad_norms: dict[str, float]
-    lr: float
-    tokens: int
-    seconds: float
-    problem: str | None = None
-
-    def record(self) -> dict[str, Any]:
-        """As a flat mapping."""
-        values = asdict(self)
-        norms = values.pop("grad_norms")
-        return values | {f"grad_norm_{part}": norm for part, norm in norms.items()}
-
-
-def select(batch: Batch, hidden: Tensor) -> tuple[Tensor, ...]:
-    """Hidden states, targets, states and weights of the positions that count, flattened to [N, ...]."""
-    at = (batch.weights.flatten() > 0).nonzero()[:, 0]
-    flat = [tensor.flatten()[at] for tensor in (batch.targets, batch.states, batch.weights)]
-    return (hidden.flatten(0, 1).index_select(0, at), *flat)
-
-
-def batch_hidden(model: JointModel, batch: Batch) -> Tensor:
-    return model.hidden(batch.inputs, batch.positions, batch.packed)
 
 
 class Trainer:
@@ -150,20 +106,16 @@ class Trainer:
         started = time.perf_counter()
         batches, behind = next(self.stream)
         (total,) = self.world.sum([sum(float(batch.weights.double().sum()) for batch in batches)])
-        totals = Totals()
+        tallies = []
         for number, is_own in self.world.turns(self.accumulation):
-            batch = batches[number // self.world.size].to(self.device)
+            batch = batches[number // self.world.size]
             self._seed_dropout(number)
-            with self._autocast():
-                hidden, targets, states, weights = select(batch, batch_hidden(self.model, batch))
-                loss, scores = weighted_loss(
-                    self.model, hidden, targets, states, weights, self.config.z_loss, self.config.max_logits
-                )
+            loss, scores, of_images = self._loss(batch.to(self.device))
             loss = loss * (is_own / total if total else 0.0)
             loss.backward()
             if is_own:
-                totals.add(loss.item(), scores, self._is_image(targets), int((batch.documents >= 0).sum()))
-        totals = Totals(*self.world.sum(totals.values()))
+                tallies.append(tally(loss, scores, of_images, tokens=int((batch.documents >= 0).sum())))
+        totals = Totals(*self.world.sum(torch.stack(tallies).cpu().double().sum(0).tolist()))
         norms = gradient_norms(self.parameters)
         problem = self.watch.problem(totals.loss, norms["all"])
         if problem:
@@ -190,6 +142,14 @@ class Trainer:
             problem=problem,
         )
 
+    def _loss(self, batch: Batch) -> tuple[Tensor, Scores, Tensor]:
+        """Sum of the weighted losses, how its targets [N] were predicted, and which of them are image codes."""
+        c = self.config
+        with autocast(self.device, c.precision == "bf16" and self.world.size == 1):
+            hidden, targets, states, weights = select(batch, batch_hidden(self.model, batch))
+            loss, scores = weighted_loss(self.model, hidden, targets, states, weights, c.z_loss, c.max_logits)
+        return loss, scores, is_image(targets, self.model)
+
     def _seed_dropout(self, number: int) -> None:
         """Make dropout a function of (seed, step, micro-batch), so that a run resumes exactly, on any processes."""
         seeds = np.random.SeedSequence([self.config.seed, 4, self.step, number])
@@ -203,39 +163,9 @@ class Trainer:
                 group["lr"] = lr * group["factor"]
         return lr
 
-    def _autocast(self) -> Any:
-        if self.config.precision == "bf16" and self.world.size == 1:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
-
-    def _is_image(self, targets: Tensor) -> Tensor:
-        v = self.model.vocabulary
-        return (targets >= v.image_start) & (targets < v.control_start)
-
-    @torch.no_grad()
     def validate(self) -> dict[str, float | int | None]:
-        """Perplexity by modality over the validation documents, unmasked and without dropout."""
-        counts = Perplexity()
-        was_training = self.model.training
-        self.model.eval()
-        for shards in self.validation:
-            pieces = [
-                piece
-                for document in range(min(len(shards), self.config.validation_documents))
-                for piece in split(shards[document], self.context + 1, shards.vocabulary)
-            ]
-            batches = list(plain_batches(pieces, self.model.grammar, self.context, self.config.micro_batch_size))
-            for number, is_own in self.world.turns(len(batches)):
-                batch = batches[number].to(self.device)
-                with self._autocast():
-                    hidden, targets, states, _ = select(batch, batch_hidden(self.model, batch))
-                    nll = token_nll(self.model, hidden, targets, states, max_logits=self.config.max_logits)
-                if is_own:
-                    counts.add(nll, self._is_image(targets))
-        self.model.train(was_training)
-        reshard(self.model)
-        sums = self.world.sum([counts.text_nats, counts.text_tokens, counts.image_nats, counts.image_tokens])
-        return Perplexity(sums[0], int(sums[1]), sums[2], int(sums[3])).report()
+        """Perplexity by modality over the validation documents."""
+        return validate(self.model, self.validation, self.context, self.config, self.world, self.device)
 
     def train(self) -> Iterator[StepReport]:
         """Run to the end, yielding after every step; afterwards the model lies in ``out/model``.
