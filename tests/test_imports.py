@@ -28,7 +28,7 @@ TABLE = """
 | data        | documents, vocabulary, grammar, packed, cm3, codec, checkpoints              |
 | training    | models, data, checkpoints                                                    |
 | tokenizer_training | documents, checkpoints, training                                      |
-| planning    | models, training                                                            |
+| planning    | vocabulary, models, training                                                |
 | generation  | vocabulary, grammar, cm3, codec, models                                      |
 | evaluation  | documents, vocabulary, grammar, codec, models, fusion, data, checkpoints     |
 | tutorials   | documents                                                                    |

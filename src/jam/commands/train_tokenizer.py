@@ -36,9 +36,10 @@ def run(settings: Namespace) -> None:
     console = Console(soft_wrap=True, highlight=False)
     trainer = TokenizerTrainer(config)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    learnt, held = len(trainer.pictures), len(trainer.held)
     console.print(
-        f"{config.steps} steps of {config.batch_size} pictures, of {len(trainer.pictures)}; {len(trainer.held)} are left "
-        f"out; {config.resolution} x {config.resolution} pixels to {config.grid} x {config.grid} of "
+        f"{config.steps} steps of {config.batch_size} of {learnt} pictures, {held} are left out; "
+        f"{config.resolution} x {config.resolution} pixels to {config.grid} x {config.grid} of "
         f"{config.codebook_size:,} codes, {parameters / 1e6:.1f}M parameters"
     )
     smooth = Smoothed()

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from jam.models import CrossConfig, CrossForCausalLM
+from jam.models import CrossConfig, CrossForCausalLM, SingleStream
 from jam.models.towers import Tower, decoder_config
 from jam.training import TrainConfig
 from jam.training.parts import choose_trained, part_of, prepare_layers
+from jam.vocabulary import ParentRows, Vocabulary
 
 NAMES = {"text": "text tower", "image": "image tower", "cross": "cross blocks", "tower": "decoder"}
 
@@ -40,8 +41,13 @@ def read_config(folder: str | Path) -> PretrainedConfig:
 
 
 def build(config: PretrainedConfig, recipe: TrainConfig) -> Any:
-    """A cross model or a tower, on the device of the context, with what the recipe trains and recomputes."""
-    network: nn.Module = CrossForCausalLM(config) if isinstance(config, CrossConfig) else Tower(config)
+    """A cross model or a single decoder, on the device of the context, with what the recipe trains and recomputes."""
+    network: nn.Module
+    if isinstance(config, CrossConfig):
+        network = CrossForCausalLM(config)
+    else:  # which rows are of what does not matter here
+        vocabulary = Vocabulary(config.vocab_size, 0, 0, sentinels=0)
+        network = SingleStream(config, vocabulary, (0, 0), ParentRows(config.vocab_size))
     choose_trained(network, recipe)
     prepare_layers(network, recipe)
     return network.train()
@@ -51,9 +57,8 @@ def parts(network: nn.Module) -> list[Part]:
     """Embeddings and heads are parts of their own: they lie with the readout, outside the layers."""
     counts: dict[str, list[int]] = {}
     layers = {id(parameter) for block in blocks(network) for parameter in block.parameters()}
-    is_tower = isinstance(network, Tower)
     for name, parameter in network.named_parameters():
-        part = NAMES["tower"] if is_tower else NAMES.get(part_of(name))
+        part = NAMES.get(part_of(name))
         if id(parameter) not in layers or part is None:
             part = "embeddings and readout"
         count = counts.setdefault(part, [0, 0])

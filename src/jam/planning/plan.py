@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from jam.models import CrossConfig
 from jam.planning.flops import Flops, flops_per_token
 from jam.planning.gpus import Gpu
 from jam.planning.network import Part, blocks, build, parts, readout_weights
@@ -247,8 +246,7 @@ def _gathered(network: nn.Module, narrow: torch.dtype) -> float:
 
 def _pairs(network: Any) -> dict[int, list[nn.Parameter]]:
     """Parameters by depth: the layers of both towers and the cross blocks behind them."""
-    is_cross = isinstance(network.config, CrossConfig)
-    pairs = network.layer_pairs() if is_cross else [[layer] for layer in network.layers]
+    pairs = network.layer_pairs()
     return {depth: [p for block in pair for p in block.parameters()] for depth, pair in enumerate(pairs)}
 
 

@@ -112,4 +112,4 @@ def simulate(build: Callable[[], nn.Module], recipe: TrainConfig, context: int, 
 def _hidden(network: Any, positions: Tensor) -> Tensor:
     if isinstance(network, CrossForCausalLM):
         return network.hidden(positions, positions)
-    return network(network.embedding(positions), positions)
+    return network.tower(network.tower.embedding(positions), positions)
