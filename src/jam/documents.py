@@ -27,31 +27,52 @@ class Text:
 
 @dataclass
 class Image:
-    """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes`, row by row."""
+    """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes`, row by row.
+
+    `data` is the content of a picture's file, where it lies in a table or an archive; `path` is its name there then.
+    """
 
     path: str | None = None
     pixels: PILImage.Image | None = None
     codes: list[int] | None = None
     where: str = ""  # file and line of the document, for messages
+    data: bytes | None = field(default=None, repr=False)
 
     def load(self) -> PILImage.Image:
-        """The picture as RGB pixels. Raises ValueError if the file is missing, truncated or no picture."""
+        """The picture as RGB pixels, on white where it is transparent.
+
+        Raises:
+            ValueError: the file is missing, truncated or no picture.
+        """
         if self.pixels is not None:
-            return self.pixels.convert("RGB")
-        if self.path is None:
+            return to_rgb(self.pixels)
+        if self.path is None and self.data is None:
             raise ValueError(f"{self.where}this picture has codes only; decode them with the model's image tokenizer")
+        name = "in the data URI" if self.path is None or self.path.startswith(DATA_URI) else self.path
         try:
-            if self.path.startswith(DATA_URI):
-                source: Any = io.BytesIO(base64.b64decode(self.path.partition(",")[2], validate=True))
-            else:
-                source = self.path
-            with PILImage.open(source) as picture:
-                return picture.convert("RGB")
+            with PILImage.open(self._file()) as picture:
+                return to_rgb(picture)
         except FileNotFoundError:
-            raise ValueError(f"{self.where}picture {self.path} does not exist") from None
-        except (OSError, ValueError, SyntaxError) as error:
-            name = self.path if not self.path.startswith(DATA_URI) else "in the data URI"
+            raise ValueError(f"{self.where}picture {name} does not exist") from None
+        except Exception as error:  # decoders of damaged files raise what they like
             raise ValueError(f"{self.where}picture {name} cannot be read ({error}); is it truncated?") from None
+
+    def _file(self) -> Any:
+        """What `PIL` opens."""
+        if self.data is not None:
+            return io.BytesIO(self.data)
+        assert self.path is not None
+        if self.path.startswith(DATA_URI):
+            return io.BytesIO(base64.b64decode(self.path.partition(",")[2], validate=True))
+        return self.path
+
+
+def to_rgb(picture: PILImage.Image) -> PILImage.Image:
+    """RGB pixels; what is transparent shows white."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    return PILImage.alpha_composite(PILImage.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 Part = Text | Image
@@ -126,11 +147,16 @@ def read_documents(path: str | Path) -> Iterator[Document]:
 
 
 def parse_document(line: str | bytes, folder: Path = Path(), where: str = "") -> Document:
-    """One JSON line to a `Document`; picture paths are relative to `folder`."""
+    """One JSON line to a `Document`; paths of pictures are relative to `folder`."""
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{where}not valid JSON: {error}") from None
+    return parse_record(record, folder, where)
+
+
+def parse_record(record: Any, folder: Path = Path(), where: str = "") -> Document:
+    """An object with content or messages to a `Document`; a part may be a `Text` or an `Image` already."""
     if not isinstance(record, dict) or ("content" in record) == ("messages" in record):
         raise ValueError(f'{where}a document is an object with either "content" or "messages"')
     extra = {key: value for key, value in record.items() if key not in ("content", "messages")}
@@ -154,6 +180,8 @@ def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
     parsed: list[Part] = []
     for part in parts:
         match part:
+            case Text() | Image():
+                parsed.append(part)
             case {"type": "text", "text": str(text)}:
                 parsed.append(Text(text))
             case {"type": "image", "image": str(name)}:
@@ -185,7 +213,8 @@ def _to_records(parts: Sequence[Part]) -> list[dict[str, Any]]:
         elif part.codes is not None and part.pixels is None and part.path is None:
             records.append({"type": "image", "codes": part.codes})
         else:
-            records.append({"type": "image", "image": part.path or data_uri(part.load())})
+            inside = part.data is not None or part.path is None
+            records.append({"type": "image", "image": data_uri(part.load()) if inside else part.path})
     return records
 
 

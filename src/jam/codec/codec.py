@@ -8,10 +8,10 @@ turn but the last; of a conversation the last answer is learnt, and everything b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,7 @@ from jam.grammar import Grammar
 from jam.vocabulary import Vocabulary
 
 TURN_END = "\n"
+PICTURES = 32  # tokenized at a time
 
 Codes = dict[int, list[int]]  # codes of pictures by id(picture)
 
@@ -78,8 +79,23 @@ class Codec:
 
     def encode_batch(self, documents: Sequence[Document]) -> list[Encoded]:
         """As `encode`, with the pictures of all documents tokenized together."""
-        codes = self._tokenize([image for document in documents for image in document.images])
-        return [self._encode(document, codes) for document in documents]
+        encoded = self.encode_each(documents)
+        for one in encoded:
+            if isinstance(one, ValueError):
+                raise one
+        return [one for one in encoded if isinstance(one, Encoded)]
+
+    def encode_each(self, documents: Sequence[Document]) -> list[Encoded | ValueError]:
+        """As `encode_batch`, with the error in the place of a document that cannot be encoded."""
+        failed: dict[int, ValueError] = {}
+        codes = self._tokenize(documents, failed)
+        results: list[Encoded | ValueError] = []
+        for number, document in enumerate(documents):
+            try:
+                results.append(failed[number] if number in failed else self._encode(document, codes))
+            except ValueError as error:
+                results.append(error)
+        return results
 
     def _encode(self, document: Document, codes: Codes) -> Encoded:
         if document.messages and document.messages[-1].role != "assistant":
@@ -106,28 +122,55 @@ class Codec:
         document = Document(messages=[Message("user", [Text(prompt)])]) if isinstance(prompt, str) else prompt
         if not any(isinstance(part, Image) or part.text.strip() for part in document.parts):
             raise ValueError("the prompt is empty: give a question, the beginning of a document or a picture")
-        writer = _Writer(self, self._tokenize(document.images))
+        writer = _Writer(self, self._tokenize([document]))
         writer.write(_question(document.messages) if document.messages else document.content)
         return writer.ids
 
-    def _tokenize(self, images: Sequence[Image]) -> Codes:
-        """Codes of pictures, in one batch, by the picture's identity: the same picture may lie in several documents."""
-        if images and not self.vocabulary.image_size:
-            raise ValueError(f"{images[0].where}this document has a picture, and the model has no image tokens")
-        for image in images:
-            if image.codes is not None and len(image.codes) != self.grammar.image_tokens:
-                raise ValueError(
-                    f"{image.where}a picture has {len(image.codes)} codes, "
-                    f"this model's have {self.grammar.image_tokens}"
-                )
-        codes = {id(image): image.codes for image in images if image.codes is not None}
-        missing = [image for image in images if image.codes is None]
-        if not missing:
-            return codes
+    def _tokenize(self, documents: Sequence[Document], failed: dict[int, ValueError] | None = None) -> Codes:
+        """Codes of all pictures, read and tokenized some at a time; the same picture may lie in several documents.
+
+        Args:
+            failed: takes the error of a document with a picture that cannot be used, by its number; None: it is raised.
+        """
+        codes: Codes = {}
+
+        def pixels() -> Iterator[tuple[int, torch.Tensor]]:
+            for number, document in enumerate(documents):
+                try:
+                    for image in document.images:
+                        if image.codes is not None:
+                            codes[id(image)] = self._checked(image)
+                        else:
+                            yield id(image), self._pixels(image)
+                except ValueError as error:
+                    if failed is None:
+                        raise
+                    failed[number] = error
+
+        stream = pixels()
+        while batch := list(islice(stream, PICTURES)):
+            assert self.image_tokenizer is not None
+            encoded = self.image_tokenizer.encode_pixels(torch.stack([one for _, one in batch]))
+            codes |= zip((key for key, _ in batch), encoded.flatten(1).tolist(), strict=True)
+        return codes
+
+    def _checked(self, image: Image) -> list[int]:
+        """The picture's own codes. Raises ValueError if this model's pictures have another number of them."""
+        assert image.codes is not None
+        if not self.vocabulary.image_size:
+            raise ValueError(f"{image.where}this document has a picture, and the model has no image tokens")
+        if len(image.codes) != self.grammar.image_tokens:
+            raise ValueError(
+                f"{image.where}a picture has {len(image.codes)} codes, this model's have {self.grammar.image_tokens}"
+            )
+        return image.codes
+
+    def _pixels(self, image: Image) -> torch.Tensor:
+        if not self.vocabulary.image_size:
+            raise ValueError(f"{image.where}this document has a picture, and the model has no image tokens")
         if self.image_tokenizer is None:
-            raise ValueError(f"{missing[0].where}a picture must be encoded, and there is no image tokenizer")
-        encoded = self.image_tokenizer.encode([image.load() for image in missing])
-        return codes | {id(image): rows for image, rows in zip(missing, encoded.flatten(1).tolist(), strict=True)}
+            raise ValueError(f"{image.where}a picture must be encoded, and there is no image tokenizer")
+        return self.image_tokenizer.to_pixels(image.load())
 
     def decode(self, ids: Sequence[int], answer_start: int = 1) -> Document:
         """Ids of a document, closed by ``</s>`` or not yet, back to a `Document`.

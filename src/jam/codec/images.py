@@ -72,7 +72,7 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
 class ImageTokenizer:
     """A VQ autoencoder (`_CODERS` has the classes), with pictures going in and out as `PIL` images.
 
-    A picture of any size is cropped to its central square and resized; pixels are scaled to -1 .. 1.
+    A picture of any size and shape is made a square of `resolution` pixels a side, scaled to -1 .. 1.
     """
 
     def __init__(self, model: torch.nn.Module, info: ImageTokenizerInfo) -> None:
@@ -94,23 +94,23 @@ class ImageTokenizer:
         return digest.hexdigest()
 
     def to_pixels(self, picture: Image.Image) -> torch.Tensor:
-        """RGB ``[3, resolution, resolution]`` in -1 .. 1."""
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.convert("RGB").crop((left, top, left + side, top + side))
-        if side != self.info.resolution:
-            square = square.resize((self.info.resolution,) * 2, Image.Resampling.LANCZOS)
+        """RGB ``[3, resolution, resolution]`` in -1 .. 1, resized and cropped or padded as this kind wants it."""
+        square = self._coder.fit(picture.convert("RGB"), self.info.resolution)
         return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
 
-    @torch.inference_mode()
     def encode(self, pictures: Sequence[Image.Image], batch_size: int = 32) -> torch.Tensor:
         """Pictures to codes, int64 ``[N, h, w]`` on the CPU."""
-        height, width = self.info.grid
-        codes = []
+        codes = [torch.zeros(0, *self.info.grid, dtype=torch.long)]
         for start in range(0, len(pictures), batch_size):
-            pixels = torch.stack([self.to_pixels(picture) for picture in pictures[start : start + batch_size]])
-            codes.append(self._coder.encode(self.model, pixels.to(**self._placement)).reshape(-1, height, width).cpu())
-        return torch.cat(codes) if codes else torch.zeros(0, height, width, dtype=torch.long)
+            pixels = [self.to_pixels(picture) for picture in pictures[start : start + batch_size]]
+            codes.append(self.encode_pixels(torch.stack(pixels)))
+        return torch.cat(codes)
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What `to_pixels` gives, ``[N, 3, resolution, resolution]``, to codes, int64 ``[N, h, w]`` on the CPU."""
+        codes = self._coder.encode(self.model, pixels.to(**self._placement))
+        return codes.reshape(-1, *self.info.grid).cpu()
 
     @torch.inference_mode()
     def decode(self, codes: torch.Tensor, batch_size: int = 32) -> list[Image.Image]:
@@ -137,12 +137,33 @@ def _patch_size(in_channels: int) -> int:
     return side
 
 
+def cropped(picture: Image.Image, side: int, filter: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    """The short side resized to `side`, then the central square: Chameleon's image processor does the same."""
+    width, height = (max(side, int(side * length / min(picture.size))) for length in picture.size)
+    if (width, height) != picture.size:
+        picture = picture.resize((width, height), filter)
+    left, top = (width - side) // 2, (height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
+
+
+def padded(picture: Image.Image, side: int, least: int = 14) -> Image.Image:
+    """The long side resized to `side`, in the middle of a grey square: Janus's image processor does the same."""
+    width, height = (max(round(length * side / max(picture.size)), least) for length in picture.size)
+    if (width, height) != picture.size:
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (side, side), (127, 127, 127))
+    square.paste(picture, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
 class _DiffusersVQ:
     """`diffusers.VQModel`.
 
     One with 3 s^2 input channels reads blocks of s x s pixels (space to depth). A picture that is larger than the
     model's `sample_size` is coded tile by tile.
     """
+
+    fit = staticmethod(cropped)
 
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -186,6 +207,8 @@ def join_tiles(tiles: torch.Tensor, side: int) -> torch.Tensor:
 
 
 class _JanusVQ:
+    fit = staticmethod(padded)
+
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from transformers import JanusVQVAE
@@ -203,6 +226,11 @@ class _JanusVQ:
 
 class _Emu3VQ:
     @staticmethod
+    def fit(picture: Image.Image, side: int) -> Image.Image:
+        """Emu3's own processor keeps the shape of a picture; the grid here is one square."""
+        return cropped(picture, side, Image.Resampling.BICUBIC)
+
+    @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from transformers import Emu3VQVAE
 
@@ -219,6 +247,8 @@ class _Emu3VQ:
 
 
 class _ChameleonVQ:
+    fit = staticmethod(cropped)
+
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from jam.codec.chameleon_vqgan import ChameleonVQGAN
