@@ -10,10 +10,9 @@ from typing import Any
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.checkpoints.folders import refuse_existing
 from jam.commands.arguments import Parser, add_placement, make_parser
 from jam.commands.progress import progress_bar
-from jam.data import MAX_REJECTS, REJECTS, check_limit, open_sources, prepare
+from jam.data import MAX_REJECTS, REJECTS, check_limit, open_sources, prepare, refuse_prepared
 from jam.model import load_codec
 
 EXAMPLES = """
@@ -38,7 +37,7 @@ def parser() -> Parser:
     made.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
     made.add_argument("--workers", type=int, default=1, help="processes, of one thread each; the result is the same")
     made.add_argument(
-        "--max-rejects",
+        "--max_rejects",
         type=int | float,
         default=MAX_REJECTS,
         help="documents that may be bad before the run stops: a number, or a share below 1",
@@ -49,7 +48,7 @@ def parser() -> Parser:
 
 def run(settings: Namespace) -> None:
     console = Console()
-    refuse_existing(settings.out)
+    refuse_prepared(settings.out)
     check_limit(settings.max_rejects)
     if settings.workers < 1:
         raise ValueError(

@@ -3,7 +3,7 @@
 from jam.data.examples import PLAIN, Example, Objective, draw_spans, example_length, label, make_example
 from jam.data.loader import Loader, plain_batches
 from jam.data.packing import TENSORS, Batch, assign, collate
-from jam.data.prepare import MAX_REJECTS, REJECTS, check_limit, prepare
+from jam.data.prepare import MAX_REJECTS, REJECTS, check_limit, prepare, refuse_prepared
 from jam.data.records import open_sources
 from jam.data.shards import Shards, ShardWriter
 from jam.data.source import Source
@@ -31,5 +31,6 @@ __all__ = [
     "open_sources",
     "plain_batches",
     "prepare",
+    "refuse_prepared",
     "split",
 ]

@@ -44,6 +44,15 @@ def to_document(record: Record) -> Document:
     return plain_text(fields, record)
 
 
+def name_of(record: Record) -> str | None:
+    """The record's ``id``, as far as it can be read."""
+    try:
+        found = record.value.extra if isinstance(record.value, Document) else fields_of(record)
+    except ValueError:
+        return None
+    return str(found["id"]) if found.get("id") is not None else None
+
+
 def fields_of(record: Record) -> dict[str, Any]:
     """The record as an object; of a sample's ``.json`` file the keys, with its other files beside them."""
     value = record.value

@@ -185,16 +185,22 @@ def _key(sources: Sequence[Records], codec: Codec) -> str | None:
     return json.dumps([BLOCK, codec.vocabulary.hash, codec.fingerprint, codec.grammar.image_tokens, identities])
 
 
+def refuse_prepared(out: Path) -> None:
+    """Raises ValueError when there is something at `out`; what a run left that was killed at its end is removed."""
+    place = place_beside(out)
+    if out.is_dir() and place.is_dir() and not (place / "shards").exists():
+        shutil.rmtree(place)
+    refuse_existing(out)
+
+
 @contextmanager
 def _place(out: Path, key: str | None) -> Iterator[tuple[Path, State]]:
     """The folder in which `out` is made, and how far it is; removed at the end, or if it cannot be gone on with.
 
     What a run with another key left there is thrown away.
     """
+    refuse_prepared(out)
     place = place_beside(out)
-    if out.is_dir() and place.is_dir() and not (place / "shards").exists():
-        shutil.rmtree(place)  # killed between its last two steps
-    refuse_existing(out)
     place.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(place / "lock", timeout=0).acquire()

@@ -176,8 +176,11 @@ class HubDataset(Records):
         except Exception as error:  # of the library, of its readers, of the network
             raise ValueError(f"{self.name}: `datasets` cannot open it ({_first_line(error)})") from None
         total = len(rows) if hasattr(rows, "__len__") else None
+        if total is not None and skip >= total:
+            return
         for column, feature in (rows.features or {}).items():
-            rows = rows.cast_column(column, _stored(feature, library.Image))
+            if (stored := _stored(feature, library.Image)) != feature:
+                rows = rows.cast_column(column, stored)
         number = skip
         try:
             for number, value in enumerate(rows.skip(skip) if skip else rows, skip + 1):

@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 
 from jam.codec import Codec, Encoded
-from jam.data.converters import to_document
+from jam.data.converters import name_of, to_document
 from jam.data.records import Record
 from jam.documents import Document, Image
 
@@ -52,7 +52,7 @@ T = TypeVar("T")
 def encode_block(codec: Codec, block: Block) -> Result:
     """Encode a block's records, the pictures of all together."""
     documents: list[Document] = []
-    errors: dict[int, tuple[str | None, ValueError]] = {}
+    errors: dict[int, ValueError] = {}
     for number, record in enumerate(block.records):
         try:
             document = to_document(record)
@@ -60,19 +60,15 @@ def encode_block(codec: Codec, block: Block) -> Result:
                 raise ValueError("the document is empty: it has neither text nor picture")
             documents.append(document)
         except ValueError as error:
-            errors[number] = (None, error)
-    encoded = iter(zip(documents, codec.encode_each(documents), strict=True))
+            errors[number] = error
+    encoded = iter(codec.encode_each(documents))
     result: Result = []
     for number, record in enumerate(block.records):
-        if number not in errors:
-            document, one = next(encoded)
-            if isinstance(one, Encoded):
-                result.append(one)
-                continue
-            name = document.extra.get("id")
-            errors[number] = (str(name) if name is not None else None, one)
-        name, reason = errors[number]
-        result.append(Reject(record.source, record.key, name, str(reason).removeprefix(record.where)))
+        one = errors[number] if number in errors else next(encoded)
+        if isinstance(one, Encoded):
+            result.append(one)
+        else:
+            result.append(Reject(record.source, record.key, name_of(record), str(one).removeprefix(record.where)))
     return result
 
 
