@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -263,3 +265,8 @@ def test_broken_documents_are_named_before_anything_is_written(capsys: Any, fold
     out = folder / "shards"
     status, _, err = run(capsys, "prepare", folder / "question.jsonl", "--model", folder / "model", "--out", out)
     assert status == 1 and "question.jsonl:1: the last message" in err and not out.exists()
+
+
+def test_help_of_fuse_waits_for_no_library() -> None:
+    code = "import sys, jam.cli, jam.commands.fuse; assert not {'torch', 'transformers'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

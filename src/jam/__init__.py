@@ -5,7 +5,22 @@
 >>> document.save("page.html")
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from jam.documents import Document, Image, Message, Text
-from jam.model import Model, load
+
+if TYPE_CHECKING:
+    from jam.model import Model, load
 
 __all__ = ["Document", "Image", "Message", "Model", "Text", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Model` and `load`, imported when they are used: a command that loads no model does not wait for them."""
+    if name not in ("Model", "load"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from jam import model
+
+    return getattr(model, name)

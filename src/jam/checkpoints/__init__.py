@@ -4,23 +4,48 @@
 >>> with new_folder("model") as folder, Jobs(2) as jobs:
 ...     write_checkpoint(folder, reader.infos, lambda name: [reader.read(name)], jobs)
 ...     Manifest(stage="parent").save(folder)
+
+Names are imported when they are used: files are found and hashed without torch.
 """
 
 from __future__ import annotations
 
-from jam.checkpoints.folders import new_folder, write_json
-from jam.checkpoints.hashes import sha256_of
-from jam.checkpoints.jobs import Jobs
-from jam.checkpoints.manifest import STAGES, Manifest
-from jam.checkpoints.memory import available_memory, require_memory
-from jam.checkpoints.reader import CheckpointReader, has_weights
-from jam.checkpoints.resume import resumable_folder
-from jam.checkpoints.shards import write_checkpoint
-from jam.checkpoints.tensors import TensorInfo, check_tensors
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from jam.checkpoints.folders import new_folder, write_json
+    from jam.checkpoints.hashes import Hashes, sha256_of
+    from jam.checkpoints.jobs import Jobs
+    from jam.checkpoints.manifest import STAGES, Manifest
+    from jam.checkpoints.memory import available_memory, require_memory
+    from jam.checkpoints.reader import CheckpointReader
+    from jam.checkpoints.resume import resumable_folder
+    from jam.checkpoints.shards import write_checkpoint
+    from jam.checkpoints.tensors import TensorInfo, check_tensors
+    from jam.checkpoints.weights import has_weights
+
+_MODULES = {
+    "STAGES": "manifest",
+    "CheckpointReader": "reader",
+    "Hashes": "hashes",
+    "Jobs": "jobs",
+    "Manifest": "manifest",
+    "TensorInfo": "tensors",
+    "available_memory": "memory",
+    "check_tensors": "tensors",
+    "has_weights": "weights",
+    "new_folder": "folders",
+    "require_memory": "memory",
+    "resumable_folder": "resume",
+    "sha256_of": "hashes",
+    "write_checkpoint": "shards",
+    "write_json": "folders",
+}
 __all__ = [
     "STAGES",
     "CheckpointReader",
+    "Hashes",
     "Jobs",
     "Manifest",
     "TensorInfo",
@@ -34,3 +59,9 @@ __all__ = [
     "write_checkpoint",
     "write_json",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -9,22 +9,15 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 import weakref
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jam.checkpoints.tensors import DTYPES, TensorInfo, few
-
-SAFETENSORS, LEGACY = "model.safetensors", "pytorch_model.bin"
-
-
-def has_weights(folder: str | Path) -> bool:
-    return _find_weights(Path(folder)) is not None
+from jam.checkpoints.tensors import DTYPES, TensorInfo
+from jam.checkpoints.weights import damaged, few, find_weights, weight_files
 
 
 class CheckpointReader:
@@ -40,13 +33,8 @@ class CheckpointReader:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        entry = _find_weights(self.folder)
-        if entry is None:
-            raise ValueError(f"{folder} holds no weights: there is neither {SAFETENSORS} nor {LEGACY}, nor an index")
-        weight_map = _weight_map(entry) if entry.suffix == ".json" else {}
-        self.files = [self.folder / name for name in sorted(set(weight_map.values()))] or [entry]
-        if weight_map:
-            _refuse_other_shards(entry, self.files)
+        entry, weight_map = find_weights(self.folder)
+        self.files = weight_files(self.folder)
         self._shards: dict[str, _Safetensors | _Legacy] = {}
         for path in self.files:
             if not path.is_file():
@@ -90,15 +78,15 @@ class _Safetensors:
             for name, entry in header.items():
                 first, last = entry["data_offsets"]
                 if entry["dtype"] not in DTYPES:
-                    raise _damaged(self.path, f"{name} is of the unknown data type {entry['dtype']}")
+                    raise damaged(self.path, f"{name} is of the unknown data type {entry['dtype']}")
                 infos[name] = TensorInfo(tuple(entry["shape"]), DTYPES[entry["dtype"]])
                 if first < 0 or last - first != infos[name].bytes:
-                    raise _damaged(self.path, f"its header gives {name} {last - first} of {infos[name].bytes} bytes")
+                    raise damaged(self.path, f"its header gives {name} {last - first} of {infos[name].bytes} bytes")
                 starts[name], end = 8 + length + first, max(end, 8 + length + last)
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise _damaged(self.path, f"its header cannot be read ({error!r})") from None
+            raise damaged(self.path, f"its header cannot be read ({error!r})") from None
         if size != end:
-            raise _damaged(self.path, f"its header describes {end} bytes, the file has {size}")
+            raise damaged(self.path, f"its header describes {end} bytes, the file has {size}")
         return infos, starts
 
     def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
@@ -121,38 +109,10 @@ class _Legacy:
         try:
             self._tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            raise _damaged(path, f"torch cannot load it ({type(error).__name__})") from None
+            raise damaged(path, f"torch cannot load it ({type(error).__name__})") from None
         self.infos = {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in self._tensors.items()}
 
     def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
         info = self.infos[name]
         rows = self._tensors[name].reshape(info.rows, *info.row_shape)[start:stop]
         return rows.clone() if buffer is None else buffer[: rows.nbytes].view(rows.dtype).view(rows.shape).copy_(rows)
-
-
-def _find_weights(folder: Path) -> Path | None:
-    candidates = (SAFETENSORS, f"{SAFETENSORS}.index.json", LEGACY, f"{LEGACY}.index.json")
-    return next((folder / name for name in candidates if (folder / name).is_file()), None)
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(index, f"it is no index of shards ({error!r})") from None
-
-
-def _refuse_other_shards(index: Path, files: Collection[Path]) -> None:
-    """Shards of the same set that the index leaves out mean that it belongs to other files."""
-    pattern = re.compile(r"(.+)-\d{5}(-of-\d{5}\..+)")
-    sets = {match.groups() for path in files if (match := pattern.fullmatch(path.name))}
-    beside = [path for path in index.parent.iterdir() if path not in files]
-    left_out = [p.name for p in beside if (match := pattern.fullmatch(p.name)) and match.groups() in sets]
-    if left_out:
-        raise ValueError(
-            f"{index} does not name {few(left_out)}, which lies beside it: the index is of other files; fetch it again"
-        )
-
-
-def _damaged(path: Path, problem: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {problem}; fetch it again")

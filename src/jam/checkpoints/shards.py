@@ -17,9 +17,9 @@ from torch import Tensor
 
 from jam.checkpoints.folders import write_json
 from jam.checkpoints.jobs import Jobs
-from jam.checkpoints.reader import SAFETENSORS
 from jam.checkpoints.resume import Journal
 from jam.checkpoints.tensors import DTYPE_NAMES, TensorInfo
+from jam.checkpoints.weights import SAFETENSORS
 
 DEFAULT_SHARD_BYTES = 2_000_000_000
 PIECE = 2**20  # bytes

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from jam.checkpoints.weights import few
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -82,9 +84,3 @@ def check_tensors(
             f"{what} does not fit its {config}: of {len(expected)} expected and {len(found)} found tensors "
             f"{', '.join(problems)}; use the {config} that belongs to these weights"
         )
-
-
-def few(names: Collection[str]) -> str:
-    """The first of them, sorted, for a message."""
-    listed = sorted(names)
-    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")

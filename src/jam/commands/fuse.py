@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from jsonargparse import Namespace
 
-from jam.codec import describe_image_tokenizer
+from jam.checkpoints import Hashes
 from jam.commands.arguments import Parser, make_parser
-from jam.fusion import FuseConfig, find_image_tokenizer, fuse
+from jam.fusion.config import FuseConfig, find_image_tokenizer, parents_files
 
 EXAMPLES = """
 jam fuse --text llm --image image-model --out fused
@@ -27,6 +27,14 @@ def parser() -> Parser:
 
 def run(settings: Namespace) -> None:
     config = FuseConfig(**vars(settings))
-    folder = find_image_tokenizer(config)
-    info = describe_image_tokenizer(folder) if folder else None
-    fuse(config, (info.codebook_size, info.grid) if info else None)
+    with Hashes() as hashes:
+        if not config.plan:
+            for path in parents_files(config):
+                hashes.begin(path)
+        # Torch and transformers are imported while the parents are hashed already.
+        from jam.codec import describe_image_tokenizer
+        from jam.fusion import fuse
+
+        folder = find_image_tokenizer(config)
+        info = describe_image_tokenizer(folder) if folder else None
+        fuse(config, (info.codebook_size, info.grid) if info else None, hashes=hashes)

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from jam.fusion.config import Readout
 from jam.fusion.pair import Pair
 from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
 from jam.fusion.rows import merged_table, repeated_mean
@@ -19,7 +19,6 @@ from jam.fusion.tables import ExtendedTable, Table, block_rows
 from jam.models.cross import CrossForCausalLM
 from jam.models.cross_config import CrossConfig
 
-Readout = Literal["exact", "paper"]
 Step = tuple[tuple[Source, ...], str, Compute]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import asdict
-from threading import Event
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,20 +16,20 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from torch import Tensor
 
-from jam.checkpoints import Jobs, sha256_of, write_checkpoint
+from jam.checkpoints import Hashes, Jobs, write_checkpoint
 from jam.checkpoints.manifest import version
-from jam.checkpoints.resume import Journal, Workplace
+from jam.checkpoints.resume import Workplace
 from jam.fusion.pair import Pair
 from jam.fusion.parents import Parent
 from jam.fusion.plan import FusionPlan
 
-Hashes = dict[str, str]
+FileHashes = dict[str, str]
 """SHA-256 by the name of a file."""
 
 
 def write_weights(
-    plan: FusionPlan, pair: Pair, work: Workplace, max_shard_bytes: float, console: Console
-) -> dict[str, Hashes]:
+    plan: FusionPlan, pair: Pair, work: Workplace, max_shard_bytes: float, hashes: Hashes, console: Console
+) -> dict[str, FileHashes]:
     """Write the planned tensors into `work.folder`, but for the files that an earlier run has finished.
 
     Returns:
@@ -40,12 +42,19 @@ def write_weights(
         tables = [pair.parent(source.role).table(source.name) for source in tensor.sources]
         return rounded(tensor.compute(*tables), tensor.dtype)
 
-    # Two threads hash a parent each and so read ahead of the others, which compute and write.
-    threads = max(2, torch.get_num_threads()) + 2
-    with progress_bar(console) as progress, Jobs(threads) as jobs:
+    def record(entry: str, found: Future[str]) -> None:
+        if found.cancelled() or found.exception():
+            jobs.stopped.set()
+        else:
+            work.journal.record_hash(entry, found.result())
+
+    files = {hash_entry(parent, path): path for parent in (pair.text, pair.image) for path in parent.files}
+    with progress_bar(console) as progress, Jobs(max(2, torch.get_num_threads())) as jobs:
         task = progress.add_task("fusing", total=plan.bytes)
-        parents = (pair.text, pair.image)
-        hashes = {parent.role: jobs.submit(hash_files, parent, work.journal, jobs.stopped) for parent in parents}
+        # The hashes' own threads read ahead of those that compute and write.
+        for entry, path in files.items():
+            if entry not in work.journal.hashes:
+                hashes.begin(path).add_done_callback(partial(record, entry))
         write_checkpoint(
             work.folder,
             plan.infos,
@@ -55,7 +64,16 @@ def write_weights(
             max_shard_bytes,
             on_written=lambda done: progress.advance(task, done),
         )
-    return {role: future.result() for role, future in hashes.items()}
+        known = {entry: work.journal.hashes.get(entry) or hashes.of(path) for entry, path in files.items()}
+    return {
+        parent.role: {path.name: known[hash_entry(parent, path)] for path in parent.files}
+        for parent in (pair.text, pair.image)
+    }
+
+
+def hash_entry(parent: Parent, path: Path) -> str:
+    """The name of a parent's file in the journal."""
+    return f"{parent.role}/{path.name}"
 
 
 def rounded(blocks: Iterable[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
@@ -68,20 +86,6 @@ def rounded(blocks: Iterable[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
         if buffer.numel() < block.numel():
             buffer = torch.empty(block.numel(), dtype=dtype)
         yield buffer[: block.numel()].view(block.shape).copy_(block)
-
-
-def hash_files(parent: Parent, journal: Journal, stopped: Event) -> Hashes:
-    """Hash a parent's files one after another, but for those in the journal. Raises ValueError for a damaged file."""
-    hashes = {}
-    for path in parent.files:
-        entry = f"{parent.role}/{path.name}"
-        if entry not in journal.hashes:
-            sha256 = sha256_of(path, stopped)
-            if stopped.is_set():
-                break
-            journal.record_hash(entry, sha256)
-        hashes[path.name] = journal.hashes[entry]
-    return hashes
 
 
 def fingerprint(plan: FusionPlan, pair: Pair, options: dict[str, Any]) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from jam.fusion.config import Init
 from jam.fusion.pair import Pair
 from jam.fusion.plan import Compute, FusionPlan
 from jam.fusion.rows import joint_blocks
@@ -22,7 +22,6 @@ from jam.fusion.skeleton import Skeleton
 from jam.fusion.tables import Table
 from jam.models.towers import family_of
 
-Init = Literal["copy", "average"]
 DOUBLED = (
     "hidden_size",
     "word_embed_proj_dim",

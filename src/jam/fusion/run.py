@@ -6,96 +6,33 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from jam.checkpoints import Manifest, resumable_folder, write_json
+from jam.checkpoints import Hashes, Manifest, resumable_folder, write_json
 from jam.checkpoints.folders import format_bytes, refuse_existing
 from jam.checkpoints.resume import Workplace, settle
 from jam.fusion.card import model_card
-from jam.fusion.cross import Readout, cross
-from jam.fusion.execute import Hashes, fingerprint, write_weights
+from jam.fusion.config import FuseConfig, find_image_tokenizer
+from jam.fusion.cross import cross
+from jam.fusion.execute import FileHashes, fingerprint, write_weights
 from jam.fusion.hub import locate
 from jam.fusion.pair import CodebookInfo, Pair, join
 from jam.fusion.parents import Parent
 from jam.fusion.plan import FusionPlan
 from jam.fusion.uniform import uniform
-from jam.fusion.width import Init, width
+from jam.fusion.width import width
 
-Method = Literal["cross", "uniform", "width"]
-DTypeName = Literal["float32", "bfloat16", "float16"]
 # The options that decide what a method writes.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "cross": ("every", "readout", "seed"),
     "uniform": ("weight",),
     "width": ("init",),
 }
-
-
-@dataclass
-class FuseConfig:
-    """Settings of `jam fuse`.
-
-    Args:
-        text: the language model: a folder, or a hub id (owner/name or owner/name@revision).
-        image: the image-token model: a folder or a hub id.
-        out: folder to write; it must not exist.
-        image_tokenizer: folder of the image tokenizer; default: `image_tokenizer/` in the image parent.
-        method: cross, uniform or width.
-        every: cross: exchange after layers 0, every, 2 every, ...; 0 for no cross blocks.
-        readout: cross: "exact" loses nothing of the parents, "paper" is the paper's one softmax.
-        init: width: what fills the blocks off the diagonal.
-        weight: uniform: share of the text parent in what both have, 0 to 1.
-        sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
-        image_codes: number of image codes, for a plan without image tokenizer.
-        image_start: row of the first image code in the image parent's table; default: where names of
-            tokens or the sizes of the tables say.
-        dtype: data type of the result; default: the parents'.
-        shard_mb: size of the result's files in MB; a run that was killed goes on behind its last whole file.
-        plan: print what would happen, and stop; config.json of each parent is enough.
-        json: print the plan as JSON on stdout.
-        seed: seed of new weights.
-    """
-
-    text: str
-    image: str
-    out: str | None = None
-    image_tokenizer: str | None = None
-    method: Method = "cross"
-    every: int = 2
-    readout: Readout = "exact"
-    init: Init = "copy"
-    weight: float = 0.5
-    sentinels: int | None = None
-    image_codes: int | None = None
-    image_start: int | None = None
-    dtype: DTypeName | None = None
-    shard_mb: float = 2000
-    plan: bool = False
-    json: bool = False
-    seed: int = 0
-
-    @property
-    def max_shard_bytes(self) -> float:
-        return self.shard_mb * 1e6
-
-
-def find_image_tokenizer(config: FuseConfig) -> Path | None:
-    """The folder named in the settings, else `image_tokenizer/` in the image parent, else None.
-
-    Raises:
-        ValueError: the folder that is named does not exist.
-    """
-    if config.image_tokenizer is not None:
-        if not Path(config.image_tokenizer).is_dir():
-            raise ValueError(f"--image-tokenizer {config.image_tokenizer}: there is no such folder")
-        return Path(config.image_tokenizer)
-    inside = locate(config.image, "image", weights=not config.plan) / "image_tokenizer"
-    return inside if inside.is_dir() else None
 
 
 def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = None) -> Pair:
@@ -123,7 +60,10 @@ def make_plan(config: FuseConfig, pair: Pair) -> FusionPlan:
 
 
 def fuse(
-    config: FuseConfig, image_tokenizer_info: CodebookInfo | None = None, console: Console | None = None
+    config: FuseConfig,
+    image_tokenizer_info: CodebookInfo | None = None,
+    console: Console | None = None,
+    hashes: Hashes | None = None,
 ) -> FusionPlan:
     """Fuse two parents into the folder `config.out`, or only print the plan (`config.plan`).
 
@@ -131,6 +71,7 @@ def fuse(
         image_tokenizer_info: codebook size and (height, width) in tokens of the image tokenizer that
             `find_image_tokenizer` names.
         console: where progress and results are printed; the plan as JSON goes to stdout.
+        hashes: of the parents' files, as far as they are known or under way.
 
     Raises:
         ValueError: the parents don't fit together or to their weights, `out` exists, or the disk is full.
@@ -150,11 +91,12 @@ def fuse(
     for note in plan.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
     if config.out is not None and not config.plan:
-        write(plan, pair, config, Path(os.path.abspath(config.out)), console)
+        with hashes or Hashes() as known:
+            write(plan, pair, config, Path(os.path.abspath(config.out)), known, console)
     return plan
 
 
-def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, console: Console) -> None:
+def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, hashes: Hashes, console: Console) -> None:
     """Write the fused folder. It appears whole or not at all; files that a killed run has finished are kept."""
     started = time.monotonic()
 
@@ -172,12 +114,12 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, console: 
         if work.journal.shards:
             say(f"going on: {len(work.journal.shards)} finished files of an earlier run are checked and kept")
         try:
-            hashes = write_weights(plan, pair, work, config.max_shard_bytes, console)
+            found = write_weights(plan, pair, work, config.max_shard_bytes, hashes, console)
         except KeyboardInterrupt:
             if work.journal.shards:
                 say(f"{len(work.journal.shards)} finished files are kept; the same command goes on from there")
             raise
-        write_description(plan, pair, work, image_tokenizer, out, options, hashes)
+        write_description(plan, pair, work, image_tokenizer, out, options, found)
     seconds = time.monotonic() - started
     done = f"{out}: {plan.method}, stage fused, {format_bytes(plan.bytes)}"
     rate = f"{seconds:.1f} s, {format_bytes(plan.bytes / seconds)}/s"
@@ -191,7 +133,7 @@ def write_description(
     image_tokenizer: Path | None,
     out: Path,
     options: dict[str, Any],
-    hashes: dict[str, Hashes],
+    hashes: dict[str, FileHashes],
 ) -> None:
     """Everything beside the weights: configs, tokenizers, the manifest and the card of what will lie at `out`."""
     plan.config.save_pretrained(work.beside)

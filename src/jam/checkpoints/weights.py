@@ -1,0 +1,70 @@
+"""Which files of a folder hold its weights: one, or shards with an index; safetensors or (older ones) `.bin`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+SAFETENSORS, LEGACY = "model.safetensors", "pytorch_model.bin"
+
+
+def has_weights(folder: str | Path) -> bool:
+    return _entry(Path(folder)) is not None
+
+
+def find_weights(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The single file, or the index, and the file that the index names for each tensor.
+
+    Raises:
+        ValueError: no weights, a damaged index, or files and index that do not belong together.
+    """
+    entry = _entry(folder)
+    if entry is None:
+        raise ValueError(f"{folder} holds no weights: there is neither {SAFETENSORS} nor {LEGACY}, nor an index")
+    if entry.suffix != ".json":
+        return entry, {}
+    weight_map = _weight_map(entry)
+    _refuse_other_shards(entry, set(weight_map.values()))
+    return entry, weight_map
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the tensors, in order of their names. Raises ValueError as `find_weights` does."""
+    entry, weight_map = find_weights(folder)
+    return [folder / name for name in sorted(set(weight_map.values()))] or [entry]
+
+
+def damaged(path: Path, problem: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {problem}; fetch it again")
+
+
+def few(names: Collection[str]) -> str:
+    """The first of them, sorted, for a message."""
+    listed = sorted(names)
+    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")
+
+
+def _entry(folder: Path) -> Path | None:
+    candidates = (SAFETENSORS, f"{SAFETENSORS}.index.json", LEGACY, f"{LEGACY}.index.json")
+    return next((folder / name for name in candidates if (folder / name).is_file()), None)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(index, f"it is no index of shards ({error!r})") from None
+
+
+def _refuse_other_shards(index: Path, names: Collection[str]) -> None:
+    """Shards of the same set that the index leaves out mean that it belongs to other files."""
+    pattern = re.compile(r"(.+)-\d{5}(-of-\d{5}\..+)")
+    sets = {match.groups() for name in names if (match := pattern.fullmatch(name))}
+    beside = [path.name for path in index.parent.iterdir() if path.name not in names]
+    left_out = [name for name in beside if (match := pattern.fullmatch(name)) and match.groups() in sets]
+    if left_out:
+        raise ValueError(
+            f"{index} does not name {few(left_out)}, which lies beside it: the index is of other files; fetch it again"
+        )
