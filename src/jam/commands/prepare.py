@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jam.commands.arguments import Parser, add_placement, make_parser
 from jam.commands.progress import progress_bar
-from jam.data import MAX_REJECTS, REJECTS, check_limit, open_sources, prepare, refuse_prepared
+from jam.data import MAX_REJECTS, REJECTS, check_limit, open_sources, prepare, refuse_prepared, warm_up
 from jam.model import load_codec
 
 EXAMPLES = """
@@ -55,6 +55,7 @@ def run(settings: Namespace) -> None:
             f"--workers is {settings.workers}; it must be 1 or more (this machine has {os.cpu_count()} cores)"
         )
     sources = open_sources(settings.documents)
+    warm_up(settings.workers)
     codec = load_codec(settings.model, settings.device)
     summary: dict[str, Any] = {}
     with progress_bar(console, transient=True) as progress:

@@ -8,6 +8,7 @@ from jam.data.records import open_sources
 from jam.data.shards import Shards, ShardWriter
 from jam.data.source import Source
 from jam.data.split import split
+from jam.data.workers import warm_up
 
 __all__ = [
     "MAX_REJECTS",
@@ -33,4 +34,5 @@ __all__ = [
     "prepare",
     "refuse_prepared",
     "split",
+    "warm_up",
 ]

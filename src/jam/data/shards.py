@@ -147,9 +147,8 @@ class Shards:
     def __init__(self, folder: str | Path, vocabulary: Vocabulary, fingerprint: str | None = None) -> None:
         folder = Path(folder)
         if not (folder / "shards.json").is_file():
-            raise ValueError(
-                f"{folder}: no token shards here; make them with `jam prepare DOCS.jsonl --model DIR --out {folder}`"
-            )
+            missing = "no token shards here" if folder.is_dir() else "there is no such folder of token shards"
+            raise ValueError(f"{folder}: {missing}; make them with `jam prepare DOCS.jsonl --model DIR --out {folder}`")
         summary = _read_summary(folder / "shards.json")
         if summary["vocabulary"] != vocabulary.hash:
             raise ValueError(

@@ -24,6 +24,7 @@ from jam.data.converters import name_of, to_document
 from jam.data.records import Record
 from jam.documents import Document, Image
 
+PRELOADED = [__name__, "diffusers.models.autoencoders.vq_model", "transformers.models.auto.tokenization_auto"]
 AHEAD = 3  # blocks a worker that are read before they are needed
 
 
@@ -108,8 +109,16 @@ def _context() -> multiprocessing.context.BaseContext:
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(kind)
     if kind == "forkserver":
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload(PRELOADED)
     return context
+
+
+def warm_up(workers: int) -> None:
+    """Let the server of processes import what it needs while this process does something else."""
+    if workers > 1 and _context().get_start_method() == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
+        ensure_running()
 
 
 _codec: Codec | None = None
