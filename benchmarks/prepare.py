@@ -3,8 +3,8 @@
 python benchmarks/prepare.py --data DIR --tokenizer DIR --out runs/prepare [--sets captions/emoji ...] [--kills 3]
 
 DIR holds sets, folders with documents (JSON lines) and their pictures; the tokenizer is a byte-level BPE (vocab.json,
-merges.txt). The image tokenizer is a random VQ autoencoder of pictures of `--pixels` a side, 1/8 of that in codes. Every
-run is the command as a user starts it, imports included.
+merges.txt). The image tokenizer is a random VQ autoencoder of pictures of `--pixels` a side, 1/8 of that in codes.
+Every run is the command as a user starts it, imports included.
 """
 
 from __future__ import annotations
@@ -88,34 +88,27 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True)
-    sets = arguments.sets or sorted(
-        {str(file.parent.relative_to(arguments.data)) for file in documents(arguments.data)}
-    )
+    found = [*arguments.data.rglob("documents*.jsonl"), *arguments.data.rglob("documents*.jsonl.gz")]
+    sets = arguments.sets or sorted({str(file.parent.relative_to(arguments.data)) for file in found})
     sources = [str(arguments.data / one) for one in sets]
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {', '.join(sets)}", flush=True)
+    say(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {', '.join(sets)}")
     python("-c", MODEL, out / "model", arguments.tokenizer, arguments.pixels, CODES)
 
     seconds, hashes = {}, {}
     for workers in (1, 2):
-        started = time.perf_counter()
-        prepare(sources, out, f"workers-{workers}", workers).wait()
+        folder, started = out / f"workers-{workers}", time.perf_counter()
+        prepare(sources, out, folder.name, workers).wait()
         seconds[workers] = time.perf_counter() - started
-        hashes[workers] = hash_of(out / f"workers-{workers}")
-        summary = json.loads((out / f"workers-{workers}" / "shards.json").read_text())
-        rejects = len((out / f"workers-{workers}" / "rejects.jsonl").read_text().splitlines())
-        print(
-            f"{workers} workers: {summary['documents']} documents, {summary['images']} images, {summary['tokens']} tokens, "
-            f"{rejects} rejects in {seconds[workers]:.1f} s ({summary['documents'] / seconds[workers]:.0f} documents/s, "
-            f"{summary['images'] / seconds[workers]:.0f} images/s)",
-            flush=True,
-        )
-    print(
-        f"2 workers are {seconds[1] / seconds[2]:.2f} times as fast as 1; identical: {hashes[1] == hashes[2]}",
-        flush=True,
-    )
+        hashes[workers] = hash_of(folder)
+        summary = json.loads((folder / "shards.json").read_text())
+        counts = [f"{summary[key]} {key}" for key in ("documents", "images", "tokens")]
+        counts.append(f"{len((folder / 'rejects.jsonl').read_text().splitlines())} rejects")
+        rates = [f"{summary[key] / seconds[workers]:.0f} {key}/s" for key in ("documents", "images")]
+        say(f"{workers} workers: {', '.join(counts)} in {seconds[workers]:.1f} s ({', '.join(rates)})")
+    say(f"2 workers are {seconds[1] / seconds[2]:.2f} times as fast as 1; identical: {hashes[1] == hashes[2]}")
 
     prepare(sources, out, "again", 2).wait()
-    print(f"run twice, identical: {hash_of(out / 'again') == hashes[2]}", flush=True)
+    say(f"run twice, identical: {hash_of(out / 'again') == hashes[2]}")
 
     rng = random.Random(0)
     for _ in range(arguments.kills):
@@ -124,23 +117,17 @@ def main() -> None:
         process.kill()
         process.wait()
         state = out / ".killed.partial" / "state.json"
-        seen = json.loads(state.read_text())["seen"] if state.exists() else 0
-        print(f"killed behind {seen} documents", flush=True)
+        say(f"killed behind {json.loads(state.read_text())['seen'] if state.exists() else 0} documents")
     if not (out / "killed").exists():
         prepare(sources, out, "killed", 2).wait()
-    print(
-        f"killed {arguments.kills} times and gone on with, identical: {hash_of(out / 'killed') == hashes[1]}",
-        flush=True,
-    )
+    say(f"killed {arguments.kills} times and gone on with, identical: {hash_of(out / 'killed') == hashes[1]}")
     python("-c", WASTE, out / "model", out / "workers-1")
     for name in ("workers-2", "again", "killed"):
         shutil.rmtree(out / name)
 
 
-def documents(folder: Path) -> list[Path]:
-    """Files that are documents: their first line has content or messages."""
-    names = [*folder.rglob("documents*.jsonl"), *folder.rglob("documents*.jsonl.gz")]
-    return sorted(names)
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def prepare(sources: list[str], out: Path, name: str, workers: int) -> subprocess.Popen[bytes]:
