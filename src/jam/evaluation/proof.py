@@ -66,6 +66,7 @@ class Proof:
         text, image: what was kept of each parent on its modality.
         behind_pictures: text behind pictures.
         changed_tensors: by role, tensors of a parent that its tower has not, where that is promised.
+        interpolated: by role, (from, to) how many positions a parent's were interpolated, by fusion as for this proof.
         notes: what a reader should know.
     """
 
@@ -82,6 +83,7 @@ class Proof:
     image: Kept
     behind_pictures: Behind
     changed_tensors: dict[str, list[str]] = field(default_factory=dict)
+    interpolated: dict[str, tuple[int, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -238,6 +240,9 @@ def verify(
     ]
     samples = _Samples.of(pieces, grammar)
     found = {role: find_parent(folder, manifest, role, (parents or {}).get(role), say) for role in ROLES}
+    if isinstance(config, CrossConfig):
+        lengths = {"text": config.text_config, "image": config.image_config}
+        found = {role: one.stretched(lengths[role].max_position_embeddings) for role, one in found.items()}
     stored = next(info.dtype for info in reader.infos.values() if info.dtype.is_floating_point)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored)
     rows = _rows(folder, manifest, config)
@@ -264,6 +269,11 @@ def verify(
         image=image,
         behind_pictures=behind,
         changed_tensors=changed,
+        interpolated={
+            role: (one.trained_context, one.config.max_position_embeddings)
+            for role, one in found.items()
+            if one.trained_context is not None
+        },
         notes=_notes(found, stored, dtype, samples),
     )
 
@@ -308,6 +318,11 @@ def _rows(folder: str | Path, manifest: Manifest, config: PretrainedConfig) -> d
 def _notes(parents: Mapping[str, Parent], stored: torch.dtype, dtype: torch.dtype, samples: _Samples) -> list[str]:
     notes = []
     for role, parent in parents.items():
+        if parent.trained_context is not None:
+            notes.append(
+                f"positions of the {role} parent were interpolated from {parent.trained_context:,} to "
+                f"{parent.config.max_position_embeddings:,}: it is run with the same ones, not as it was trained"
+            )
         if dtype.itemsize > stored.itemsize and parent.dtype.itemsize > stored.itemsize:
             names = [str(one).removeprefix("torch.") for one in (parent.dtype, stored)]
             notes.append(

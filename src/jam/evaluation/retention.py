@@ -144,6 +144,8 @@ def drop_all_but_heads(network: nn.Module) -> None:
         if isinstance(module, Tower):
             module.take(module.family.layers)
             module.take(module.family.embedding)
+            if isinstance(module, JointTower):
+                module.text_input = None
         elif isinstance(module, CrossForCausalLM):
             module.to_text, module.to_image = nn.ModuleList(), nn.ModuleList()
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from tokenizers import Tokenizer
+from transformers import AutoConfig, PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
 from jam.fusion.hub import origin
+from jam.fusion.positions import StretchedPositions, stretched_config
 from jam.fusion.skeleton import Skeleton
 from jam.fusion.tables import Table
+from jam.fusion.tokenizers import TextTokens, find_pipeline, find_tokenizer
 from jam.models.towers import Composite, Made, composite_of
 from jam.vocabulary import ParentRows
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-PROBES = ("Hello, world! It's 12,345.67 today.", "  two spaces\n\nand new lines\t", "naïve café, Übergröße, 日本語 🙂")
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Parent:
         whole_config: that of all that the checkpoint holds; `config` itself where that is the decoder.
         tokenizer: None when the folder has none, in its root or in `tokenizer/`.
         manifest: None for a model from elsewhere.
+        trained_context: positions of the checkpoint, where `config` has more (see `stretched`).
     """
 
     role: str
@@ -46,6 +45,7 @@ class Parent:
     tokenizer: Any | None
     manifest: Manifest | None
     whole_config: PretrainedConfig
+    trained_context: int | None = None
 
     @classmethod
     def describe(cls, folder: str | Path, role: str) -> Parent:
@@ -62,6 +62,18 @@ class Parent:
     def vocab_size(self) -> int:
         """Rows of its embedding table."""
         return self.config.vocab_size
+
+    @cached_property
+    def pipeline(self) -> Tokenizer | None:
+        """Its tokenizer.json as it lies there, else the pipeline of `tokenizer`; None where that has none."""
+        return find_pipeline(self.folder) or getattr(self.tokenizer, "backend_tokenizer", None)
+
+    @cached_property
+    def text_tokens(self) -> TextTokens:
+        """What its tokenizer's ids mean."""
+        if self.pipeline is None:
+            return TextTokens.of_tokenizer(self.tokenizer)
+        return TextTokens.of_pipeline(self.pipeline)
 
     @property
     def rows(self) -> ParentRows | None:
@@ -91,10 +103,27 @@ class Parent:
     def _composite(self) -> Composite:
         return composite_of(self.whole_config)
 
+    def stretched(self, context: int) -> Parent:
+        """This parent with positions interpolated for `context` tokens; itself where it takes as many.
+
+        Raises:
+            ValueError: its positions cannot be interpolated.
+        """
+        length = self.config.max_position_embeddings
+        if context <= length:
+            return self
+        config = stretched_config(self.config, context, f"the {self.role} parent {self.folder}")
+        return replace(self, config=config, skeleton=Skeleton(config), trained_context=length)
+
     @cached_property
     def made(self) -> dict[str, Made]:
-        """The decoder's tensors that are made of others of the checkpoint."""
-        return self._composite.made(self.whole_config, self._reader.infos if has_weights(self.folder) else ())
+        """The decoder's tensors that are made of others of the checkpoint, or of what it has fewer rows of."""
+        made = self._composite.made(self.whole_config, self._reader.infos if has_weights(self.folder) else ())
+        name, length = self.skeleton.position_table, self.config.max_position_embeddings
+        if self.trained_context is None or name is None:
+            return made
+        positions = StretchedPositions.of(name, self.skeleton.shapes[name], self.trained_context, length)
+        return made | {name: positions}
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -158,44 +187,3 @@ class Parent:
             "architecture": type(self.skeleton.model).__name__,
             "files": dict(hashes),
         }
-
-
-def find_tokenizer(folder: Path) -> Any | None:
-    """The tokenizer in `folder/tokenizer`, else in `folder` itself; None if there is none."""
-    for place in (folder / "tokenizer", folder):
-        if any((place / name).is_file() for name in TOKENIZER_FILES):
-            return AutoTokenizer.from_pretrained(place, local_files_only=True)
-    return None
-
-
-def require_same_tokenizer(text: Any, image: Any) -> None:
-    """Raises ValueError, showing where they differ, unless both tokenizers give the same ids for the same text."""
-    remedy = "the parents must share a tokenizer, since they read the same ids; choose parents that do"
-    ours, theirs = text.get_vocab(), image.get_vocab()
-    if ours != theirs:
-        differing = sorted(ours.items() ^ theirs.items(), key=lambda entry: (entry[1], entry[0]))
-        shown = "; ".join(f"{token!r}: text {ours.get(token)}, image {theirs.get(token)}" for token, _ in differing[:3])
-        raise ValueError(
-            f"the parents' tokenizers differ: text has {len(ours)} entries, image {len(theirs)}; first differences: "
-            f"{shown}; {remedy}"
-        )
-    # Entries may agree where merges don't, and no few strings would show it.
-    merges = [_merges(tokenizer) for tokenizer in (text, image)]
-    if merges[0] != merges[1]:
-        number, ours, theirs = next((n, a, b) for n, (a, b) in enumerate(zip_longest(*merges)) if a != b)
-        raise ValueError(
-            f"the parents' tokenizers differ: merge {number} is {ours} for text and {theirs} for image; {remedy}"
-        )
-    for probe in PROBES:
-        encoded = [tokenizer(probe, add_special_tokens=False).input_ids for tokenizer in (text, image)]
-        if encoded[0] != encoded[1]:
-            raise ValueError(
-                f"the parents' tokenizers differ: {probe!r} is {encoded[0][:12]} for text and {encoded[1][:12]} for "
-                f"image; {remedy}"
-            )
-
-
-def _merges(tokenizer: Any) -> list[list[str]]:
-    """The merges of a BPE tokenizer, in order; none for other kinds."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return json.loads(backend.to_str())["model"].get("merges", []) if backend is not None else []

@@ -85,10 +85,11 @@ class SingleStream(JointBase, nn.Module):
         parent = self.tower.capped(self.tower.head(hidden)).reshape(-1, self.tower.head.out_features)
         vocabulary, rows = self.vocabulary, self.joint.rows
         pieces = {0: parent[:, : rows.text_size]}
+        if rows.eos_row is not None:
+            pieces[vocabulary.eos_id] = parent[:, rows.eos_row : rows.eos_row + 1]
         if rows.has_images:
-            codes = select(parent, self.joint.codes, dim=1)
-            if self.tower.image_head is not None:
-                codes = self.tower.image_head(hidden.reshape(-1, hidden.shape[-1]))
+            head = self.tower.image_head
+            codes = select(parent, self.joint.codes, 1) if head is None else head(hidden.reshape(-1, hidden.shape[-1]))
             pieces[vocabulary.image_start] = codes
         if self.joint.controls:
             assert rows.control_start is not None
