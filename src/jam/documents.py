@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image as PILImage
 
 DATA_URI = "data:image/"
+JPEG = b"\xff\xd8"  # how such a file begins
 
 
 @dataclass
@@ -213,9 +214,15 @@ def _to_records(parts: Sequence[Part]) -> list[dict[str, Any]]:
         elif part.codes is not None and part.pixels is None and part.path is None:
             records.append({"type": "image", "codes": part.codes})
         else:
-            inside = part.data is not None or part.path is None
-            records.append({"type": "image", "image": data_uri(part.load()) if inside else part.path})
+            records.append({"type": "image", "image": _address(part)})
     return records
+
+
+def _address(image: Image) -> str:
+    """Where a picture is, or a data URI that holds it; a JPEG file stays one."""
+    if image.data is not None and image.data.startswith(JPEG):
+        return f"{DATA_URI}jpeg;base64,{base64.b64encode(image.data).decode()}"
+    return image.path if image.path is not None and image.data is None else data_uri(image.load())
 
 
 def write_documents(path: str | Path, documents: Iterable[Document]) -> None:
