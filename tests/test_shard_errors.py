@@ -30,16 +30,12 @@ def test_a_recipe_that_names_an_absent_source(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        ("", "shards.json cannot be read"),
-        ("[]", "shards.json cannot be read"),
-        ("{}", "does not say dtype, vocabulary"),
-    ],
+    [("", "cannot be read"), ("[]", "cannot be read"), ("{}", "does not say dtype, vocabulary")],
 )
 def test_unreadable_summaries(tmp_path, content, message):
     write_shards(tmp_path / "s", [CAPTION])
     (tmp_path / "s" / "shards.json").write_text(content)
-    with pytest.raises(ValueError, match=f"{message}.* prepare these shards again"):
+    with pytest.raises(ValueError, match=f"shards.json {message}.* prepare these shards again"):
         Shards(tmp_path / "s", V)
 
 
