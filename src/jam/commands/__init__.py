@@ -11,13 +11,13 @@ from jam.commands.arguments import read_arguments, unknown
 SUMMARIES = {
     "fuse": "fuse a language model and an image-token model into one",
     "prepare": "turn documents into token shards",
-    "convert-documents": "turn captions, texts, LIMA or how-to articles into documents",
     "train": "align or instruct-tune a fused model by a recipe",
     "eval": "measure perplexity by modality",
     "verify": "rerun both parents and show what a fused model kept of them",
     "generate": "answer a question with an illustrated document",
     "demo": "the whole story on built-in tiny parents",
     "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
+    "convert-documents": "turn captions, texts, LIMA or how-to articles into documents",
 }
 
 
