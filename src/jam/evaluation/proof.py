@@ -37,6 +37,7 @@ from jam.fusion import Parent
 from jam.fusion.hub import locate
 from jam.grammar import Grammar
 from jam.models import CrossConfig, JointModel
+from jam.models.towers import decoder_config
 from jam.vocabulary import ParentRows
 
 ROLES = ("text", "image")
@@ -234,10 +235,8 @@ def verify(
     """
     manifest, reader = Manifest.load(folder), CheckpointReader(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    vocabulary = grammar.vocabulary
-    pieces = [
-        piece for document in documents for piece in split(document, config.max_position_embeddings + 1, vocabulary)
-    ]
+    vocabulary, context = grammar.vocabulary, decoder_config(config).max_position_embeddings
+    pieces = [piece for document in documents for piece in split(document, context + 1, vocabulary)]
     samples = _Samples.of(pieces, grammar)
     found = {role: find_parent(folder, manifest, role, (parents or {}).get(role), say) for role in ROLES}
     if isinstance(config, CrossConfig):
@@ -290,8 +289,10 @@ def find_parent(
     if entry is None:
         raise ValueError(f"{folder}: its manifest names no {role} parent; give a folder that `jam fuse` wrote")
     place = given or entry.get("source")
-    if place is not None:
-        place = locate(place, role)
+    try:
+        place = None if place is None else locate(place, role)
+    except ValueError as error:
+        raise ValueError(str(error) if given else f"{error}; name where it lies with --{role}") from None
     if place is None or not place.is_dir():
         where = f"there is no folder {place}" if place else "the manifest does not say where it is"
         raise ValueError(f"the {role} parent {entry['name']} is not found: {where}; name its folder with --{role}")

@@ -141,6 +141,8 @@ def trace(network: Network, samples: Sequence[Sample], tower: JointTower | None 
 def drop_all_but_heads(network: nn.Module) -> None:
     """Free what a network needs no more when it has traced all samples."""
     for module in list(network.modules()):
+        if isinstance(module, SingleStream):
+            module.forget_whole()
         if isinstance(module, Tower):
             module.take(module.family.layers)
             module.take(module.family.embedding)

@@ -78,7 +78,7 @@ def find_rows(
         return _named_rows(text, image, image_size, named, plan_only)
     start = _first_row(text, image, image_size, notes) if image_start is None else image_start
     text_rows = _text_rows(text, image, image_size, start, plan_only)
-    told = image_start is not None
+    told = image_start is not None or _written_by_a_module(image)
     rows = image.rows or _image_rows(_shared_size(text_rows, text, image), text, image, image_size, start, told)
     _require_told(rows, image_start)
     return text_rows, rows
@@ -117,7 +117,7 @@ def _first_row_apart(image: Parent, image_size: int, image_start: int | None, no
         if not 0 <= image_start <= last:
             raise _not_within(image, image_size, image_start)
         return image_start
-    if last in (0, own) or family_of(image.config).image_head is not None:
+    if last in (0, own) or _written_by_a_module(image):
         return last
     if own > last:
         raise ValueError(
@@ -193,7 +193,8 @@ def _names(parent: Parent, text_size: int) -> dict[int, int]:
 def _named_rows(
     text: Parent, image: Parent, image_size: int, named: Tensor, plan_only: bool
 ) -> tuple[ParentRows, ParentRows]:
-    text_size = _text_size(text, text.vocab_size if plan_only else None)
+    one_size = text.vocab_size == image.vocab_size
+    text_size = _text_size(text, text.vocab_size if plan_only or one_size else None)
     own = image_rows(text.whole_config, text.tokenizer, image_size, text.vocab_size)
     text_rows = ParentRows(text_size) if own is None else ParentRows.of_codes(text_size, own.tolist())
     text_rows = text.rows or text_rows
@@ -204,7 +205,7 @@ def _first_row(text: Parent, image: Parent, image_size: int, notes: list[str]) -
     """The row of code 0 in a table without names; that it makes sense is left to `_image_rows`."""
     last = image.vocab_size - image_size
     own = image.text_tokens.size if image.tokenizer is not None else None
-    if image.rows or last in (0, text.vocab_size) or own is None or own >= last:
+    if image.rows or _written_by_a_module(image) or last in (0, text.vocab_size) or own is None or own >= last:
         return last
     if own < text.vocab_size <= last:  # behind the text parent's table there would be room as well
         return last
@@ -212,12 +213,17 @@ def _first_row(text: Parent, image: Parent, image_size: int, notes: list[str]) -
     return own
 
 
+def _written_by_a_module(image: Parent) -> bool:
+    """Whether image codes are no rows of the head, so that they are the embedding's last rows (Janus)."""
+    return family_of(image.config).image_head is not None
+
+
 def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int, plan_only: bool) -> ParentRows:
     if text.rows is not None:
         return text.rows
     one_vocabulary = image.rows is None and text.vocab_size == image.vocab_size and image_size > 0
     assumed = image_start if one_vocabulary else text.vocab_size
-    text_size = _text_size(text, assumed if plan_only else None)
+    text_size = _text_size(text, assumed if plan_only or one_vocabulary else None)
     has_codes = one_vocabulary and image_start >= text_size
     return ParentRows(text_size, image_start if has_codes else None)
 
@@ -254,7 +260,8 @@ def _text_size(text: Parent, assumed: int | None) -> int:
         return assumed
     if text.tokenizer is None:
         raise ValueError(
-            f"the text parent {text.folder} has no tokenizer, neither in the folder nor in tokenizer/; copy its files "
+            f"the text parent {text.folder} has no tokenizer, neither in the folder nor in tokenizer/, and its "
+            "table is not as long as the image parent's: what its rows mean is not clear; copy the tokenizer's files "
             "there"
         )
     text_size = len(text.tokenizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -152,6 +152,7 @@ def join(
         ValueError: the parents don't fit together, or (unless `plan_only`) do not tell enough.
     """
     notes: list[str] = []
+    text = _with_tokenizer(text, image, plan_only, notes)
     text, image = _at_context(text, image, context, notes)
     image_size = find_image_size(text, image, image_tokenizer, image_codes, plan_only, notes)
     known_tokenizers = text.tokenizer is not None and image.tokenizer is not None
@@ -163,7 +164,7 @@ def join(
     if image_rows.text_size == 0 and not image_rows.made_text:
         apart = None
         notes.append("the image parent has image rows only: it reads text through one learned vector")
-    elif not known_tokenizers and not plan_only:
+    elif text.tokenizer and not known_tokenizers and not plan_only:
         notes.append("the image parent has no tokenizer: that its text ids are the text parent's was not checked")
     _note_extra_tokens(text_rows, image_rows, notes)
     known = [parent.manifest.vocabulary for parent in (image, text) if parent.manifest and parent.manifest.vocabulary]
@@ -230,6 +231,20 @@ def _note_extra_tokens(text_rows: ParentRows, image_rows: ParentRows, notes: lis
         )
 
 
+def _with_tokenizer(text: Parent, image: Parent, plan_only: bool, notes: list[str]) -> Parent:
+    """The text parent, with the image parent's tokenizer if it has none itself and both tables have one size."""
+    if text.tokenizer or plan_only or text.vocab_size != image.vocab_size:
+        return text
+    if image.tokenizer:
+        notes.append("the text parent has no tokenizer; assumed: the image parent's, since their tables have one size")
+        return replace(text, tokenizer=image.tokenizer)
+    notes.append(
+        "no parent has tokenizer files: that their rows mean the same was not checked; before the result can read or "
+        "write text, copy the files into its folder tokenizer/"
+    )
+    return text
+
+
 def _mixed_dtypes(parent: Parent, plan_only: bool, notes: list[str]) -> None:
     """The data type of the result must be named then: it is a choice between rounding some tensors and widening all."""
     kinds = ", ".join(f"{count} of {str(dtype).removeprefix('torch.')}" for dtype, count in parent.dtypes.items())
@@ -270,6 +285,7 @@ def _eos_id(text: Parent, plan_only: bool) -> int:
         eos_id = eos_id[0]
     if eos_id is None and not plan_only:
         raise ValueError(
-            "the text parent's tokenizer has no eos token, with which documents begin and end; set eos_token"
+            "the text parent's tokenizer, or without one its config.json, names no eos token, with which documents "
+            "begin and end; set eos_token there (in config.json eos_token_id)"
         )
     return eos_id or 0

@@ -24,6 +24,8 @@ from jam.fusion.tokenizers import TextTokens, find_pipeline, find_tokenizer
 from jam.models.towers import Composite, Made, composite_of
 from jam.vocabulary import ParentRows
 
+DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")  # fields of configs
+
 
 @dataclass(frozen=True)
 class Parent:
@@ -31,7 +33,8 @@ class Parent:
 
     Args:
         role: "text" or "image"; names the parent in plans and messages.
-        config: the decoder's.
+        config: the decoder's, without dropout: a fusion that begins as its parents is not to be trained with noise that
+            some configs name by default (Emu3's 0.1, OPT's 0.1) and the paper's parents never saw.
         whole_config: that of all that the checkpoint holds; `config` itself where that is the decoder.
         tokenizer: None when the folder has none, in its root or in `tokenizer/`.
         manifest: None for a model from elsewhere.
@@ -56,6 +59,9 @@ class Parent:
         whole = AutoConfig.from_pretrained(folder, local_files_only=True)
         config = composite_of(whole).decoder_config(whole)
         config.name_or_path = ""  # a path of this machine, which results must not carry
+        for name in DROPOUT:
+            if getattr(config, name, None):
+                setattr(config, name, 0.0)
         return cls(role, folder, config, Skeleton(config), find_tokenizer(folder), Manifest.find(folder), whole)
 
     @property
@@ -100,7 +106,7 @@ class Parent:
         return CheckpointReader(self.folder)
 
     @property
-    def _composite(self) -> Composite:
+    def composite(self) -> Composite:
         return composite_of(self.whole_config)
 
     def stretched(self, context: int) -> Parent:
@@ -116,9 +122,19 @@ class Parent:
         return replace(self, config=config, skeleton=Skeleton(config), trained_context=length)
 
     @cached_property
+    def parts(self) -> dict[str, str]:
+        """What the checkpoint holds beside the decoder: name in the whole class -> name in the files."""
+        stored = (name for name in self._reader.infos if self.composite.name_of(name) is None)
+        return {f"model.{name.removeprefix('model.')}": name for name in stored}
+
+    def part_info(self, name: str) -> TensorInfo | None:
+        """Shape and data type of one of its `parts`, None if it has no such part."""
+        return self._reader.infos[self.parts[name]] if name in self.parts else None
+
+    @cached_property
     def made(self) -> dict[str, Made]:
         """The decoder's tensors that are made of others of the checkpoint, or of what it has fewer rows of."""
-        made = self._composite.made(self.whole_config, self._reader.infos if has_weights(self.folder) else ())
+        made = self.composite.made(self.whole_config, self._reader.infos if has_weights(self.folder) else ())
         name, length = self.skeleton.position_table, self.config.max_position_embeddings
         if self.trained_context is None or name is None:
             return made
@@ -140,7 +156,7 @@ class Parent:
         prefix = f"{self.skeleton.model.base_model_prefix}."
         names: dict[str, str] = {}
         for stored in self._reader.infos:
-            name = stored if stored in self._shapes else self._composite.name_of(stored)
+            name = stored if stored in self._shapes else self.composite.name_of(stored)
             if name is not None:
                 names[name if name in known else prefix + name] = stored
         return names
@@ -162,8 +178,11 @@ class Parent:
                 )
 
     def table(self, name: str) -> Table:
-        """A tensor by its name in the decoder (one that others are made of: in the checkpoint), to be read in rows."""
-        return Table(self._reader, self._stored_names[name])
+        """A tensor by its name in the decoder, to be read in rows.
+
+        Those that others are made of are named as in the checkpoint, `parts` as in the whole class.
+        """
+        return Table(self._reader, self._stored_names.get(name) or self.parts[name])
 
     @property
     def files(self) -> list[Path]:

@@ -146,8 +146,8 @@ def write_description(
 ) -> None:
     """Everything beside the weights: configs, tokenizers, the manifest and the card of what will lie at `out`."""
     plan.config.save_pretrained(work.beside)
-    assert pair.text.tokenizer is not None, "join() refuses a text parent without tokenizer"
-    pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
+    if pair.text.tokenizer is not None:
+        pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:
         shutil.copytree(image_tokenizer, work.folder / "image_tokenizer")
     eos_id = plan.vocabulary.eos_id

@@ -28,6 +28,8 @@ class SingleStream(JointBase, nn.Module):
         vocabulary: the joint vocabulary.
         image_grid: height and width of an image in tokens.
         rows: which rows of the model's tables the joint ids have.
+        whole: what the folder of `model` holds, where that is more than a decoder, of whose modules `model` is made
+            (see `Composite.decoder_of`).
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class SingleStream(JointBase, nn.Module):
         vocabulary: Vocabulary,
         image_grid: tuple[int, int] | list[int],
         rows: ParentRows,
+        whole: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
+        self._whole = (whole,)  # a tuple: what is beside the decoder is neither trained nor moved
         self.tower = Tower(model)
         self.joint = JointRows(vocabulary, rows)
         self.joint.check(self.tower.embedding.num_embeddings, "the model")
@@ -46,6 +50,15 @@ class SingleStream(JointBase, nn.Module):
     @property
     def model(self) -> PreTrainedModel:
         return self.tower.model
+
+    @property
+    def whole(self) -> PreTrainedModel:
+        """What a folder of this model holds."""
+        return self._whole[0] or self.model
+
+    def forget_whole(self) -> None:
+        """Let go of all but the decoder; it cannot be saved any more as it came."""
+        self._whole = (None,)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -100,5 +113,5 @@ class SingleStream(JointBase, nn.Module):
         return logits.view(*hidden.shape[:-1], -1)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save the plain model; it opens with `AutoModelForCausalLM`."""
-        self.model.save_pretrained(folder)
+        """Save the plain model, which opens in `transformers`."""
+        self.whole.save_pretrained(folder)
