@@ -65,7 +65,7 @@ def test_pixels_of_a_tokenizer(tmp_path):
     picture = tiny.picture(0, (side, side))
     pixels = tokenizer.to_pixels(picture)
     assert pixels.shape == (3, side, side) and pixels.min() >= -1 and pixels.max() <= 1
-    assert_close(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), np.asarray(picture))
+    assert_close(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), np.array(picture))
     assert tokenizer.encode([]).shape == (0, *tokenizer.info.grid)
 
 
