@@ -18,6 +18,7 @@ SUMMARIES = {
     "fill": "fill the gaps of a document, texts or pictures, from both sides",
     "demo": "the whole story on built-in tiny parents",
     "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
+    "convert-documents": "turn captions, texts, LIMA or how-to articles into documents",
 }
 
 

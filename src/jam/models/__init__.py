@@ -13,6 +13,7 @@ from jam.models.cross import CrossForCausalLM
 from jam.models.cross_config import CrossConfig
 from jam.models.single import SingleStream
 from jam.models.towers import JointTower, Tower
+from jam.packed import Mask
 from jam.vocabulary import Vocabulary
 
 
@@ -38,7 +39,7 @@ class JointModel(Protocol):
         self,
         input_ids: Tensor,
         position_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         cache: RowCache | None = None,
     ) -> Tensor: ...
 

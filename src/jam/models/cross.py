@@ -19,6 +19,7 @@ from jam.models.cross_block import CrossBlock, Projection
 from jam.models.cross_config import CrossConfig
 from jam.models.rows import JointRows
 from jam.models.towers import Context, JointTower, Tower, family_of
+from jam.packed import Mask
 from jam.vocabulary import Vocabulary
 
 
@@ -132,7 +133,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         self,
         input_ids: Tensor,
         position_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         cache: RowCache | None = None,
     ) -> Tensor:
         """The states that `logits` reads, [B, T, H].
@@ -140,7 +141,8 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         Args:
             input_ids: joint ids, long [B, T].
             position_ids: long [B, T] (or [1, T]); None: 0, 1, 2, ...
-            attention_mask: bool [B, 1, T, K], True where visible; None: plain causal.
+            attention_mask: bool [B, 1, T, K], True where visible; packed documents, each of which sees itself; None:
+                plain causal.
             cache: after `RowCache.step`, whose positions and mask are the other arguments.
         """
         position_ids = self._positions(input_ids, position_ids, attention_mask, cache)
@@ -170,7 +172,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         return text, image
 
     def _enter(
-        self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: RowCache | None
+        self, input_ids: Tensor, position_ids: Tensor, mask: Mask, cache: RowCache | None
     ) -> list[tuple[Tensor, Context]]:
         """First input and context of each tower."""
         if self.config.readout == "exact":
@@ -220,7 +222,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         input_ids: Tensor,
         states: Tensor | None = None,
         position_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         past_key_values: RowCache | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, V] of the next tokens.

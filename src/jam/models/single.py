@@ -13,6 +13,7 @@ from jam.models.base import JointBase
 from jam.models.cache import RowCache
 from jam.models.rows import JointRows, select, spread
 from jam.models.towers import Tower
+from jam.packed import Mask
 from jam.vocabulary import ParentRows, Vocabulary
 
 
@@ -76,7 +77,7 @@ class SingleStream(JointBase, nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         cache: RowCache | None = None,
     ) -> Tensor:
         """The head's input, [B, T, H]; arguments as in `CrossForCausalLM.hidden`."""

@@ -52,7 +52,7 @@ def select(batch: Batch, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def batch_hidden(model: JointModel, batch: Batch) -> torch.Tensor:
-    return model.hidden(batch.inputs, batch.positions, batch.attention_mask())
+    return model.hidden(batch.inputs, batch.positions, batch.packed)
 
 
 class Trainer:

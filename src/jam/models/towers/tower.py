@@ -17,6 +17,7 @@ from jam.models.rows import JointRows, select, spread
 from jam.models.towers.base import FULL, SLIDING, Context
 from jam.models.towers.masks import additive, windowed
 from jam.models.towers.registry import decoder_config, family_of
+from jam.packed import Mask
 from jam.vocabulary import ParentRows, Vocabulary
 
 
@@ -130,19 +131,20 @@ class Tower(nn.Module):
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def enter(
-        self, embedded: Tensor, position_ids: Tensor, mask: Tensor | None = None, cache: Cache | None = None
+        self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None
     ) -> tuple[Tensor, Context]:
         """Embedded tokens [B, T, embedding width] to the first layer's input [B, T, d], and what the layers share.
 
         Args:
             position_ids: long [B or 1, T].
-            mask: bool [B, 1, T, K], True where visible; None: plain causal, without a cache only.
+            mask: bool [B, 1, T, K], True where visible, or the documents of packed rows; None: plain causal, without a
+                cache only.
         """
         hidden = self.family.widen(self.model, embedded)
         table = self._part(self.family.positions)
         if table is not None:
             hidden = hidden + self.family.positions_of(table, position_ids)
-        masks: dict[str, Tensor | None] = {}
+        masks: dict[str, Mask] = {}
         for kind in set(self.layer_types):
             seen = mask
             if kind == SLIDING:
@@ -161,9 +163,7 @@ class Tower(nn.Module):
         norm = self._part(self.family.norm)
         return self.family.narrow(self.model, hidden if norm is None else norm(hidden))
 
-    def forward(
-        self, embedded: Tensor, position_ids: Tensor, mask: Tensor | None = None, cache: Cache | None = None
-    ) -> Tensor:
+    def forward(self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None) -> Tensor:
         """The plain decoder: embedded tokens [B, T, embedding width] to the head's input [B, T, head width].
 
         The other arguments are those of `enter`.
