@@ -70,11 +70,11 @@ def test_pixels_of_a_tokenizer(tmp_path):
 
 
 def test_transparent_pictures_stand_on_white():
-    layer = PILImage.new("RGBA", (2, 1), (255, 0, 0, 255))
+    layer = PILImage.new("RGBA", (2, 2), (255, 0, 0, 255))
     layer.putpixel((1, 0), (0, 0, 255, 0))
     buffer = io.BytesIO()
     layer.save(buffer, format="PNG")
-    assert Image(data=buffer.getvalue()).load().tobytes() == bytes([255, 0, 0, 255, 255, 255])
+    assert Image(data=buffer.getvalue()).load().tobytes() == bytes([255, 0, 0, 255, 255, 255, 255, 0, 0, 255, 0, 0])
     assert Image(pixels=layer).load().mode == to_rgb(layer.convert("P")).mode == "RGB"
 
 
