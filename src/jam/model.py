@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, overload
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, overload
 
 import torch
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from jam.checkpoints import CheckpointReader, Manifest, require_memory, write_json
+from jam.checkpoints import (
+    CheckpointReader,
+    Manifest,
+    available_memory,
+    require_memory,
+    write_json,
+)
 from jam.codec import Codec, load_image_tokenizer, load_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.codec.text import TOKENIZER_FOLDER
@@ -21,7 +30,8 @@ from jam.documents import Document
 from jam.generation import Engine, Generation, GenerationSettings
 from jam.grammar import Grammar
 from jam.models import CrossConfig, CrossForCausalLM, SingleStream
-from jam.models.towers import family_of
+from jam.models.placement import spread_layers
+from jam.models.towers import composite_of, decoder_config, family_of
 from jam.vocabulary import ParentRows, Vocabulary
 
 GENERATION_CONFIG = "generation_config.json"
@@ -123,27 +133,38 @@ class Model:
         return path
 
 
-def load(folder: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None) -> Model:
+def load(
+    folder: str | Path,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: Literal["auto"] | dict[str, str] | None = None,
+) -> Model:
     """Load a folder that `jam fuse` or `jam train` wrote.
 
     Args:
         folder: the model folder.
         device: default: the GPU if there is one, else the CPU.
         dtype: "float32", "bfloat16" or "float16"; default: float32 on the CPU, else as stored.
+        device_map: "auto": layers that do not fit on the device wait in host memory, or on disk, until they are needed
+            (slower; to run, not to train); or where each part is to lie, as `from_pretrained` takes it.
 
     Raises:
-        ValueError: it is no model folder of jam, tensors are missing or extra, or they do not fit into memory.
+        ValueError: it is no model folder of jam, tensors are missing or extra, they do not fit into memory, or
+            `accelerate`, which a device map needs, is not installed.
     """
     folder, device = Path(folder), choose_device(device)
     codec, manifest = load_codec(folder, device), Manifest.load(folder)
-    network = _load_network(folder, device, dtype)
+    network = _load_network(folder, device, dtype, device_map)
     joint: CrossForCausalLM | SingleStream
     if isinstance(network, CrossForCausalLM):
         joint = network
     else:
         if manifest.rows is None or manifest.image_grid is None:
             raise ValueError(f"{folder}/manifest.json does not say the rows of this model; fuse the parents again")
-        joint = SingleStream(network, codec.vocabulary, manifest.image_grid, ParentRows(**manifest.rows))  # type: ignore[arg-type]
+        composite, rows = composite_of(network.config), ParentRows(**manifest.rows)
+        decoder = composite.decoder_of(network) if composite.whole_class else network
+        joint = SingleStream(decoder, codec.vocabulary, manifest.image_grid, rows, network)  # type: ignore[arg-type]
+        joint.joint.to(device)
     return Model(folder, joint.eval(), codec, manifest, read_settings(folder))
 
 
@@ -179,21 +200,35 @@ def choose_device(name: str | None) -> str:
     return name
 
 
-def _load_network(folder: Path, device: str, dtype: str | torch.dtype | None) -> Any:
+def _load_network(
+    folder: Path, device: str, dtype: str | torch.dtype | None, device_map: str | dict[str, str] | None
+) -> Any:
     chosen: torch.dtype | None = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if chosen is None and torch.device(device).type == "cpu":
         chosen = torch.float32
     reader = CheckpointReader(folder)  # a truncated or missing file is named before anything is loaded
-    require_memory(str(folder), reader.infos.values(), chosen, device)
+    if device_map is None:
+        require_memory(str(folder), reader.infos.values(), chosen, device, spread=True)
+    elif find_spec("accelerate") is None:
+        raise ValueError(
+            "a device map needs accelerate, which is not installed; install it with pip install 'jam-fusion[offload]'"
+        )
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     options: dict[str, Any] = {"dtype": chosen or "auto", "local_files_only": True}
     network_class: Any = CrossForCausalLM
     if not isinstance(config, CrossConfig):
-        family = family_of(config)
-        network_class, options["attn_implementation"] = family.model_class, family.attention
-    network, info = network_class.from_pretrained(
-        folder, **options, output_loading_info=True, ignore_mismatched_sizes=True
-    )
+        family = family_of(decoder_config(config))
+        network_class = composite_of(config).whole_class or family.model_class
+        options["attn_implementation"] = family.attention
+    if device_map == "auto":
+        device_map = _spread(network_class, config, chosen or getattr(config, "dtype", None), device)
+    if device_map is not None:
+        options["device_map"] = device_map
+    with TemporaryDirectory() as beside, warnings.catch_warnings():  # layers stay in our files; nothing is put beside
+        warnings.filterwarnings("ignore", "The following device_map keys do not match")  # those of single tensors
+        network, info = network_class.from_pretrained(
+            folder, **options, output_loading_info=True, ignore_mismatched_sizes=True, offload_folder=beside
+        )
     problems = []
     for key, what in (("missing", "missing"), ("unexpected", "not expected"), ("mismatched", "of another shape")):
         if names := sorted(name if isinstance(name, str) else name[0] for name in info[f"{key}_keys"]):
@@ -203,7 +238,19 @@ def _load_network(folder: Path, device: str, dtype: str | torch.dtype | None) ->
             f"{folder}: the tensors do not fit its config.json: {', '.join(problems)}; "
             "use the config.json that belongs to these weights"
         )
-    return network.to(device)
+    return network.to(device) if device_map is None else network
+
+
+def _spread(network_class: Any, config: Any, dtype: torch.dtype | None, device: str) -> dict[str, str]:
+    """A device map: the device first, then host memory, then the disk; a tenth of each is left to what is computed."""
+    with torch.device("meta"):
+        network = network_class(config)
+    network.tie_weights()
+    devices = dict.fromkeys([device, "cpu"])
+    room = {name: available_memory(name) for name in devices}
+    return spread_layers(
+        network, {name: 2**63 if free is None else int(0.9 * free) for name, free in room.items()}, dtype
+    )
 
 
 def read_settings(folder: Path) -> GenerationSettings:

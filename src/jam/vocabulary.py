@@ -160,6 +160,9 @@ class ParentRows:
         control_start: the parent's row of ``<break>``, followed by ``<eoss>`` and sentinels; None when it has none.
         control_size: how many control rows it has.
         image_rows: the parent's row of every image code, where they do not follow each other.
+        eos_row: the parent's row of ``</s>``, where its text ids are not the joint ones.
+        made_text: text ids are read through rows that are made for them (`JointTower.text_input`), since the parent's
+            own tokenizer has other ids.
     """
 
     text_size: int
@@ -167,6 +170,8 @@ class ParentRows:
     control_start: int | None = None
     control_size: int = 0
     image_rows: list[int] | None = field(default=None, repr=False)
+    eos_row: int | None = None
+    made_text: bool = False
 
     @classmethod
     def of_codes(cls, text_size: int, rows: Sequence[int]) -> ParentRows:
@@ -178,11 +183,17 @@ class ParentRows:
     def has_images(self) -> bool:
         return self.image_start is not None or self.image_rows is not None
 
+    def eos_of(self, vocabulary: Vocabulary) -> int | None:
+        """The parent's row of ``</s>``; None where it has none."""
+        return vocabulary.eos_id if vocabulary.eos_id < self.text_size else self.eos_row
+
     def row_of(self, vocabulary: Vocabulary) -> list[int]:
         """The parent's row for every joint id, -1 where it has none. Raises ValueError unless it is one-to-one."""
         rows = [token if token < self.text_size else -1 for token in range(vocabulary.text_size)]
         for first, end in vocabulary.text_image_ids:
             rows[first:end] = [-1] * (end - first)
+        if (eos := self.eos_of(vocabulary)) is not None:
+            rows[vocabulary.eos_id] = eos
         if self.image_rows is not None:
             if len(self.image_rows) != vocabulary.image_size or min(self.image_rows) < 0:
                 raise ValueError(

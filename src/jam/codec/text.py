@@ -32,7 +32,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no tokenizer could be read ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{source}: no tokenizer could be read ({reason}); copy its files into {inner}") from None
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: the tokenizer has no eos_token; it is needed as </s>, which frames documents")
     return tokenizer

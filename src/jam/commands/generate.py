@@ -32,7 +32,7 @@ def parser() -> Parser:
         made.add_argument(
             f"--{field.name}", type=kind | None, default=None, help=f"{HELP[field.name]}; default: the model's"
         )
-    add_placement(made)
+    add_placement(made, device_map=True)
     return made
 
 
@@ -54,7 +54,7 @@ def run(settings: Namespace) -> None:
         if settings.out.suffix not in (".html", ".md"):
             raise ValueError(f"--out {settings.out}: the page must end in .html or .md")
         require_folder_of(settings.out, "--out")
-    model = load(settings.model, settings.device, settings.dtype)
+    model = load(settings.model, settings.device, settings.dtype, settings.device_map)
     chosen = {
         field.name: value
         for field in fields(GenerationSettings)

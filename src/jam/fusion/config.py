@@ -28,6 +28,8 @@ class FuseConfig:
         method: cross, uniform or width.
         every: cross: exchange after layers 0, every, 2 every, ...; 0 for no cross blocks.
         readout: cross: "exact" loses nothing of the parents, "paper" is the paper's one softmax.
+        context: cross: longest sequence, if not that of the parent with the shorter ones; positions
+            of a parent that has fewer are interpolated.
         init: width: what fills the blocks off the diagonal.
         weight: uniform: share of the text parent in what both have, 0 to 1.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
@@ -48,6 +50,7 @@ class FuseConfig:
     method: Method = "cross"
     every: int = 2
     readout: Readout = "exact"
+    context: int | None = None
     init: Init = "copy"
     weight: float = 0.5
     sentinels: int | None = None

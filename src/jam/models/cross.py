@@ -114,7 +114,9 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         if isinstance(module, JointRows):
             module.fill()
         elif isinstance(module, JointTower):
-            init.copy_(module.absent_input, module.embedding.weight.mean(0).expand_as(module.absent_input))
+            for made in (module.absent_input, module.text_input):
+                if made is not None:
+                    init.copy_(made, module.embedding.weight.mean(0).expand_as(made))
             if module.absent_output is not None:
                 init.copy_(module.absent_output, module.head.weight.mean(0).expand_as(module.absent_output))
         elif isinstance(module, Projection):

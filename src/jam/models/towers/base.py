@@ -46,6 +46,7 @@ class Family(ABC):
         positions: learned position table.
         image_head: module that writes image codes, [N, head width] to [N, codes], where they are no rows of the head;
             the rows of the embedding behind those of the head are the codes' then.
+        norm_shift: what norms add to their weights.
         activation: field of the config that names the activation of the FFN.
         attention: "sdpa", or "eager" where the layers do what the former cannot.
     """
@@ -57,6 +58,7 @@ class Family(ABC):
     norm: str
     head: str = "lm_head"
     image_head: str | None = None
+    norm_shift: float = 0.0
     activation: str = "hidden_act"
     attention: str = "sdpa"
 

@@ -8,10 +8,17 @@ attention and FFN.
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
-from transformers import ChameleonConfig, ChameleonPreTrainedModel, PretrainedConfig
+from transformers import (
+    ChameleonConfig,
+    ChameleonForConditionalGeneration,
+    ChameleonPreTrainedModel,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.cache_utils import Cache
 from transformers.models.chameleon.modeling_chameleon import (
     ChameleonDecoderLayer,
@@ -55,6 +62,7 @@ class ChameleonFamily(LlamaFamily):
 
 class ChameleonComposite(Composite):
     prefixes: ClassVar[dict[str, str | None]] = {"model.vqmodel.": None}
+    whole_class = ChameleonForConditionalGeneration
 
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
         """Without the map of all tokens' names, which says what ids the image tokenizer's codes have."""
@@ -63,3 +71,16 @@ class ChameleonComposite(Composite):
         config = copy.deepcopy(config)
         config.vocabulary_map = None
         return config
+
+    def with_decoder(self, config: PretrainedConfig, decoder: PretrainedConfig) -> PretrainedConfig:
+        whole = copy.deepcopy(decoder)
+        whole.vocabulary_map, whole.vq_config = config.vocabulary_map, config.vq_config
+        return whole
+
+    def decoder_of(self, whole: PreTrainedModel) -> PreTrainedModel:
+        config: Any = self.decoder_config(whole.config)
+        with torch.device("meta"):
+            decoder = ChameleonDecoder(config)
+        decoder.model = nn.ModuleDict({name: getattr(whole.model, name) for name in decoder.model})
+        decoder.lm_head = whole.lm_head
+        return decoder

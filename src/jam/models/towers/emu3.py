@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
+from typing import Any, ClassVar
 
-from transformers import Emu3ForCausalLM, PretrainedConfig
+import torch
+from transformers import Emu3ForCausalLM, Emu3ForConditionalGeneration, PretrainedConfig, PreTrainedModel
 
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
@@ -26,5 +28,19 @@ class Emu3Composite(Composite):
         "vqmodel.": None,
     }
 
+    whole_class = Emu3ForConditionalGeneration
+
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
         return self.text_config(config)
+
+    def with_decoder(self, config: PretrainedConfig, decoder: PretrainedConfig) -> PretrainedConfig:
+        whole = copy.deepcopy(config)
+        whole.text_config, whole.tie_word_embeddings = decoder, decoder.tie_word_embeddings
+        return whole
+
+    def decoder_of(self, whole: PreTrainedModel) -> PreTrainedModel:
+        config: Any = self.decoder_config(whole.config)
+        with torch.device("meta"):
+            decoder = Emu3ForCausalLM(config)
+        decoder.model, decoder.lm_head = whole.model.text_model, whole.lm_head
+        return decoder

@@ -23,6 +23,7 @@ from jam.models.towers.llama import LlamaFamily
 
 class GemmaFamily(LlamaFamily):
     model_class: type[PreTrainedModel] = GemmaForCausalLM
+    norm_shift = 1.0
 
     def check(self, config: PretrainedConfig) -> None:
         if getattr(config, "use_bidirectional_attention", False):

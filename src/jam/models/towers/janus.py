@@ -5,6 +5,7 @@ The first MLP sees nothing but the code: its outputs are rows behind those of th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from dataclasses import field
 from typing import ClassVar
@@ -68,7 +69,8 @@ class JanusComposite(Composite):
         sources |= {f"model.generation_aligner.{name}": shape for name, shape in weights.items()}
 
         def rows(embeddings: Tensor, *tensors: Tensor) -> Tensor:
-            return functional_call(aligner, dict(zip(weights, tensors, strict=True)), embeddings)
+            own = copy.deepcopy(aligner)  # which changes during the call, and several threads may need these rows
+            return functional_call(own, dict(zip(weights, tensors, strict=True)), embeddings)
 
         made = {"model.embed_tokens.weight": Made(sources, "text rows, then the aligner's outputs for all codes", rows)}
         if stored and "lm_head.weight" not in stored:  # tied; the config says so of checkpoints that are not, too
