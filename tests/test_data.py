@@ -23,7 +23,7 @@ from jam.data import (
 )
 from jam.grammar import Grammar, State
 from jam.models.scoring import token_nll
-from jam.training.trainer import batch_hidden, select
+from jam.training.forward import batch_hidden, select
 from jam.vocabulary import Vocabulary
 
 # --- labels --------------------------------------------------------------------------------------------------------

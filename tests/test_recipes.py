@@ -85,7 +85,7 @@ def test_instruct_saves_a_checkpoint_each_epoch(tmp_path: Path) -> None:
         *("--context", "64", "--batch-tokens", "64", "--precision", "fp32", "--warmup-steps", "1"),
     )
     config.out = str(tmp_path / "run")
-    trainer = Trainer(made.joint, config, lambda folder, stage: None, lambda folder: None)
+    trainer = Trainer(made.joint, config, lambda *_: None)
     steps = [report.step for report in trainer.train()]
     checkpoints = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert len(checkpoints) == 15

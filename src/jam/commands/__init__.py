@@ -19,6 +19,7 @@ SUMMARIES = {
     "demo": "the whole story on built-in tiny parents",
     "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
     "convert-documents": "turn captions, texts, LIMA or how-to articles into documents",
+    "export": "make a model folder of a checkpoint of a run",
 }
 
 

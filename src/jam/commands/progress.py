@@ -48,6 +48,8 @@ def run_training(trainer: Trainer, what: str, console: Console) -> None:
         smooth: dict[str, float] = {}
         for report in trainer.train():
             progress.update(task, completed=report.step, figures=_figures(report, smooth))
+            if report.problem:
+                progress.console.print(report.problem, soft_wrap=True, markup=False)
 
 
 def _figures(report: StepReport, smooth: dict[str, float], rate: float = 0.1) -> str:

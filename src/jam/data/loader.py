@@ -126,6 +126,12 @@ class Loader:
                 coming = thread.submit(make, place)
                 yield made, place
 
+    def documents(self, place: Place, count: int) -> list[str]:
+        """Folder and number of every document in the next `count` micro-batches from a place."""
+        rows = [visits for batch in self.micro_batches(place, count)[0] for visits in batch]
+        named = [(self.sources[visit.source], visit.piece) for visits in rows for visit in visits]
+        return list(dict.fromkeys(f"{source.shards.folder} {source.document_of(piece) + 1}" for source, piece in named))
+
     def _draw_permutation(self, source: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, 1, source, epoch]).permutation(len(self.sources[source]))
 

@@ -41,12 +41,16 @@ class Source:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Encoded:
-        document = int(np.searchsorted(self._ends, index, side="right"))
+        document = self.document_of(index)
         encoded = self.shards[document]
         if document not in self._spans:
             return encoded
         piece = index - (int(self._ends[document - 1]) if document else 0)
         return cut(encoded, self._spans[document][piece], self.shards.vocabulary)
+
+    def document_of(self, index: int) -> int:
+        """The document that a piece is of."""
+        return int(np.searchsorted(self._ends, index, side="right"))
 
     @cached_property
     def mean_length(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jam.grammar import Grammar
 from jam.models.cache import RowCache
@@ -32,6 +32,10 @@ class JointModel(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    def layer_pairs(self) -> list[list[nn.Module]]: ...
+
+    def readout_parameters(self) -> list[nn.Parameter]: ...
 
     def new_cache(self, rows: int, max_length: int) -> RowCache: ...
 

@@ -126,6 +126,22 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         elif module is self and self.config.readout == "exact":
             self._fill_tables()
 
+    def layer_pairs(self) -> list[list[nn.Module]]:
+        """By depth: the layers of both towers, and the cross blocks behind them."""
+        towers = [list(tower.layers) for tower in (self.text_tower, self.image_tower)]
+        pairs: list[list[nn.Module]] = [
+            [layers[depth] for layers in towers if depth < len(layers)] for depth in range(max(map(len, towers)))
+        ]
+        for index, depth in enumerate(self.config.exchanges):
+            pairs[depth] += [self.to_text[index], self.to_image[index]]
+        return pairs
+
+    def readout_parameters(self) -> list[nn.Parameter]:
+        """What `logits` reads beside hidden states."""
+        if self.config.readout == "paper":
+            return list((self.lm_head or self.embed_tokens).parameters())
+        return [parameter for tower in self._joint_towers() for parameter in tower.readout_parameters()]
+
     def get_input_embeddings(self) -> nn.Module:
         return self.text_tower.embedding if self.config.readout == "exact" else self.embed_tokens
 

@@ -120,6 +120,11 @@ class Tower(nn.Module):
         assert isinstance(part, nn.ModuleList)
         return part
 
+    def readout_parameters(self) -> list[nn.Parameter]:
+        """What logits are made with, beside hidden states."""
+        image_head = self.image_head
+        return [self.head.weight, *(image_head.parameters() if image_head is not None else ())]
+
     def scaled(self, rows: Tensor) -> Tensor:
         """Rows of the embedding's table as the embedding gives them when it looks them up."""
         scale = self.family.embedding_scale(self.config)
@@ -204,6 +209,10 @@ class JointTower(Tower):
                 f"the vocabulary has {vocabulary.image_size} codes, whose rows begin at {rows.image_start}; give the "
                 "image tokenizer of this parent"
             )
+
+    def readout_parameters(self) -> list[nn.Parameter]:
+        own = super().readout_parameters()
+        return own if self.absent_output is None else [*own, self.absent_output]
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Joint ids [B, T] to embedded tokens [B, T, embedding width]."""
