@@ -95,7 +95,7 @@ def test_every_generation_setting_is_an_option() -> None:
     ("arguments", "message"),
     [
         (["fuze"], "unknown command fuze; did you mean fuse?"),
-        (["xyzzy"], "unknown command xyzzy; known: fuse, prepare, train, eval, verify, generate, demo"),
+        (["xyzzy"], "unknown command xyzzy; known: fuse, prepare, train, eval, verify, generate, fill, demo"),
         (["fuse", "--txt", "a"], "unknown option --txt; did you mean --text?"),
         (["fuse", "--imag", "a"], "unknown option --imag; did you mean --image?"),  # no abbreviations
         (

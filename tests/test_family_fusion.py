@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import CODES, SIZES, VOCABULARY, chameleon, decoder_tensors, emu3, gemma3, janus, randomised
-from family_pairs import IMAGE_SIZES, assert_exact, gemma2, llama
+from family_pairs import IMAGE_SIZES, assert_exact, gemma2, llama, wide_gemma3
 from fusion_parents import QUIET, TEXT_SIZE, opened, settings, tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -17,8 +17,6 @@ from transformers import (
     Emu3ForCausalLM,
     Emu3ForConditionalGeneration,
     Gemma3ForConditionalGeneration,
-    GemmaConfig,
-    GemmaForCausalLM,
     JanusForConditionalGeneration,
     LlamaConfig,
     Qwen3Config,
@@ -146,20 +144,20 @@ def save_twins(folder: Path, make: Any) -> None:
 
 def test_methods_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     cases: dict[str, tuple[str, Any, str]] = {
-        "chameleon": (
+        "janus": (
             "uniform",
-            lambda size: ChameleonForConditionalGeneration(chameleon(vocab_size=size, vocabulary_map=UNNAMED)),
-            "has no class for ChameleonDecoder.*--method cross",
-        ),
-        "gemma": (
-            "width",
-            lambda size: GemmaForCausalLM(GemmaConfig(**SIZES | {"vocab_size": size}, head_dim=8)),
-            "gemma scales its embedding by the root of the hidden size",
+            lambda size: JanusForConditionalGeneration(janus()),
+            "has no class for JanusDecoder.*--method cross",
         ),
         "qwen3": (
             "width",
             lambda size: Qwen3ForCausalLM(Qwen3Config(**SIZES | {"vocab_size": size}, head_dim=8)),
-            r"q_norm.weight \[8\] is one for all heads",
+            r"q_norm.weight \[8\] is one for all of them.*--method uniform.*--method cross",
+        ),
+        "gemma3": (
+            "width",
+            lambda size: wide_gemma3(vocab_size=size),
+            r"q_norm.weight \[20\] is one for all of them.*--method uniform.*--method cross",
         ),
     }
     for name, (method, make, message) in cases.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 
 import jam.fusion.hub
 from jam.checkpoints import Manifest
+from jam.evaluation.proof import find_parent
 from jam.fusion import FuseConfig, find_image_tokenizer, fuse
 
 COMMIT = "c" * 40
@@ -181,3 +183,14 @@ def test_card_of_other_parents(tmp_path: Path) -> None:
         manifest["options"] == {"every": 1, "readout": "exact", "seed": 0}
         and "revision" not in manifest["ancestors"][0]
     )
+
+
+@pytest.mark.parametrize(("role", "name"), [("text", "llm"), ("image", "painter")])
+def test_verify_asks_for_a_parent_that_the_hub_does_not_give(cache: Path, role: str, name: str) -> None:
+    fuse(config(cache), IMAGE_TOKENIZER, QUIET)
+    kept = shutil.copytree(cache / "cache" / f"models--somebody--{name}" / "snapshots" / COMMIT, cache / "kept")
+    shutil.rmtree(cache / "cache" / f"models--somebody--{name}")
+    manifest = Manifest.load(cache / "out")
+    with pytest.raises(ValueError, match=rf"the hub cannot be reached .*; name where it lies with --{role}"):
+        find_parent(cache / "out", manifest, role, None, lambda what: None)
+    assert find_parent(cache / "out", manifest, role, kept, lambda what: None).folder == kept

@@ -127,13 +127,14 @@ def test_parents_of_different_shape(tmp_path: Path, make: Any, changes: Any, sho
 
 
 def test_tokenizers_that_differ(tmp_path: Path) -> None:
+    """Where rows of both become one; what cross fusion makes of them is in test_unequal.py."""
     save_pair(tmp_path, opt_config)
     tokenizer("abcdefX").save_pretrained(tmp_path / "image")
     with pytest.raises(ValueError, match=r"tokenizers differ: .* 'X': text None, image 9"):
-        run(tmp_path)
+        run(tmp_path, method="uniform")
     tokenizer(merges=(("b", "c"), ("a", "b"))).save_pretrained(tmp_path / "image")  # same entries, other merges
     with pytest.raises(ValueError, match=r"tokenizers differ: merge 0 is \['a', 'b'\] for text and \['b', 'c'\] for"):
-        run(tmp_path)
+        run(tmp_path, method="width")
     assert not (tmp_path / "out").exists()
 
 

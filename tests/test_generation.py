@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, Pretraine
 
 from jam.generation import Engine, Generation, GenerationSettings
 from jam.generation.guidance import guide
-from jam.generation.sampling import draws, sample
+from jam.generation.sampling import Choices, draws, sample
 from jam.grammar import Cursor, State
 from jam.models import CrossConfig, CrossForCausalLM, JointModel, SingleStream
 from jam.vocabulary import ParentRows, Vocabulary
@@ -116,8 +116,7 @@ def plain_decoding(model: JointModel, prompt: list[int], settings: GenerationSet
         if cursor.state is State.TEXT and remaining < 2 + model.grammar.image_tokens:
             allowed[BREAK] = False
         logits[~allowed] = -torch.inf
-        temperature, top_p = settings.temperature_of(image), settings.top_p_of(image)
-        token = int(sample(logits[None], torch.tensor([temperature]), torch.tensor([top_p]), uniforms[step : step + 1]))
+        token = int(sample(logits[None], Choices.of([settings], [image]), uniforms[step : step + 1]))
         ids.append(token)
         cursor.feed(token)
         if token == EOS:
@@ -135,6 +134,12 @@ def assert_whole(model: JointModel, generation: Generation) -> None:
         cursor.feed(token)
     assert cursor.state is not State.IMAGE
     assert sum(state is State.IMAGE for state in states) % model.grammar.image_tokens == 0
+
+
+def choices(temperature: torch.Tensor, top_p: torch.Tensor) -> Choices:
+    """Sampling by temperature and top-p alone."""
+    none = torch.zeros(len(temperature))
+    return Choices(temperature, top_p, none.long(), none)
 
 
 # --- the engine against plain forwards --------------------------------------------------------------------------------
@@ -182,13 +187,15 @@ def test_one_forward_a_step_and_nothing_for_guidance_scale_1(opt: JointModel, mo
 
     generation = Engine(opt).run([PROMPTS[1]], SETTINGS[4], on_step=lambda rows: steps.append(len(rows[0].new_ids)))[0]
     assert steps == list(range(1, len(generation.new_ids) + 1))
-    assert batches == [(1, 3)] + [(1, 1)] * (len(steps) - 1)
+    assert batches == [(1, 2)] + [(1, 1)] * len(steps)  # the prompt but for its last id, then one a token
 
     batches.clear()
     generation = Engine(opt).run([PROMPTS[0]], SETTINGS[0])[0]
-    assert batches[:2] == [(1, 2), (1, 4)]
-    assert len(batches) == 1 + len(generation.new_ids)  # the prefix, read once, then one a token
-    assert generation.images > 1 and set(batches[2:]) == {(1, 1), (2, 1)}
+    assert batches[0] == (1, 3)
+    pictures = generation.images
+    assert pictures > 1 and batches[1:].count((1, 2)) == pictures  # the unconditional prompt, once a picture
+    assert batches.count((2, 1)) == pictures * opt.grammar.image_tokens
+    assert len(batches) == 1 + pictures + len(generation.new_ids)
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------------
@@ -251,7 +258,7 @@ def test_sampling_follows_the_distribution() -> None:
 
     def shares(temperature: float, top_p: float) -> list[float]:
         full = torch.full((1000,), 1.0)
-        drawn = sample(logits.expand(1000, -1), full * temperature, full * top_p, uniform)
+        drawn = sample(logits.expand(1000, -1), choices(full * temperature, full * top_p), uniform)
         return (drawn.bincount(minlength=6) / 1000).tolist()
 
     assert shares(1.0, 1.0) == pytest.approx([0.5, 0.05, 0.25, 0.15, 0.05, 0], abs=2e-3)
@@ -267,7 +274,8 @@ def test_sampling_never_takes_a_forbidden_id_at_the_ends_of_the_range() -> None:
     logits[:, :7] = logits[:, -7:] = -torch.inf
     for uniform in (0.0, 1 - 2**-24):
         for top_p in (0.5, 1.0):
-            drawn = sample(logits, torch.ones(64), torch.full((64,), top_p), torch.full((64,), uniform))
+            chosen = choices(torch.ones(64), torch.full((64,), top_p))
+            drawn = sample(logits, chosen, torch.full((64,), uniform))
             assert ((drawn >= 7) & (drawn < 43)).all()
 
 
@@ -275,8 +283,9 @@ def test_rows_of_a_batch_are_sampled_apart() -> None:
     generator = torch.Generator().manual_seed(1)
     logits, uniform = torch.randn(20, 300, generator=generator), torch.rand(20, generator=generator)
     temperature, top_p = torch.linspace(0, 2, 20), torch.linspace(0.3, 1.2, 20).clamp(max=1)
-    together = sample(logits, temperature, top_p, uniform)
-    alone = [sample(logits[i : i + 1], temperature[i : i + 1], top_p[i : i + 1], uniform[i : i + 1]) for i in range(20)]
+    together = sample(logits, choices(temperature, top_p), uniform)
+    apart = [slice(i, i + 1) for i in range(20)]
+    alone = [sample(logits[i], choices(temperature[i], top_p[i]), uniform[i]) for i in apart]
     assert torch.equal(together, torch.cat(alone))
 
 
@@ -292,7 +301,7 @@ def test_rows_of_a_batch_are_sampled_apart() -> None:
         ([4, 5], {}, "must begin with </s>"),
         ([EOS, 4, CODE], {}, "position 2: <image:0> may not come in state TEXT"),
         ([EOS, 4, EOS], {}, "closed by </s>"),
-        ([EOS, 4, V.sentinel_id(0)], {}, "mask tokens"),
+        ([EOS, 4, V.sentinel_id(0)], {}, "no gap is open"),
         ([EOS, 4, BREAK, *PICTURE[:2]], {"max_new_tokens": 4}, "needs 5 more tokens, and 4 are left"),
     ],
 )

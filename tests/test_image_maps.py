@@ -3,127 +3,38 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from families import SIZES, chameleon, decoder_tensors, emu3, randomised, text_logits
+from families import SIZES, decoder_tensors, randomised, text_logits
 from fusion_parents import QUIET, settings
-from safetensors.torch import load_file
-from tokenizers import AddedToken, Tokenizer, decoders, models
-from transformers import (
-    ChameleonForConditionalGeneration,
-    Emu3ForConditionalGeneration,
-    Emu3VQVAE,
-    Emu3VQVAEConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
+from image_map_pairs import (
+    BASE,
+    CODES,
+    LETTERS,
+    NAMES,
+    codes_of,
+    entries,
+    network,
+    rows_of_codes,
+    run,
+    save_pair,
+    tokenizer,
 )
+from safetensors.torch import load_file
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import jam
 from jam.codec import Codec, describe_image_tokenizer
-from jam.codec.chameleon_vqgan import ChameleonVQGAN, ChameleonVQGANConfig
 from jam.documents import Document, Image, Text
-from jam.fusion import FusionPlan, fuse
+from jam.fusion import fuse
 from jam.grammar import Grammar, State
 from jam.model import Model
 from jam.models import CrossForCausalLM, SingleStream
 from jam.vocabulary import ParentRows, Vocabulary, ranges
-
-CODES, PADDING = 16, 5
-LETTERS = "abcdefghijklmnopqrstuvwxyz IMGABZ<|>0123456789"
-BASE = ["<unk>", "<s>", "</s>", "<image>"]
-VQ = {"base_channels": 32, "channel_multiplier": [1, 1, 1], "num_res_blocks": 1, "latent_channels": 8}
-
-
-def chameleon_name(code: int) -> str:
-    return f"IMGIMG{str(code).translate(str.maketrans('0123456789', 'ABCDEFGHIJ'))}Z"
-
-
-def emu3_name(code: int) -> str:
-    return f"<|visual token {code:06d}|>"
-
-
-NAMES = {"chameleon": chameleon_name, "emu3": emu3_name}
-
-
-def rows_of_codes(family: str) -> list[int]:
-    """The row of every code: Chameleon's in order, Emu3's shuffled, Qwen's behind the letters."""
-    first = len(BASE) + (len(LETTERS) if family == "qwen2" else 0)
-    rows = list(range(first, first + CODES))
-    if family == "emu3":
-        random.Random(0).shuffle(rows)
-    return rows
-
-
-def entries(family: str) -> dict[str, int]:
-    named = {NAMES[family](code): row for code, row in enumerate(rows_of_codes(family))} if family in NAMES else {}
-    texts = [*BASE, *[None] * len(named), *LETTERS]
-    return named | {name: row for row, name in enumerate(texts) if name is not None}
-
-
-def tokenizer(vocabulary: dict[str, int], special: bool = True) -> PreTrainedTokenizerFast:
-    """Letters, and names of image codes as special tokens (else as added ones that are not)."""
-    made = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
-    made.decoder = decoders.Fuse()
-    named = [AddedToken(name, special=special, normalized=False) for name in vocabulary if len(name) > 7]
-    (made.add_special_tokens if special else made.add_tokens)(named)
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
-
-
-def network(family: str, role: str, tied: bool = True) -> Any:
-    """`tied`: Emu3's image parent has one table for input and output."""
-    names = entries(family)
-    sizes = {"vocab_size": len(names) + PADDING}
-    if family == "chameleon":
-        return ChameleonForConditionalGeneration(chameleon(vocabulary_map=names, swin_norm=role == "image", **sizes))
-    if family == "emu3":
-        return Emu3ForConditionalGeneration(emu3(names=names, tie_word_embeddings=tied and role == "image", **sizes))
-    sizes["vocab_size"] = len(names) + (CODES + PADDING if role == "image" else 0)
-    return Qwen2ForCausalLM(Qwen2Config(**SIZES | sizes))
-
-
-def save_image_tokenizer(family: str, folder: Path) -> None:
-    if family == "qwen2":
-        tiny.save_vq(folder)
-    elif family == "chameleon":
-        config = VQ | {"embed_dim": 8, "num_embeddings": CODES, "resolution": 16}
-        ChameleonVQGAN(ChameleonVQGANConfig(**config)).save_pretrained(folder)
-    else:
-        config = VQ | {"channel_multiplier": [1, 1], "codebook_size": CODES, "embed_dim": 4, "latent_channels": 4}
-        config |= {"attn_resolutions": [], "hidden_size": 32, "num_attention_heads": 1, "temporal_downsample_factor": 2}
-        Emu3VQVAE(Emu3VQVAEConfig(**config)).save_pretrained(folder)
-        path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": 6}))
-
-
-def codes_of(family: str) -> int:
-    return tiny.CODES if family == "qwen2" else CODES
-
-
-def save_pair(family: str, folder: Path, tied: bool = True) -> list[Any]:
-    """The parents, whose heads would rather write names of image codes than letters."""
-    parents = []
-    for role in ("text", "image"):
-        model = randomised(network(family, role, tied))
-        if family in NAMES and not model.config.tie_word_embeddings:
-            with torch.no_grad():
-                model.get_output_embeddings().weight[rows_of_codes(family)] *= 9
-        model.save_pretrained(folder / role)
-        tokenizer(entries(family)).save_pretrained(folder / role / "tokenizer")
-        parents.append(model)
-    save_image_tokenizer(family, folder / "image" / "image_tokenizer")
-    return parents
-
-
-def run(folder: Path, **changes: Any) -> FusionPlan:
-    info = describe_image_tokenizer(folder / "image" / "image_tokenizer")
-    return fuse(settings(folder, **changes), (info.codebook_size, info.grid), QUIET)
 
 
 @pytest.fixture(autouse=True)
@@ -218,18 +129,21 @@ def test_training_computes_the_same_logits(tmp_path: Path) -> None:
 
 
 def test_uniform_averages_the_codes_of_both(tmp_path: Path) -> None:
+    """Where the parents have them: no row is added but for controls."""
     text, image = save_pair("emu3", tmp_path, tied=False)
     run(tmp_path, method="uniform")
     name = "model.embed_tokens.weight"
-    table = load_file(tmp_path / "out" / "model.safetensors")[name]
+    table = load_file(tmp_path / "out" / "model.safetensors")[name.replace("model.", "model.text_model.")]
     model = jam.load(tmp_path / "out", device="cpu")
-    v, joint = model.joint.vocabulary, model.joint
+    v, joint, rows = model.joint.vocabulary, model.joint, rows_of_codes("emu3")
     assert isinstance(joint, SingleStream)
-    both = [decoder_tensors(parent)[name][rows_of_codes("emu3")] for parent in (text, image)]
-    torch.testing.assert_close(table[v.image_start : v.control_start], (both[0] + both[1]) / 2)
+    assert joint.joint.rows == ParentRows(v.text_size, None, v.text_size, v.control_size, rows)
+    assert len(table) == v.text_size + v.control_size
+    both = [decoder_tensors(parent)[name][rows] for parent in (text, image)]
+    torch.testing.assert_close(table[rows], (both[0] + both[1]) / 2)
     with torch.no_grad():
         logits = joint.logits(joint.hidden(torch.tensor([[v.eos_id, 30]])))[0]
-    assert (logits[:, rows_of_codes("emu3")] == -torch.inf).all() and logits[:, 30].isfinite().all()
+    assert (logits[:, rows] == -torch.inf).all() and logits[:, 30].isfinite().all()
 
 
 def test_a_single_stream_with_a_map() -> None:

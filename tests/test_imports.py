@@ -17,19 +17,20 @@ TABLE = """
 | room        | may import                                                                   |
 | ----------- | ---------------------------------------------------------------------------- |
 | documents   |                                                                              |
-| vocabulary  |                                                                              |
+| layout      |                                                                              |
+| vocabulary  | layout                                                                       |
 | checkpoints |                                                                              |
 | packed      |                                                                              |
-| grammar     | vocabulary                                                                   |
-| cm3         | vocabulary, grammar                                                          |
-| codec       | documents, vocabulary, grammar, checkpoints                                  |
-| models      | vocabulary, grammar, packed                                                  |
-| fusion      | vocabulary, models, checkpoints                                              |
+| grammar     | layout, vocabulary                                                           |
+| cm3         | layout, vocabulary, grammar                                                  |
+| codec       | documents, layout, vocabulary, grammar, checkpoints                          |
+| models      | layout, vocabulary, grammar, packed                                          |
+| fusion      | layout, vocabulary, models, checkpoints                                      |
 | data        | documents, vocabulary, grammar, packed, cm3, codec, checkpoints              |
 | training    | models, data, checkpoints                                                    |
 | tokenizer_training | documents, checkpoints, training                                      |
-| planning    | vocabulary, models, training                                                |
-| generation  | vocabulary, grammar, cm3, codec, models                                      |
+| planning    | layout, vocabulary, models, training                                         |
+| generation  | documents, vocabulary, grammar, cm3, codec, models                           |
 | evaluation  | documents, vocabulary, grammar, codec, models, fusion, data, checkpoints     |
 | tutorials   | documents                                                                    |
 | model       | all                                                                          |

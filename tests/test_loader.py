@@ -105,6 +105,12 @@ def test_failed_preparation_leaves_nothing(tmp_path):
 # --- loader --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch):
+    """So that a few batches go through several."""
+    monkeypatch.setattr("jam.data.loader.SEQUENCES_PER_WINDOW", 64)
+
+
 @pytest.fixture
 def shards(tmp_path):
     rng = np.random.default_rng(0)

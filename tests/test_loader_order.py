@@ -14,6 +14,12 @@ from jam.data import TENSORS, Loader, Objective, Shards, Source, draw_spans, exa
 START = {"window": 0, "sequence": 0}
 
 
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch):
+    """So that a few batches go through several."""
+    monkeypatch.setattr("jam.data.loader.SEQUENCES_PER_WINDOW", 16)
+
+
 @pytest.fixture
 def loader(tmp_path):
     return make(tmp_path)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jam.documents import Document, Image, Message, Text
+from jam.documents import Document, Gap, Image, Message, Text
 
 if TYPE_CHECKING:
     from jam.model import Model, load
 
-__all__ = ["Document", "Image", "Message", "Model", "Text", "load"]
+__all__ = ["Document", "Gap", "Image", "Message", "Model", "Text", "load"]
 
 
 def __getattr__(name: str) -> Any:

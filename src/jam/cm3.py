@@ -1,7 +1,9 @@
 """CM3, the causally masked objective: spans move to the end behind sentinels (docs/method.md, section 4).
 
 ``</s> a b c d </s>`` with the span ``b c`` masked is ``</s> a <sentinel:0> d </s> <sentinel:0> b c <eoss>``. The unit
-is one document; no span crosses ``<break>``, the document's ends or, for messages, the beginning of the answer.
+is one document; no span crosses ``<break>``, the document's ends or, for messages, the beginning of the answer. In a
+family's layout no span leaves a text or the codes of one image: frames stay whole, and only row ends between the codes
+of a span move with it.
 """
 
 from __future__ import annotations
@@ -11,17 +13,39 @@ from itertools import pairwise
 
 import numpy as np
 
+from jam.layout import ImageLayout
 from jam.vocabulary import Vocabulary
 
 Span = tuple[int, int]  # half open
 
 
 def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list[Span]:
-    """Runs between ``<break>`` tokens from `start` to the closing ``</s>`` (or the end of an open piece)."""
+    """Texts and images, without ``<break>`` and frames, from `start` to the closing ``</s>`` (or an open end)."""
     stop = len(ids) - (ids[-1] == vocabulary.eos_id and len(ids) > start)
+    if vocabulary.layout is not None:
+        return _framed(ids, vocabulary.layout, start, stop, whole=False)
     breaks = np.flatnonzero(np.asarray(ids[start:stop]) == vocabulary.break_id) + start
     edges = [start - 1, *breaks.tolist(), stop]
     return [(left + 1, right) for left, right in pairwise(edges) if left + 1 < right]
+
+
+def parts(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list[Span]:
+    """As `segments`, but in a family's layout images with their frames: nothing lies between two parts then."""
+    stop = len(ids) - (ids[-1] == vocabulary.eos_id and len(ids) > start)
+    if vocabulary.layout is not None:
+        return _framed(ids, vocabulary.layout, start, stop, whole=True)
+    return segments(ids, vocabulary, start)
+
+
+def _framed(ids: Sequence[int], layout: ImageLayout, start: int, stop: int, whole: bool) -> list[Span]:
+    """Texts, and images with their frames or without."""
+    found: list[Span] = []
+    place = 0
+    for frame in layout.frames(ids[start:stop]):
+        found += [(place, frame.start), (frame.start, frame.end) if whole else (frame.first, frame.last)]
+        place = frame.end
+    found.append((place, stop - start))
+    return [(start + left, start + right) for left, right in found if left < right]
 
 
 def draw_spans(
@@ -32,10 +56,10 @@ def draw_spans(
     Of the n^2 candidates (one if n is 1) the first n that don't intersect are kept; then empty ones are dropped, and
     the others clipped to one segment each.
     """
-    parts = segments(ids, vocabulary, start)
-    if not parts:
+    runs = segments(ids, vocabulary, start)
+    if not runs:
         return []
-    length = parts[-1][1] - start
+    length = runs[-1][1] - start
     count = min(int(rng.poisson(poisson)), max(0, vocabulary.sentinels - 1))
     kept: list[Span] = []
     for low, high in np.sort(rng.random((count * count, 2)), axis=1):
@@ -44,24 +68,33 @@ def draw_spans(
             kept.append((left, right))
         if len(kept) == count:
             break
-    clipped = [_clip(span, parts) for span in sorted(kept)]
+    clipped = [_clip(span, runs) for span in sorted(kept)]
     return [span for span in clipped if span[0] < span[1]]
 
 
-def _clip(span: Span, parts: Sequence[Span]) -> Span:
+def _clip(span: Span, runs: Sequence[Span]) -> Span:
     """The part of the span that lies in the segment which it overlaps most."""
-    overlaps = [(max(span[0], left), min(span[1], right)) for left, right in parts]
+    overlaps = [(max(span[0], left), min(span[1], right)) for left, right in runs]
     return max(overlaps, key=lambda overlap: overlap[1] - overlap[0])
 
 
 def text_spans(ids: Sequence[int], vocabulary: Vocabulary) -> list[Span]:
     """The spans that mask exactly the whole text of an image-text document; none if it has no text or no image.
 
-    They train the unconditional prompt of classifier-free guidance, ``</s> <sentinel:0> <break>``.
+    They train the paper's unconditional prompt of classifier-free guidance, ``</s> <sentinel:0> <break>``.
     """
-    parts = segments(ids, vocabulary)
-    texts = [span for span in parts if not vocabulary.is_image(int(ids[span[0]]))]
-    return texts if len(texts) < len(parts) and len(texts) <= vocabulary.sentinels else []
+    runs = segments(ids, vocabulary)
+    texts = [span for span in runs if not vocabulary.is_image(int(ids[span[0]]))]
+    return texts if len(texts) < len(runs) and len(texts) <= vocabulary.sentinels else []
+
+
+def part_span(ids: Sequence[int], vocabulary: Vocabulary, rng: np.random.Generator, start: int = 1) -> list[Span]:
+    """One whole part from `start` on, a picture or the text between two, each equally likely; none if there is none.
+
+    It trains the gaps of `jam fill`: a span of rules 1 to 3 nearly never is exactly a picture or a text.
+    """
+    runs = segments(ids, vocabulary, start)
+    return [runs[int(rng.integers(len(runs)))]] if runs and vocabulary.sentinels else []
 
 
 def mask(ids: Sequence[int], spans: Sequence[Span], vocabulary: Vocabulary) -> list[int]:
@@ -131,11 +164,13 @@ def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int = 1)
 
 
 def text_places(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """Where ordinary text stands (`Vocabulary.is_text`)."""
+    """Where ordinary text stands (`Vocabulary.is_text`), outside the frames of images."""
     tokens = np.asarray(ids, dtype=np.int64)
     is_text = (tokens < vocabulary.text_size) & (tokens != vocabulary.eos_id)
     for first, end in vocabulary.text_image_ids:
         is_text &= (tokens < first) | (tokens >= end)
+    for frame in vocabulary.layout.frames(tokens) if vocabulary.layout is not None else ():
+        is_text[frame.start : frame.end] = False
     return np.flatnonzero(is_text)
 
 

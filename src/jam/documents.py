@@ -1,4 +1,4 @@
-"""The one type that goes in and comes out everywhere: a document of text and pictures in order.
+"""The one type that goes in and comes out everywhere: a document of text and pictures in order, perhaps with gaps.
 
 JSON lines (README, "Documents") in and out, Markdown and HTML out. A picture is a file, a data URI, pixels or the codes
 of an image tokenizer; pixels are read only when they are asked for.
@@ -10,14 +10,17 @@ import base64
 import html
 import io
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image as PILImage
 
 DATA_URI = "data:image/"
+MIN_SIDE, MAX_PIXELS = 2, 2**26  # of a picture that is read: one pixel shows nothing, and a bomb fills the memory
+JPEG = b"\xff\xd8"  # how such a file begins
 
 
 @dataclass
@@ -27,34 +30,90 @@ class Text:
 
 @dataclass
 class Image:
-    """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes`, row by row."""
+    """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes`, row by row.
+
+    `grid`: height and width of the codes; None: as of all pictures of the model. `data` is the content of a picture's
+    file, where it lies in a table or an archive; `path` is its name there then.
+    """
 
     path: str | None = None
     pixels: PILImage.Image | None = None
     codes: list[int] | None = None
+    grid: tuple[int, int] | None = None
     where: str = ""  # file and line of the document, for messages
+    data: bytes | None = field(default=None, repr=False)
 
     def load(self) -> PILImage.Image:
-        """The picture as RGB pixels. Raises ValueError if the file is missing, truncated or no picture."""
+        """The picture as RGB pixels, on white where it is transparent.
+
+        Raises:
+            ValueError: the file is missing, truncated or no picture.
+        """
         if self.pixels is not None:
-            return self.pixels.convert("RGB")
-        if self.path is None:
+            self._check_size(self.pixels)
+            return to_rgb(self.pixels)
+        if self.path is None and self.data is None:
             raise ValueError(f"{self.where}this picture has codes only; decode them with the model's image tokenizer")
         try:
-            if self.path.startswith(DATA_URI):
-                source: Any = io.BytesIO(base64.b64decode(self.path.partition(",")[2], validate=True))
-            else:
-                source = self.path
-            with PILImage.open(source) as picture:
-                return picture.convert("RGB")
+            with (
+                warnings.catch_warnings(action="ignore", category=PILImage.DecompressionBombWarning),
+                PILImage.open(self._file()) as picture,
+            ):
+                self._check_size(picture)
+                return to_rgb(picture)
         except FileNotFoundError:
-            raise ValueError(f"{self.where}picture {self.path} does not exist") from None
-        except (OSError, ValueError, SyntaxError) as error:
-            name = self.path if not self.path.startswith(DATA_URI) else "in the data URI"
-            raise ValueError(f"{self.where}picture {name} cannot be read ({error}); is it truncated?") from None
+            raise ValueError(f"{self.where}picture {self._name} does not exist") from None
+        except PILImage.DecompressionBombError:
+            raise ValueError(f"{self.where}picture {self._name} is too large; {_SIZES}") from None
+        except PictureSizeError:
+            raise
+        except Exception as error:  # decoders of damaged files raise what they like
+            raise ValueError(f"{self.where}picture {self._name} cannot be read ({error}); is it truncated?") from None
+
+    @property
+    def _name(self) -> str:
+        if self.path is None:
+            return "in memory"
+        return self.path if not self.path.startswith(DATA_URI) else "in the data URI"
+
+    def _check_size(self, picture: PILImage.Image) -> None:
+        width, height = picture.size
+        if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
+            raise PictureSizeError(f"{self.where}picture {self._name} has {width} x {height} pixels; {_SIZES}")
+
+    def _file(self) -> Any:
+        """What `PIL` opens."""
+        if self.data is not None:
+            return io.BytesIO(self.data)
+        assert self.path is not None
+        if self.path.startswith(DATA_URI):
+            return io.BytesIO(base64.b64decode(self.path.partition(",")[2], validate=True))
+        return self.path
 
 
-Part = Text | Image
+def to_rgb(picture: PILImage.Image) -> PILImage.Image:
+    """RGB pixels; what is transparent shows white."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    return PILImage.alpha_composite(PILImage.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+class PictureSizeError(ValueError):
+    """A picture is too small to show anything, or too large to be read."""
+
+
+_SIZES = f"a side must have {MIN_SIDE} or more, and the picture {MAX_PIXELS // 2**20} million or fewer"
+
+
+@dataclass
+class Gap:
+    """A place in a document that a model fills, from what stands on both sides (`jam fill`)."""
+
+    modality: Literal["text", "image"]
+
+
+Part = Text | Image | Gap
 
 
 @dataclass
@@ -96,6 +155,10 @@ class Document:
         return [part for part in self.parts if isinstance(part, Image)]
 
     @property
+    def gaps(self) -> list[Gap]:
+        return [part for part in self.parts if isinstance(part, Gap)]
+
+    @property
     def answer(self) -> list[Part]:
         """The parts of the last turn if it is the assistant's, else all content."""
         if not self.messages:
@@ -126,11 +189,16 @@ def read_documents(path: str | Path) -> Iterator[Document]:
 
 
 def parse_document(line: str | bytes, folder: Path = Path(), where: str = "") -> Document:
-    """One JSON line to a `Document`; picture paths are relative to `folder`."""
+    """One JSON line to a `Document`; paths of pictures are relative to `folder`."""
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{where}not valid JSON: {error}") from None
+    return parse_record(record, folder, where)
+
+
+def parse_record(record: Any, folder: Path = Path(), where: str = "") -> Document:
+    """An object with content or messages to a `Document`; a part may be a `Text` or an `Image` already."""
     if not isinstance(record, dict) or ("content" in record) == ("messages" in record):
         raise ValueError(f'{where}a document is an object with either "content" or "messages"')
     extra = {key: value for key, value in record.items() if key not in ("content", "messages")}
@@ -154,19 +222,33 @@ def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
     parsed: list[Part] = []
     for part in parts:
         match part:
+            case Text() | Image():
+                parsed.append(part)
             case {"type": "text", "text": str(text)}:
                 parsed.append(Text(text))
             case {"type": "image", "image": str(name)}:
                 path = name if name.startswith(DATA_URI) else str(folder / name)
                 parsed.append(Image(path=path, where=where))
             case {"type": "image", "codes": list(codes)} if all(type(code) is int for code in codes):
-                parsed.append(Image(codes=codes, where=where))
+                parsed.append(Image(codes=codes, grid=_parse_grid(part, where), where=where))
+            case {"type": "gap", "modality": "text" | "image" as modality}:
+                parsed.append(Gap(modality))
             case _:
                 raise ValueError(
-                    f'{where}a part is {{"type": "text", "text": ...}} or {{"type": "image", "image" or "codes": ...}};'
-                    f" got {part!r:.120}"
+                    f'{where}a part is {{"type": "text", "text": ...}}, {{"type": "image", "image" or "codes": ...}} '
+                    f'or {{"type": "gap", "modality": "text" or "image"}}; got {part!r:.120}'
                 )
     return parsed
+
+
+def _parse_grid(part: dict[str, Any], where: str) -> tuple[int, int] | None:
+    match part.get("grid"):
+        case None:
+            return None
+        case [int(height), int(width)] if min(height, width) > 0:
+            return height, width
+        case grid:
+            raise ValueError(f'{where}the "grid" of a picture is [height, width] in codes; got {grid!r:.80}')
 
 
 def to_record(document: Document) -> dict[str, Any]:
@@ -182,11 +264,21 @@ def _to_records(parts: Sequence[Part]) -> list[dict[str, Any]]:
     for part in parts:
         if isinstance(part, Text):
             records.append({"type": "text", "text": part.text})
+        elif isinstance(part, Gap):
+            records.append({"type": "gap", "modality": part.modality})
         elif part.codes is not None and part.pixels is None and part.path is None:
-            records.append({"type": "image", "codes": part.codes})
+            shape = {"grid": list(part.grid)} if part.grid is not None else {}
+            records.append({"type": "image", "codes": part.codes, **shape})
         else:
-            records.append({"type": "image", "image": part.path or data_uri(part.load())})
+            records.append({"type": "image", "image": _address(part)})
     return records
+
+
+def _address(image: Image) -> str:
+    """Where a picture is, or a data URI that holds it; a JPEG file stays one."""
+    if image.data is not None and image.data.startswith(JPEG):
+        return f"{DATA_URI}jpeg;base64,{base64.b64encode(image.data).decode()}"
+    return image.path if image.path is not None and image.data is None else data_uri(image.load())
 
 
 def write_documents(path: str | Path, documents: Iterable[Document]) -> None:
@@ -213,7 +305,7 @@ def to_markdown(document: Document, images: Path) -> str:
     for role, part in _shown(document):
         if isinstance(part, Text):
             blocks.append(f"## {part.text.strip()}" if role == "user" else part.text.strip())
-        else:
+        elif isinstance(part, Image):
             count += 1
             images.mkdir(parents=True, exist_ok=True)
             (images / f"{count:02d}.png").write_bytes(png_bytes(part.load()))
@@ -253,7 +345,7 @@ def article(document: Document) -> str:
         if isinstance(part, Text):
             tag = "h2" if role == "user" else "p"
             lines.append(f"<{tag}>{html.escape(part.text.strip())}</{tag}>")
-        else:
+        elif isinstance(part, Image):
             picture = part.load()
             small = ' class="pixelated"' if max(picture.size) <= 128 else ""
             lines.append(f'<img{small} alt="" src="{data_uri(picture)}">')
@@ -263,8 +355,8 @@ def article(document: Document) -> str:
 
 
 def _shown(document: Document) -> Iterator[tuple[str, Part]]:
-    """Parts that a page shows, with the role of their turn: all but empty texts."""
+    """Parts that a page shows, with the role of their turn: all but empty texts and gaps."""
     for turn in document.messages or [Message("assistant", document.content)]:
         for part in turn.content:
-            if isinstance(part, Image) or part.text.strip():
+            if isinstance(part, Image) or (isinstance(part, Text) and part.text.strip()):
                 yield turn.role, part

@@ -2,7 +2,8 @@
 
 One object serves the loss (state of every target), the readout (which vocabulary is possible) and decoding (what may be
 sampled), so that a broken stream can be neither trained nor produced. `<break>` toggles between text and image; an
-image that begins a document, or follows another image, therefore stands behind an empty text.
+image that begins a document, or follows another image, therefore stands behind an empty text. With a family's layout an
+image stands within its frame instead, and text follows it without a token between.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from jam.layout import CODE, Grid, PictureReader
 from jam.vocabulary import Vocabulary
 
 
@@ -28,6 +30,7 @@ class State(IntEnum):
     CLOSED = 4  # the source is closed and spans follow: <sentinel:i>, in order
     TEXT_SPAN = 5  # relocated text: text ids, <eoss>
     IMAGE_SPAN = 6  # relocated image codes: codes, <eoss>
+    FRAME = 7  # the frame of an image behind its first token: what it holds follows from the size, and is not learnt
 
     @property
     def is_image(self) -> bool:
@@ -41,14 +44,29 @@ IMAGE_STATES = torch.tensor([state.is_image for state in State])
 
 @dataclass(frozen=True)
 class Grammar:
-    """The state machine over `vocabulary` for images of `image_tokens` codes each."""
+    """The state machine over `vocabulary`.
+
+    Args:
+        image_tokens: codes of an image that does not say its size.
+        image_width: codes of its row, for layouts that write sizes or end rows.
+    """
 
     vocabulary: Vocabulary
     image_tokens: int
+    image_width: int | None = None
 
     def __post_init__(self) -> None:
         if self.vocabulary.image_size and self.image_tokens < 1:
             raise ValueError(f"grammar: an image must have at least one token; got {self.image_tokens}")
+        layout = self.vocabulary.layout
+        if layout is not None and layout.needs_width and self.image_width is None:
+            raise ValueError(f"grammar: the layout {layout.name!r} needs the width of an image in tokens")
+
+    @property
+    def grid(self) -> Grid:
+        """Shape of an image that does not say its size."""
+        width = self.image_width or self.image_tokens
+        return self.image_tokens // width, width
 
     def allowed(self) -> torch.Tensor:
         """Table of allowed ids, bool ``[states, vocabulary.size]``."""
@@ -69,6 +87,13 @@ class Grammar:
         table[[State.TEXT_SPAN, State.IMAGE_SPAN], v.eoss_id] = True
         for first, end in v.text_image_ids:
             table[:, first:end] = False
+        if v.layout is not None:
+            table[:, v.break_id] = False
+            table[State.MASKED_IMAGE, v.eos_id] = False
+            for state in (State.TEXT, State.TEXT_SPAN):
+                table[state, list(v.layout.reserved)] = False
+            table[State.TEXT_SPAN, v.layout.open_id] = False
+            table[State.FRAME, sorted(v.layout.frame_ids)] = True
         return table
 
     @cached_property
@@ -76,7 +101,7 @@ class Grammar:
         return self.allowed().numpy()
 
     def states(self, ids: Sequence[int]) -> list[State]:
-        """The state in which each id of one document was chosen; the first id (``</s>``) counts as TEXT.
+        """The state in which each id of one document was chosen; the first id (`Vocabulary.begin_id`) counts as TEXT.
 
         The document may be unfinished. What an image is depends on what follows in it: one that holds a sentinel is
         MASKED_IMAGE from its first position.
@@ -90,15 +115,43 @@ class Grammar:
         """`states` as int64 ``[len(ids)]``, computed segment by segment; every training example passes through here."""
         v = self.vocabulary
         tokens = np.asarray(ids, dtype=np.int64)
-        if not len(tokens) or tokens[0] != v.eos_id:
-            raise ValueError("a document must begin with </s>")
+        if not len(tokens) or tokens[0] != v.begin_id:
+            raise ValueError(f"a document must begin with {v.name(v.begin_id)}")
         states = np.full(len(tokens), State.TEXT, dtype=np.int64)
         closes = np.flatnonzero(tokens[1:] == v.eos_id)
         source_end = int(closes[0]) + 2 if len(closes) else len(tokens)  # behind the closing </s>
         known = (tokens >= 0) & (tokens < v.size)
         is_sentinel = known & (tokens >= v.sentinel_start)
-        breaks = np.flatnonzero(tokens[:source_end] == v.break_id).tolist()
-        last = source_end - (1 if len(closes) else 0)
+        if v.layout is None:
+            self._follow_breaks(tokens, states, is_sentinel, source_end, closed=len(closes) > 0)
+            in_frame = np.ones(len(tokens), dtype=bool)
+        else:
+            in_frame = self._follow_frames(tokens, states, is_sentinel, source_end)
+        in_order = self._follow_spans(tokens, states, source_end, np.flatnonzero(is_sentinel[:source_end]))
+        fits = known & in_order & in_frame & self._allowed[states, np.where(known, tokens, 0)]
+        fits[0] = True
+        if not fits.all():
+            position = int(fits.argmin())
+            token, state = int(tokens[position]), State(states[position])
+            name = v.name(token) if known[position] else f"id {token}, outside this vocabulary of {v.size},"
+            raise ValueError(f"position {position}: {name} may not come in state {state.name}")
+        return states
+
+    def text_places(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Where a document without masks is text, the ids that open and close it included."""
+        tokens = np.asarray(ids)
+        is_text = tokens < self.vocabulary.text_size
+        if self.vocabulary.layout is not None:
+            for frame in self.vocabulary.layout.frames(tokens):
+                is_text[frame.start : frame.end] = False
+        return np.flatnonzero(is_text)
+
+    def _follow_breaks(
+        self, tokens: np.ndarray, states: np.ndarray, is_sentinel: np.ndarray, source_end: int, closed: bool
+    ) -> None:
+        """Fill in the states of the images between two `<break>`."""
+        breaks = np.flatnonzero(tokens[:source_end] == self.vocabulary.break_id).tolist()
+        last = source_end - closed
         for left, right in zip(breaks[::2], [*breaks[1::2], last], strict=False):  # images; `right` ends them
             first = left + 1
             if is_sentinel[first:right].any():
@@ -107,15 +160,29 @@ class Grammar:
                 full = first + self.image_tokens
                 states[first : min(full, right + 1)] = State.IMAGE
                 states[full : right + 1] = State.IMAGE_END
-        in_order = self._follow_spans(tokens, states, source_end, np.flatnonzero(is_sentinel[:source_end]))
-        fits = known & in_order & self._allowed[states, np.where(known, tokens, 0)]
-        fits[0] = True
-        if not fits.all():
-            position = int(fits.argmin())
-            token, state = int(tokens[position]), State(states[position])
-            name = v.name(token) if known[position] else f"id {token}, outside this vocabulary of {v.size},"
-            raise ValueError(f"position {position}: {name} may not come in state {state.name}")
-        return states
+
+    def _follow_frames(
+        self, tokens: np.ndarray, states: np.ndarray, is_sentinel: np.ndarray, source_end: int
+    ) -> np.ndarray:
+        """Fill in the states of the images that a layout frames; returns where their frames are as they must be, bool.
+
+        A masked image's frame is known, but not where its rows end.
+        """
+        layout = self.vocabulary.layout
+        assert layout is not None
+        expected = np.full(len(tokens), CODE, dtype=np.int64)
+        for frame in layout.frames(tokens[:source_end]):
+            states[frame.start + 1 : frame.first] = State.FRAME
+            if is_sentinel[frame.first : frame.close].any():
+                first, body = frame.close, np.asarray(layout.closing)
+                codes = slice(frame.first, frame.close)
+                states[codes] = np.where(tokens[codes] == layout.row_end, State.FRAME, State.MASKED_IMAGE)
+            else:
+                first, body = frame.first, layout.body(frame.grid or self.grid)
+            body = body[: source_end - first]
+            states[first : first + len(body)] = np.where(body == CODE, State.IMAGE, State.FRAME)
+            expected[first : first + len(body)] = body
+        return (expected == CODE) | (expected == tokens)
 
     def _follow_spans(self, tokens: np.ndarray, states: np.ndarray, start: int, sentinels: np.ndarray) -> np.ndarray:
         """Fill in the states of the relocated spans from `start`; returns where sentinels keep their order, bool.
@@ -128,6 +195,7 @@ class Grammar:
             State.IMAGE_SPAN if states[position] == State.MASKED_IMAGE else State.TEXT_SPAN for position in sentinels
         ]
         ends = (np.flatnonzero(tokens[start:] == v.eoss_id) + start + 1).tolist()
+        row_end = v.layout.row_end if v.layout is not None else None
         for index, (left, right) in enumerate(zip([start, *ends], [*ends, len(tokens)], strict=True)):
             if left == right:
                 break
@@ -136,32 +204,49 @@ class Grammar:
                 in_order[left] = False
                 break
             states[left + 1 : right] = span_states[index]
+            if row_end is not None and span_states[index] == State.IMAGE_SPAN:
+                states[left + 1 : right][tokens[left + 1 : right] == row_end] = State.FRAME
         return in_order
 
 
 @dataclass
 class Cursor:
-    """Follows one sequence from left to right, after its opening ``</s>``."""
+    """Follows one sequence from left to right, after the id that opens it.
+
+    Args:
+        grid: shape of the images that are to be begun (None: the grammar's); those that are read may say another one.
+    """
 
     grammar: Grammar
     state: State = State.TEXT
-    codes: int = 0  # image codes so far in the image that is open
+    codes: int = 0  # image codes so far in the image, or relocated span of codes, that is open
     images: int = 0  # whole images so far
     spans: list[State] = field(default_factory=list)  # span state of each sentinel of the source, in order
     next_span: int = 0
+    grid: Grid | None = None
+    picture: PictureReader | None = None  # the image that is open, in a layout with frames
 
     def enter_masked_image(self) -> None:
         """Tell the cursor that the image it has just entered holds a sentinel."""
         assert self.state is State.IMAGE and self.codes == 0
         self.state = State.MASKED_IMAGE
+        if self.picture is not None:
+            self.picture.masked = True
 
     def is_allowed(self, token: int) -> bool:
-        """Whether `token` may come next: by the grammar's table, and behind the source in the order of the spans."""
-        if not (0 <= token < self.grammar.vocabulary.size and self.grammar._allowed[self.state, token]):
+        """Whether `token` may come next: by the grammar's table and the frame, and behind the source in the order of
+        the spans.
+        """
+        v = self.grammar.vocabulary
+        if self.picture is not None and not v.is_sentinel(token):
+            return self.picture.takes(token, v.is_image(token))
+        if self.state is State.IMAGE_SPAN and v.layout is not None and token == v.layout.row_end:
+            return True
+        if not (0 <= token < v.size and self.grammar._allowed[self.state, token]):
             return False
         if self.state is not State.CLOSED:
             return True
-        return self.next_span < len(self.spans) and token == self.grammar.vocabulary.sentinel_id(self.next_span)
+        return self.next_span < len(self.spans) and token == v.sentinel_id(self.next_span)
 
     def feed(self, token: int) -> State:
         """Take the next id and return the state of the one after it. Raises ValueError when it is not allowed."""
@@ -171,13 +256,17 @@ class Cursor:
         if self.state is State.CLOSED:
             self.state = self.spans[self.next_span]
             self.next_span += 1
+            self.codes = 0
         elif self.state in (State.TEXT_SPAN, State.IMAGE_SPAN):
             if token == v.eoss_id:
                 self.state = State.CLOSED
+            self.codes += v.is_image(token)
         elif v.is_sentinel(token):
             self.spans.append(State.IMAGE_SPAN if self.state.is_image else State.TEXT_SPAN)
         elif token == v.eos_id:
             self.state = State.CLOSED
+        elif v.layout is not None:
+            self._feed_frame(token)
         elif token == v.break_id:
             self.state = State.IMAGE if self.state is State.TEXT else State.TEXT
             self.codes = 0
@@ -187,3 +276,51 @@ class Cursor:
                 self.state = State.IMAGE_END
                 self.images += 1
         return self.state
+
+    def forced(self) -> list[int]:
+        """The ids that must come next, without a choice, in an image's frame; none elsewhere.
+
+        Raises:
+            ValueError: an image's opening has begun with another size than `grid`.
+        """
+        return self.picture.forced() if self.picture is not None and self.state is State.FRAME else []
+
+    @property
+    def image_ids(self) -> int:
+        """How many ids the open image has so far, its frame included; 0 outside of one."""
+        if self.picture is not None:
+            return len(self.picture.ids)
+        return self.codes + 1 if self.state is State.IMAGE else 0
+
+    @property
+    def image_left(self) -> int:
+        """How many ids the open image still has; 0 outside of one."""
+        if self.picture is not None:
+            return self.picture.left
+        return self.grammar.image_tokens - self.codes if self.state is State.IMAGE else 0
+
+    @property
+    def image_length(self) -> int:
+        """How many ids an image has that is begun next, its frame included."""
+        layout = self.grammar.vocabulary.layout
+        return 1 + self.grammar.image_tokens if layout is None else layout.length(self.grid or self.grammar.grid)
+
+    def _feed_frame(self, token: int) -> None:
+        """As `feed`, for an id of text or of an image in a layout with frames."""
+        v = self.grammar.vocabulary
+        assert v.layout is not None
+        if self.picture is None:
+            if token != v.layout.open_id:
+                return
+            self.picture = PictureReader(v.layout, self.grid or self.grammar.grid)
+        else:
+            self.picture.feed(token, v.is_image(token))
+        self.codes = self.picture.codes
+        match self.picture.next:
+            case "code":
+                self.state = State.MASKED_IMAGE if self.picture.masked else State.IMAGE
+            case "end":
+                self.images += not self.picture.masked
+                self.picture, self.state = None, State.TEXT
+            case _:
+                self.state = State.FRAME

@@ -3,6 +3,9 @@
 Joint ids are laid out as ``[text | image | <break> <eoss> <sentinel:0> ... ]``. Text ids equal the tokenizer's ids;
 ``</s>``, which begins and ends a document, is a text id of the tokenizer (docs/method.md, section 3). A tokenizer may
 name image codes itself, as Chameleon's does: those text ids are never used, since codes have their own range.
+
+With a family's layout (`jam.layout`) text ids frame the pictures, ``<break>`` is never used, and a document begins
+with the family's own token.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
+
+from jam.layout import ImageLayout
 
 DEFAULT_SENTINELS = 512
 
@@ -27,6 +32,7 @@ class Vocabulary:
         eos_id: text id of ``</s>``.
         sentinels: number of CM3 mask tokens ``<sentinel:i>``.
         text_image_ids: text ids that are names of image codes, as ranges (first, end) in order.
+        layout: how documents are written; None: as in the paper.
     """
 
     text_size: int
@@ -34,6 +40,7 @@ class Vocabulary:
     eos_id: int
     sentinels: int = DEFAULT_SENTINELS
     text_image_ids: tuple[tuple[int, int], ...] = ()
+    layout: ImageLayout | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text_image_ids", tuple((first, end) for first, end in self.text_image_ids))
@@ -52,6 +59,13 @@ class Vocabulary:
             )
         if self.is_image_name(self.eos_id):
             raise ValueError(f"vocabulary: eos_id {self.eos_id} is the name of an image code")
+        if self.layout is not None:
+            wrong = [token for token in self.layout.ids if token >= self.text_size or self.is_image_name(token)]
+            wrong += {self.eos_id} & {self.layout.open_id, *self.layout.frame_ids}
+            if wrong:
+                raise ValueError(
+                    f"vocabulary: the layout {self.layout.name!r} uses id {wrong[0]}, which is none of the ids of text"
+                )
 
     @property
     def image_start(self) -> int:
@@ -78,6 +92,16 @@ class Vocabulary:
         return self.control_start + 2
 
     @property
+    def begin_id(self) -> int:
+        """What opens a document."""
+        return self.eos_id if self.layout is None else self.layout.begin_id
+
+    @property
+    def open_id(self) -> int:
+        """What opens a picture."""
+        return self.break_id if self.layout is None else self.layout.open_id
+
+    @property
     def size(self) -> int:
         return self.control_start + self.control_size
 
@@ -96,6 +120,10 @@ class Vocabulary:
 
     def is_image(self, token: int) -> bool:
         return self.image_start <= token < self.control_start
+
+    def begins_image(self, token: int) -> bool:
+        """Whether the id is an image code, or opens an image in a layout with frames."""
+        return self.is_image(token) or (self.layout is not None and token == self.layout.open_id)
 
     def is_sentinel(self, token: int) -> bool:
         return self.sentinel_start <= token < self.size
@@ -135,13 +163,15 @@ class Vocabulary:
         raise ValueError(f"id {token} is outside this vocabulary of {self.size}")
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold; without `text_image_ids` where there are none, as it was before they existed."""
+        """What JSON can hold; without `text_image_ids` and `layout` where there are none, as before they existed."""
         values = asdict(self) | {"text_image_ids": [list(pair) for pair in self.text_image_ids]}
+        values["layout"] = self.layout.to_dict() if self.layout is not None else []
         return {name: value for name, value in values.items() if value != []}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Vocabulary:
-        return cls(**values)
+        layout = values.get("layout")
+        return cls(**values | ({"layout": ImageLayout.from_dict(layout)} if layout else {}))
 
     @property
     def hash(self) -> str:
@@ -160,6 +190,9 @@ class ParentRows:
         control_start: the parent's row of ``<break>``, followed by ``<eoss>`` and sentinels; None when it has none.
         control_size: how many control rows it has.
         image_rows: the parent's row of every image code, where they do not follow each other.
+        eos_row: the parent's row of ``</s>``, where its text ids are not the joint ones.
+        made_text: text ids are read through rows that are made for them (`JointTower.text_input`), since the parent's
+            own tokenizer has other ids.
     """
 
     text_size: int
@@ -167,6 +200,8 @@ class ParentRows:
     control_start: int | None = None
     control_size: int = 0
     image_rows: list[int] | None = field(default=None, repr=False)
+    eos_row: int | None = None
+    made_text: bool = False
 
     @classmethod
     def of_codes(cls, text_size: int, rows: Sequence[int]) -> ParentRows:
@@ -178,11 +213,17 @@ class ParentRows:
     def has_images(self) -> bool:
         return self.image_start is not None or self.image_rows is not None
 
+    def eos_of(self, vocabulary: Vocabulary) -> int | None:
+        """The parent's row of ``</s>``; None where it has none."""
+        return vocabulary.eos_id if vocabulary.eos_id < self.text_size else self.eos_row
+
     def row_of(self, vocabulary: Vocabulary) -> list[int]:
         """The parent's row for every joint id, -1 where it has none. Raises ValueError unless it is one-to-one."""
         rows = [token if token < self.text_size else -1 for token in range(vocabulary.text_size)]
         for first, end in vocabulary.text_image_ids:
             rows[first:end] = [-1] * (end - first)
+        if (eos := self.eos_of(vocabulary)) is not None:
+            rows[vocabulary.eos_id] = eos
         if self.image_rows is not None:
             if len(self.image_rows) != vocabulary.image_size or min(self.image_rows) < 0:
                 raise ValueError(

@@ -39,13 +39,18 @@ def _left_in_container() -> Iterator[int]:
 
 
 def require_memory(
-    what: str, tensors: Iterable[TensorInfo], dtype: torch.dtype | None, device: str | torch.device
+    what: str,
+    tensors: Iterable[TensorInfo],
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    spread: bool = False,
 ) -> None:
     """Raises ValueError, with what would fit, when tensors are larger than the memory of a device.
 
     Args:
         what: names them in the message.
         dtype: what they are loaded in; None: as they are stored.
+        spread: they are layers of a model, which may wait elsewhere until they are needed.
     """
     infos = list(tensors)
     available = available_memory(device)
@@ -59,6 +64,8 @@ def require_memory(
         remedy = f"--dtype bfloat16 needs {_gib(in_half)}, which fits; or choose another --device"
     else:
         remedy = f"--dtype bfloat16 still needs {_gib(in_half)}: choose a --device with more memory"
+    if spread:
+        remedy += "; or --device-map auto (to generate and to evaluate), with which layers wait elsewhere"
     name = str(dtype).removeprefix("torch.") if dtype else "the data types that it is stored in"
     raise ValueError(f"{what} needs {_gib(needed)} in {name}, {_gib(available)} available on {device}; {remedy}")
 

@@ -41,6 +41,7 @@ class Journal:
         self.shards: dict[str, dict[str, int]] = {}
         self.hashes: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     @classmethod
     def open(cls, path: Path, key: str) -> Journal:
@@ -64,7 +65,14 @@ class Journal:
             self.hashes[name] = sha256
             self._save()
 
+    def close(self) -> None:
+        """Write no more: threads may still have something to record when the folder goes."""
+        with self._lock:
+            self._closed = True
+
     def _save(self) -> None:
+        if self._closed:
+            return
         write_json(self.path, {"key": self.key, "shards": self.shards, "hashes": self.hashes})
 
 
@@ -133,11 +141,13 @@ def resumable_folder(path: Path, key: str, bytes_needed: int) -> Iterator[Workpl
                 raise disk_full(path, bytes_needed - there, _kept(work))
             yield work
             refuse_existing(path)  # another process may have been faster
+            journal.close()
             work.folder.rename(path)
             (place / LAST).rename(path / LAST)
             shutil.rmtree(place)
         except BaseException as error:
             kept = _kept(work)
+            journal.close()
             if not journal.shards:
                 shutil.rmtree(place, ignore_errors=True)
             if is_disk_full(error):

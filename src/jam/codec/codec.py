@@ -2,29 +2,32 @@
 
 ``</s> text <break> image <break> text ... </s>``; `<break>` toggles the modality, so an image that begins a document or
 follows another image stands behind an empty text. Turns of a conversation are joined by a newline at the end of each
-turn but the last; of a conversation the last answer is learnt, and everything before it is its question.
+turn but the last; of a conversation the last answer is learnt, and everything before it is its question. A family's
+layout (`jam.layout`) frames pictures and questions in its own tokens instead.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from jam.codec.images import ImageTokenizer
 from jam.codec.text import decode_text, encode_text, tokenizer_hash
-from jam.documents import Document, Image, Message, Part, Text
+from jam.codec.turns import Written, marks, question, strip
+from jam.documents import Document, Gap, Image, Message, Part, Text
 from jam.grammar import Grammar
+from jam.layout import Grid
 from jam.vocabulary import Vocabulary
 
-TURN_END = "\n"
+PICTURES = 32  # tokenized at a time
 
-Codes = dict[int, list[int]]  # codes of pictures by id(picture)
+Codes = dict[int, tuple[list[int], Grid]]  # codes of pictures and their shape, by id(picture)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,14 @@ class Codec:
         """Identifies what ids mean, beyond the sizes of `Vocabulary.hash`: both tokenizers and the number of codes."""
         images = self.image_tokenizer.hash() if self.image_tokenizer is not None else ""
         meaning = f"{tokenizer_hash(self.tokenizer)} {images} {self.grammar.image_tokens}"
+        if self.image_tokenizer is not None and self.has_shapes:
+            meaning += f" {self.image_tokenizer.info.area}"
         return hashlib.sha256(meaning.encode()).hexdigest()[:16]
+
+    @property
+    def has_shapes(self) -> bool:
+        """Whether pictures may differ in shape: documents say it."""
+        return self.vocabulary.layout is not None and self.vocabulary.layout.writes_size
 
     def encode(self, document: Document) -> Encoded:
         """A whole document, with its closing ``</s>``.
@@ -78,8 +88,23 @@ class Codec:
 
     def encode_batch(self, documents: Sequence[Document]) -> list[Encoded]:
         """As `encode`, with the pictures of all documents tokenized together."""
-        codes = self._tokenize([image for document in documents for image in document.images])
-        return [self._encode(document, codes) for document in documents]
+        encoded = self.encode_each(documents)
+        for one in encoded:
+            if isinstance(one, ValueError):
+                raise one
+        return [one for one in encoded if isinstance(one, Encoded)]
+
+    def encode_each(self, documents: Sequence[Document]) -> list[Encoded | ValueError]:
+        """As `encode_batch`, with the error in the place of a document that cannot be encoded."""
+        failed: dict[int, ValueError] = {}
+        codes = self._tokenize(documents, failed)
+        results: list[Encoded | ValueError] = []
+        for number, document in enumerate(documents):
+            try:
+                results.append(failed[number] if number in failed else self._encode(document, codes))
+            except ValueError as error:
+                results.append(error)
+        return results
 
     def _encode(self, document: Document, codes: Codes) -> Encoded:
         if document.messages and document.messages[-1].role != "assistant":
@@ -89,50 +114,118 @@ class Codec:
             )
         writer = _Writer(self, codes)
         if len(document.messages) > 1:
-            writer.write(_question(document.messages[:-1]))
+            writer.write(question(document.messages[:-1], self.vocabulary.layout))
         answer_start = writer.begin_text()
         writer.write(document.answer)
         return Encoded([*writer.ids, self.vocabulary.eos_id], answer_start)
 
-    def encode_prompt(self, prompt: str | Document) -> list[int]:
-        """The ids that generation goes on from, opened by ``</s>``.
+    def encode_prompt(self, prompt: str | Document, opens_image: bool = False, grid: Grid | None = None) -> list[int]:
+        """The ids that generation goes on from, from the one that opens a document on.
 
         A string or the messages of a conversation are a question, closed by a turn's end; the content of a document is
         its beginning, continued as it is.
 
+        Args:
+            opens_image: a picture comes next: end with what stands before its codes.
+            grid: the picture's size, where documents say it (None: the usual one).
+
         Raises:
-            ValueError: the prompt is empty.
+            ValueError: the prompt is empty, or the layout cannot write the size.
         """
         document = Document(messages=[Message("user", [Text(prompt)])]) if isinstance(prompt, str) else prompt
-        if not any(isinstance(part, Image) or part.text.strip() for part in document.parts):
+        if not any(not isinstance(part, Text) or part.text.strip() for part in document.parts):
             raise ValueError("the prompt is empty: give a question, the beginning of a document or a picture")
-        writer = _Writer(self, self._tokenize(document.images))
-        writer.write(_question(document.messages) if document.messages else document.content)
+        writer = _Writer(self, self._tokenize([document]))
+        layout = self.vocabulary.layout
+        writer.write(question(document.messages, layout) if document.messages else document.content)
+        if opens_image:
+            writer.begin_text()
+            opening = [self.vocabulary.break_id] if layout is None else layout.write_opening(grid or self.grammar.grid)
+            writer.ids += opening
         return writer.ids
 
-    def _tokenize(self, images: Sequence[Image]) -> Codes:
-        """Codes of pictures, in one batch, by the picture's identity: the same picture may lie in several documents."""
-        if images and not self.vocabulary.image_size:
-            raise ValueError(f"{images[0].where}this document has a picture, and the model has no image tokens")
-        for image in images:
-            if image.codes is not None and len(image.codes) != self.grammar.image_tokens:
-                raise ValueError(
-                    f"{image.where}a picture has {len(image.codes)} codes, "
-                    f"this model's have {self.grammar.image_tokens}"
-                )
-        codes = {id(image): image.codes for image in images if image.codes is not None}
-        missing = [image for image in images if image.codes is None]
-        if not missing:
-            return codes
+    def encode_gaps(self, document: Document) -> Encoded:
+        """A document with gaps as CM3 masks it (docs/method.md, section 4): sentinels, closed by ``</s>``.
+
+        A gap for a picture takes the place of a whole one. In a conversation, gaps lie in the last answer.
+
+        Raises:
+            ValueError: there is no gap, or one in a question; a gap for a picture and a model without image tokens.
+        """
+        if not document.gaps:
+            raise ValueError(
+                f'{document.where}there is no gap to fill; mark it by {{"type": "gap", "modality": "text" or "image"}}'
+            )
+        if any(gap.modality == "image" for gap in document.gaps) and not self.vocabulary.image_size:
+            raise ValueError(f"{document.where}a gap is for a picture, and the model has no image tokens")
+        writer = _Writer(self, self._tokenize([document]))
+        if len(document.messages) > 1:
+            writer.write(question(document.messages[:-1], self.vocabulary.layout))
+        answer_start = writer.begin_text()
+        writer.gaps = 0
+        writer.write(document.messages[-1].content if document.messages else document.content)
+        return Encoded([*writer.ids, self.vocabulary.eos_id], answer_start)
+
+    def _tokenize(self, documents: Sequence[Document], failed: dict[int, ValueError] | None = None) -> Codes:
+        """Codes of all pictures, read and tokenized some at a time; the same picture may lie in several documents.
+
+        Args:
+            failed: takes the error of a document with a picture that cannot be used, by its number; None: it is raised.
+        """
+        codes: Codes = {}
+
+        def pixels() -> Iterator[tuple[int, torch.Tensor]]:
+            for number, document in enumerate(documents):
+                try:
+                    for image in document.images:
+                        if image.codes is not None:
+                            codes[id(image)] = self._checked(image)
+                        else:
+                            yield id(image), self._pixels(image)
+                except ValueError as error:
+                    if failed is None:
+                        raise
+                    failed[number] = error
+
+        stream = pixels()
+        while batch := list(islice(stream, PICTURES)):
+            assert self.image_tokenizer is not None
+            for _, alike in groupby(batch, key=lambda one: one[1].shape):
+                keys, stacked = zip(*alike, strict=True)
+                encoded = self.image_tokenizer.encode_pixels(torch.stack(stacked))
+                shape = (encoded.shape[1], encoded.shape[2])
+                codes |= {key: (rows, shape) for key, rows in zip(keys, encoded.flatten(1).tolist(), strict=True)}
+        return codes
+
+    def _checked(self, image: Image) -> tuple[list[int], Grid]:
+        """The picture's own codes. Raises ValueError if this model's pictures have another number of them."""
+        assert image.codes is not None
+        self._require_images(image)
+        height, width = grid = image.grid if image.grid is not None and self.has_shapes else self.grammar.grid
+        if len(image.codes) != height * width:
+            raise ValueError(
+                f"{image.where}a picture has {len(image.codes)} codes, this model's have {self.grammar.image_tokens}"
+                + (", but for those that say their grid" if self.has_shapes else "")
+            )
+        return image.codes, grid
+
+    def _pixels(self, image: Image) -> torch.Tensor:
+        self._require_images(image)
         if self.image_tokenizer is None:
-            raise ValueError(f"{missing[0].where}a picture must be encoded, and there is no image tokenizer")
-        encoded = self.image_tokenizer.encode([image.load() for image in missing])
-        return codes | {id(image): rows for image, rows in zip(missing, encoded.flatten(1).tolist(), strict=True)}
+            raise ValueError(f"{image.where}a picture must be encoded, and there is no image tokenizer")
+        layout = self.vocabulary.layout
+        if layout is not None and self.has_shapes and self.image_tokenizer.info.area is not None:
+            return self.image_tokenizer.to_shaped_pixels(image.load(), layout.unit)
+        return self.image_tokenizer.to_pixels(image.load())
+
+    def _require_images(self, image: Image) -> None:
+        if not self.vocabulary.image_size:
+            raise ValueError(f"{image.where}this document has a picture, and the model has no image tokens")
 
     def decode(self, ids: Sequence[int], answer_start: int = 1) -> Document:
         """Ids of a document, closed by ``</s>`` or not yet, back to a `Document`.
 
-        With `answer_start` the part before it becomes the user's message, without the turn's end.
+        With `answer_start` the part before it becomes the user's message, without the layout's template.
 
         Raises:
             ValueError: the ids break the grammar, hold sentinels (unmask them first) or an unfinished picture.
@@ -145,18 +238,53 @@ class Codec:
         body = list(ids[1 : len(ids) - closed])
         if answer_start <= 1:
             return Document(content=self._parts(body))
-        question, answer = self._parts(body[: answer_start - 1]), self._parts(body[answer_start - 1 :])
-        if question and isinstance(question[-1], Text):
-            question[-1] = Text(question[-1].text.removesuffix(TURN_END))
-            if not question[-1].text:
-                question.pop()
-        return Document(messages=[Message("user", question), Message("assistant", answer)])
+        layout, marked = self.vocabulary.layout, self._written(body[: answer_start - 1])
+        return Document(
+            messages=[
+                Message("user", strip(marked, layout)),
+                Message("assistant", self._parts(body[answer_start - 1 :])),
+            ]
+        )
 
     def _parts(self, body: Sequence[int]) -> list[Part]:
-        """Parts of ids between the frames. Runs of odd number are images; of the empty texts only a last one counts."""
+        """Parts of ids; tokens of templates among them are left out."""
+        return [part for part in self._written(body) if not isinstance(part, int)]
+
+    def _written(self, body: Sequence[int]) -> list[Written]:
+        written = self._between_breaks(body) if self.vocabulary.layout is None else self._in_frames(body)
+        self._draw([part for part in written if isinstance(part, Image)])
+        return written
+
+    def _in_frames(self, body: Sequence[int]) -> list[Written]:
+        """Texts, pictures in their frames, and the ids of a template's tokens."""
+        v, layout = self.vocabulary, self.vocabulary.layout
+        assert layout is not None
+        written: list[Written] = []
+        place = 0
+        for frame in layout.frames(body):
+            written += self._texts(body[place : frame.start])
+            height, width = grid = frame.grid or self.grammar.grid
+            codes = v.to_codes([token for token in body[frame.first : frame.close] if v.is_image(token)])
+            if len(codes) < height * width or frame.end - frame.close < len(layout.closing):
+                raise ValueError(f"a picture is unfinished: it has {len(codes)} of {height * width} codes")
+            written.append(Image(codes=codes, grid=grid if grid != self.grammar.grid else None))
+            place = frame.end
+        return written + self._texts(body[place:])
+
+    def _texts(self, run: Sequence[int]) -> list[Written]:
+        """Texts between the ids of a template's tokens, and these."""
+        special = marks(self.vocabulary.layout)
+        written: list[Written] = []
+        for marked, part in groupby(run, key=special.__contains__):
+            ids = [int(token) for token in part]
+            written += ids if marked else [Text(decode_text(self.tokenizer, ids))]
+        return written
+
+    def _between_breaks(self, body: Sequence[int]) -> list[Written]:
+        """Runs between `<break>`: those of odd number are images; of the empty texts only a last one counts."""
         v = self.vocabulary
         edges = [-1, *(place for place, token in enumerate(body) if token == v.break_id), len(body)]
-        parts: list[Part] = []
+        parts: list[Written] = []
         for number, (left, right) in enumerate(pairwise(edges)):
             run = [int(token) for token in body[left + 1 : right]]
             if number % 2:
@@ -165,50 +293,76 @@ class Codec:
                 parts.append(Image(codes=v.to_codes(run)))
             elif run or (number and right == len(body)):
                 parts.append(Text(decode_text(self.tokenizer, run)))
-        self._draw([part for part in parts if isinstance(part, Image)])
         return parts
 
     def _draw(self, images: list[Image]) -> None:
         """Give pixels to pictures that are codes."""
-        if images and self.image_tokenizer is not None:
-            height, width = self.image_tokenizer.info.grid
-            codes = torch.tensor([image.codes for image in images]).reshape(-1, height, width)
-            for image, picture in zip(images, self.image_tokenizer.decode(codes), strict=True):
+        if self.image_tokenizer is None:
+            return
+        shapes = [image.grid or self.image_tokenizer.info.grid for image in images]
+        for height, width in dict.fromkeys(shapes):
+            alike = [image for image, shape in zip(images, shapes, strict=True) if shape == (height, width)]
+            codes = torch.tensor([image.codes for image in alike]).reshape(-1, height, width)
+            for image, picture in zip(alike, self.image_tokenizer.decode(codes), strict=True):
                 image.pixels = picture
 
 
-def _question(turns: Sequence[Message]) -> list[Part]:
-    """The turns before an answer, each with its end."""
-    return [part for turn in turns for part in (*turn.content, Text(TURN_END))]
-
-
 class _Writer:
-    """Appends parts to ids and sets `<break>` where the modality changes."""
+    """Appends parts to ids, and sets `<break>` or frames where the modality changes."""
 
     def __init__(self, codec: Codec, codes: Codes) -> None:
         self.codec, self.codes = codec, codes
-        self.ids = [codec.vocabulary.eos_id]
+        self.ids = [codec.vocabulary.begin_id]
         self.after_image = False
+        self.gaps: int | None = None  # so many so far; None: there must be none
 
     def begin_text(self) -> int:
-        """Close an open image; returns the index where the next part begins."""
+        """Close an image that is open to the next `<break>`; returns the index where the next part begins."""
         if self.after_image:
             self.ids.append(self.codec.vocabulary.break_id)
             self.after_image = False
         return len(self.ids)
 
-    def write(self, parts: Sequence[Part]) -> None:
+    def write(self, parts: Sequence[Written]) -> None:
         """Neighbouring texts are joined before they are tokenized, so that what is read back gives the same ids."""
-        vocabulary = self.codec.vocabulary
-        for is_image, run in groupby(parts, key=lambda part: isinstance(part, Image)):
-            if not is_image:
+        for kind, run in groupby(parts, key=type):
+            if kind is Text:
                 self.begin_text()
                 self.ids += self._text("".join(part.text for part in run if isinstance(part, Text)))
                 continue
             for part in run:
                 self.begin_text()
-                self.ids += [vocabulary.break_id, *vocabulary.to_image_ids(self.codes[id(part)])]
-                self.after_image = True
+                if isinstance(part, int):
+                    self.ids.append(part)
+                    continue
+                if isinstance(part, Gap):
+                    self._gap(part)
+                    continue
+                self._picture(*self.codes[id(part)])
+
+    def _picture(self, codes: list[int], grid: Grid) -> None:
+        vocabulary = self.codec.vocabulary
+        if vocabulary.layout is not None:
+            self.ids += vocabulary.layout.write(vocabulary.to_image_ids(codes), grid)
+        else:
+            self.ids += [vocabulary.break_id, *vocabulary.to_image_ids(codes)]
+            self.after_image = True
+
+    def _gap(self, gap: Gap) -> None:
+        if self.gaps is None:
+            raise ValueError("a gap stands where there must be none; fill it first (jam fill), in the last answer only")
+        vocabulary, grammar = self.codec.vocabulary, self.codec.grammar
+        sentinel = vocabulary.sentinel_id(self.gaps)
+        self.gaps += 1
+        if gap.modality == "text":
+            self.ids.append(sentinel)
+        elif vocabulary.layout is None:
+            self.ids += [vocabulary.break_id, sentinel]
+            self.after_image = True
+        else:  # the codes and the row ends between them are masked, the rest of the frame is not
+            framed = vocabulary.layout.write([vocabulary.image_start] * grammar.image_tokens, grammar.grid)
+            frame = vocabulary.layout.frames(framed)[0]
+            self.ids += [*framed[: frame.first], sentinel, *framed[frame.last :]]
 
     def _text(self, text: str) -> list[int]:
         ids = encode_text(self.codec.tokenizer, text)

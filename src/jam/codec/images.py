@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+
+from jam.codec.shapes import fitted
 
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
 
@@ -27,12 +29,20 @@ class ImageTokenizerInfo:
         codebook_size: number of codes.
         grid: codes of a picture, (height, width).
         resolution: pixels of a picture's side.
+        area: fewest and most pixels of a picture that keeps its shape; None: the tokenizer has one shape. It is no part
+            of `hash`: codes of one shape do not depend on it.
     """
 
     kind: str
     codebook_size: int
     grid: tuple[int, int]
     resolution: int
+    area: tuple[int, int] | None = field(default=None, repr=False)
+
+    @property
+    def pixels_per_code(self) -> int:
+        """Pixels of a code's side."""
+        return self.resolution // self.grid[0]
 
 
 def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
@@ -43,6 +53,7 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
         raise ValueError(f"{folder}: no image tokenizer here (config.json is missing){hint}")
     config = json.loads(path.read_text())
     kind = config.get("_class_name") or config.get("model_type")
+    area = None
     match kind:
         case "VQModel":
             patch = _patch_size(int(config["in_channels"]))
@@ -58,21 +69,24 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
             resolution = int(config.get("sample_size", 512))
             side = resolution // factor
             codes = int(config["codebook_size"])
+            limits = _processor(Path(folder))  # by default, the processor's are one and four times 512 x 512
+            area = int(limits.get("min_pixels", resolution**2)), int(limits.get("max_pixels", 4 * resolution**2))
         case "jam_chameleon_vqgan":
             resolution = int(config["resolution"])
             side = resolution // 2 ** (len(config["channel_multiplier"]) - 1)
             codes = int(config["num_embeddings"])
+            area = resolution**2, resolution**2  # Lumina-mGPT's pictures have one area and many shapes
         case "chameleon":
             raise ValueError(f"{path}: this is a whole model; make its image tokenizer with `jam convert-tokenizer`")
         case _:
             raise ValueError(f"{path}: image tokenizer {kind!r} is not known; known: {', '.join(sorted(_CODERS))}")
-    return ImageTokenizerInfo(kind, codes, (side, side), resolution)
+    return ImageTokenizerInfo(kind, codes, (side, side), resolution, area)
 
 
 class ImageTokenizer:
     """A VQ autoencoder (`_CODERS` has the classes), with pictures going in and out as `PIL` images.
 
-    A picture of any size is cropped to its central square and resized; pixels are scaled to -1 .. 1.
+    A picture of any size and shape is made a square of `resolution` pixels a side, scaled to -1 .. 1.
     """
 
     def __init__(self, model: torch.nn.Module, info: ImageTokenizerInfo) -> None:
@@ -94,23 +108,36 @@ class ImageTokenizer:
         return digest.hexdigest()
 
     def to_pixels(self, picture: Image.Image) -> torch.Tensor:
-        """RGB ``[3, resolution, resolution]`` in -1 .. 1."""
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.convert("RGB").crop((left, top, left + side, top + side))
-        if side != self.info.resolution:
-            square = square.resize((self.info.resolution,) * 2, Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
+        """RGB ``[3, resolution, resolution]`` in -1 .. 1, resized and cropped or padded as this kind wants it."""
+        return _scaled(self._coder.fit(picture.convert("RGB"), self.info.resolution))
 
-    @torch.inference_mode()
+    def to_shaped_pixels(self, picture: Image.Image, unit: int = 1) -> torch.Tensor:
+        """RGB ``[3, height, width]`` in -1 .. 1, in the picture's own shape: sides of a multiple of `unit` codes.
+
+        Raises:
+            ValueError: the tokenizer has one shape, or the picture is too long and thin.
+        """
+        if self.info.area is None:
+            raise ValueError(f"an image tokenizer of the kind {self.info.kind} has one shape of pictures")
+        size = (picture.height, picture.width)
+        height, width = fitted(size, unit * self.info.pixels_per_code, self.info.area)
+        return _scaled(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+
     def encode(self, pictures: Sequence[Image.Image], batch_size: int = 32) -> torch.Tensor:
         """Pictures to codes, int64 ``[N, h, w]`` on the CPU."""
-        height, width = self.info.grid
-        codes = []
+        codes = [torch.zeros(0, *self.info.grid, dtype=torch.long)]
         for start in range(0, len(pictures), batch_size):
-            pixels = torch.stack([self.to_pixels(picture) for picture in pictures[start : start + batch_size]])
-            codes.append(self._coder.encode(self.model, pixels.to(**self._placement)).reshape(-1, height, width).cpu())
-        return torch.cat(codes) if codes else torch.zeros(0, height, width, dtype=torch.long)
+            pixels = [self.to_pixels(picture) for picture in pictures[start : start + batch_size]]
+            codes.append(self.encode_pixels(torch.stack(pixels)))
+        return torch.cat(codes)
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What `to_pixels` gives, ``[N, 3, height, width]``, to codes, int64 ``[N, h, w]`` on the CPU."""
+        factor = self.info.pixels_per_code
+        height, width = pixels.shape[-2] // factor, pixels.shape[-1] // factor
+        codes = self._coder.encode(self.model, pixels.to(**self._placement))
+        return codes.reshape(-1, height, width).cpu()
 
     @torch.inference_mode()
     def decode(self, codes: torch.Tensor, batch_size: int = 32) -> list[Image.Image]:
@@ -122,11 +149,37 @@ class ImageTokenizer:
             pictures += [Image.fromarray(picture) for picture in array]
         return pictures
 
+    def preview(self, codes: Sequence[int], shape: tuple[int, int] | None = None) -> Image.Image:
+        """The whole rows of a picture of which the first codes are there, row by row; at least one row.
+
+        `shape`: of the whole picture, in codes (None: the usual one). What is missing is decoded as more of the last
+        row, which an image tokenizer's blur may let through at the edge.
+        """
+        height, width = shape or self.info.grid
+        rows = len(codes) // width
+        if not 0 < rows <= height:
+            raise ValueError(f"{len(codes)} codes are no rows of a picture of {height} x {width}")
+        grid = torch.tensor(list(codes[: rows * width])).reshape(rows, width)
+        grid = torch.cat([grid, grid[-1:].expand(height - rows, width)])
+        picture = self.decode(grid[None])[0]
+        return picture.crop((0, 0, picture.width, picture.height * rows // height))
+
+
+def _scaled(picture: Image.Image) -> torch.Tensor:
+    """Pixels of an RGB picture ``[3, height, width]`` in -1 .. 1."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """What ``preprocessor_config.json`` says; nothing without that file."""
+    path = folder / "preprocessor_config.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
 
 def _picture_size(folder: Path) -> int | None:
     """Side of a picture by ``preprocessor_config.json``; None without that file."""
-    path = folder / "preprocessor_config.json"
-    return int(json.loads(path.read_text())["size"]["height"]) if path.is_file() else None
+    size = _processor(folder).get("size")
+    return int(size["height"]) if size else None
 
 
 def _patch_size(in_channels: int) -> int:
@@ -137,12 +190,33 @@ def _patch_size(in_channels: int) -> int:
     return side
 
 
+def cropped(picture: Image.Image, side: int, filter: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    """The short side resized to `side`, then the central square: Chameleon's image processor does the same."""
+    width, height = (max(side, int(side * length / min(picture.size))) for length in picture.size)
+    if (width, height) != picture.size:
+        picture = picture.resize((width, height), filter)
+    left, top = (width - side) // 2, (height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
+
+
+def padded(picture: Image.Image, side: int, least: int = 14) -> Image.Image:
+    """The long side resized to `side`, in the middle of a grey square: Janus's image processor does the same."""
+    width, height = (max(round(length * side / max(picture.size)), least) for length in picture.size)
+    if (width, height) != picture.size:
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (side, side), (127, 127, 127))
+    square.paste(picture, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
 class _DiffusersVQ:
     """`diffusers.VQModel`.
 
     One with 3 s^2 input channels reads blocks of s x s pixels (space to depth). A picture that is larger than the
     model's `sample_size` is coded tile by tile.
     """
+
+    fit = staticmethod(cropped)
 
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -186,6 +260,8 @@ def join_tiles(tiles: torch.Tensor, side: int) -> torch.Tensor:
 
 
 class _JanusVQ:
+    fit = staticmethod(padded)
+
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from transformers import JanusVQVAE
@@ -203,6 +279,11 @@ class _JanusVQ:
 
 class _Emu3VQ:
     @staticmethod
+    def fit(picture: Image.Image, side: int) -> Image.Image:
+        """Emu3's own processor keeps the shape of a picture; the grid here is one square."""
+        return cropped(picture, side, Image.Resampling.BICUBIC)
+
+    @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from transformers import Emu3VQVAE
 
@@ -219,6 +300,8 @@ class _Emu3VQ:
 
 
 class _ChameleonVQ:
+    fit = staticmethod(cropped)
+
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from jam.codec.chameleon_vqgan import ChameleonVQGAN

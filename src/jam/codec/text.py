@@ -32,7 +32,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{source}: no tokenizer could be read ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{source}: no tokenizer could be read ({reason}); copy its files into {inner}") from None
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: the tokenizer has no eos_token; it is needed as </s>, which frames documents")
     return tokenizer
@@ -53,10 +54,10 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
-def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of ids; the inverse of `encode_text`."""
+def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], inside: bool = False) -> str:
+    """The text of ids; the inverse of `encode_text`. `inside`: they go on in a text, where every space is its own."""
     text = _inner_text(tokenizer, ids)
-    return text.removeprefix(" ") if _adds_space(tokenizer) else text
+    return text.removeprefix(" ") if _adds_space(tokenizer) and not inside else text
 
 
 def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -53,8 +53,8 @@ def make_parser(command: str, description: str, examples: str) -> Parser:
     )
 
 
-def add_placement(parser: Parser, dtype: bool = True) -> None:
-    """``--device`` and ``--dtype``, wherever a model is loaded."""
+def add_placement(parser: Parser, dtype: bool = True, device_map: bool = False) -> None:
+    """``--device`` and ``--dtype``, wherever a model is loaded; ``--device-map`` where it is loaded whole, to run."""
     parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, ...; default: a GPU if any")
     if dtype:
         parser.add_argument(
@@ -62,6 +62,13 @@ def add_placement(parser: Parser, dtype: bool = True) -> None:
             type=Literal["float32", "bfloat16", "float16"] | None,
             default=None,
             help="data type of the weights in memory; default: float32 on the CPU, else as stored",
+        )
+    if device_map:
+        parser.add_argument(
+            "--device_map",
+            type=Literal["auto"] | None,
+            default=None,
+            help="auto: layers that do not fit on the device wait in host memory or on disk (slower)",
         )
 
 
@@ -186,5 +193,7 @@ def _kind(hint: Any) -> str:
         return f"{', '.join(others)} or {last}" if others else last
     if isinstance(hint, type):
         return KINDS.get(hint, "")
+    if get_origin(hint) is tuple:
+        return f"[{', '.join(_kind(part) for part in get_args(hint))}]"
     kinds = [_kind(part) for part in get_args(hint) if part is not NoneType] if get_origin(hint) is not list else []
     return " or ".join(kinds) if all(kinds) else ""

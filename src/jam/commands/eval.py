@@ -27,7 +27,7 @@ def parser() -> Parser:
     made.add_argument("documents", nargs="+", type=Path, help="JSON-lines files")
     made.add_argument("--json", type=Path | None, default=None, help="write the report into this file too")
     made.add_argument("--batch_size", type=int, default=4, help="packed sequences in one forward")
-    add_placement(made)
+    add_placement(made, device_map=True)
     return made
 
 
@@ -36,7 +36,7 @@ def run(settings: Namespace) -> None:
     if settings.json is not None:
         require_folder_of(settings.json, "--json")
     total = count_documents(settings.documents)
-    model = load(settings.model, settings.device, settings.dtype)
+    model = load(settings.model, settings.device, settings.dtype, settings.device_map)
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("measuring", total=total, figures="")
         report = evaluate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -11,14 +11,17 @@ from rich.console import Console
 from jam.commands.arguments import Parser, add_placement, make_parser
 from jam.commands.files import require_folder_of
 from jam.commands.progress import progress_bar
+from jam.commands.settings import add_settings, chosen_settings
 from jam.documents import Document, Image, Text
-from jam.generation import GenerationSettings
+from jam.generation import Finished, GenerationSettings, ImageDone, ImageProgress, ImageStarted, TextPiece
 from jam.model import Model, load
 
 EXAMPLES = """
 jam generate runs/instruct/model "How do I draw a red house?" --out page.html
 jam generate model "How do I draw a red house?" --out page.md --guidance-scale 3.5 --top-p 0.9 --seed 1
+jam generate model "How do I draw a red house?" --begin "First" --min-images 3 --max-images 3
 """
+PICTURE = "[picture: give --out page.html to see it]"
 
 
 def parser() -> Parser:
@@ -27,62 +30,53 @@ def parser() -> Parser:
     made.add_argument("prompt", nargs="+", help="one question, or several for one page")
     page = "page to write or replace: .html or .md; default: text on stdout"
     made.add_argument("--out", type=Path | None, default=None, help=page)
-    for field in fields(GenerationSettings):
-        kind = {"max_images": int, "max_new_tokens": int, "seed": int}.get(field.name, float)
-        made.add_argument(
-            f"--{field.name}", type=kind | None, default=None, help=f"{HELP[field.name]}; default: the model's"
-        )
-    add_placement(made)
+    made.add_argument("--begin", type=str, default="", help="a text that every answer begins with")
+    add_settings(made)
+    add_placement(made, device_map=True)
     return made
-
-
-HELP = {
-    "max_new_tokens": "most tokens to write; a picture that would not fit whole is not begun",
-    "max_images": "most pictures to draw",
-    "temperature": "divides the logits; 0 takes the most probable token",
-    "top_p": "sample from the smallest set of tokens of at least this probability",
-    "image_temperature": "temperature of image tokens",
-    "image_top_p": "top-p of image tokens",
-    "guidance_scale": "classifier-free guidance on image tokens; 1 is none",
-    "seed": "the same seed gives the same document",
-}
 
 
 def run(settings: Namespace) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if settings.out is not None:
-        if settings.out.suffix not in (".html", ".md"):
-            raise ValueError(f"--out {settings.out}: the page must end in .html or .md")
-        require_folder_of(settings.out, "--out")
-    model = load(settings.model, settings.device, settings.dtype)
-    chosen = {
-        field.name: value
-        for field in fields(GenerationSettings)
-        if (value := getattr(settings, field.name)) is not None
-    }
-    if model.manifest.stage == "fused":
+        check_page(settings.out)
+    chosen = chosen_settings(settings)
+    GenerationSettings(**chosen)  # a mistake is named before the model is loaded
+    model = load(settings.model, settings.device, settings.dtype, settings.device_map)
+    if model.manifest.stage == "fused" and model.codec.vocabulary.layout is None:
         console.print(
             f"note: {settings.model} was fused and never aligned: it writes no <break>, so it begins no picture; "
             "align it with `jam train recipes/align.yaml`",
             markup=False,
         )
-    documents = answer(model, settings.prompt, replace(model.settings, **chosen), console)
-    page = Document(messages=[message for document in documents for message in document.messages])
-    page.extra = {"finish_reason": ", ".join(str(document.extra["finish_reason"]) for document in documents)}
-    if settings.out is None:
-        for document in documents:
-            show(document)
+    made, prompts = replace(model.settings, **chosen), settings.prompt
+    if len(prompts) == 1:
+        documents = [live(model, prompts[0], made, settings.begin, console, shown=settings.out is None)]
     else:
-        page.save(settings.out)
+        documents = answer(model, prompts, made, settings.begin, console)
+        for document in documents if settings.out is None else ():
+            show(document)
     for document in documents:
         extra = document.extra
         console.print(f"{extra['tokens']} tokens, {extra['images']} pictures, finished: {extra['finish_reason']}")
     if settings.out is not None:
+        page = Document(messages=[message for document in documents for message in document.messages])
+        page.extra = {"finish_reason": ", ".join(str(document.extra["finish_reason"]) for document in documents)}
+        page.save(settings.out)
         console.print(f"{settings.out}: the answer", markup=False)
 
 
-def answer(model: Model, prompts: list[str], settings: GenerationSettings, console: Console) -> list[Document]:
-    """Generate with a bar that counts tokens and pictures."""
+def check_page(path: Path) -> None:
+    """Raises ValueError unless a page can be written there."""
+    if path.suffix not in (".html", ".md"):
+        raise ValueError(f"--out {path}: the page must end in .html or .md")
+    require_folder_of(path, "--out")
+
+
+def answer(
+    model: Model, prompts: list[str], settings: GenerationSettings, begin: str, console: Console
+) -> list[Document]:
+    """Answer all questions in one batch, with a bar that counts tokens and pictures."""
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("writing", total=None, figures="")
 
@@ -90,7 +84,38 @@ def answer(model: Model, prompts: list[str], settings: GenerationSettings, conso
             tokens = sum(len(row.new_ids) for row in rows)
             progress.update(task, completed=tokens, figures=f"{sum(row.images for row in rows)} pictures")
 
-        return model.generate_all(prompts, settings, on_step)
+        return model.generate_all(prompts, settings, on_step, begin)
+
+
+def live(
+    model: Model, prompt: str, settings: GenerationSettings, begin: str, console: Console, shown: bool
+) -> Document:
+    """Answer one question with a bar for every picture; with `shown` its text comes on stdout while it is written."""
+
+    def say(text: str, end: str = "") -> None:
+        if shown:
+            print(text, end=end, flush=True)
+
+    events = model.stream(prompt, begin, **asdict(settings))
+    say(prompt, "\n")
+    say(begin)
+    with progress_bar(console, transient=True) as progress:
+        for event in events:
+            match event:
+                case TextPiece():
+                    say(event.text)
+                case ImageStarted():
+                    task = progress.add_task(f"picture {event.index + 1}", total=None, figures="")
+                case ImageProgress():
+                    progress.update(task, completed=event.done, total=event.total)
+                case ImageDone():
+                    progress.remove_task(task)
+                    say(f"\n{PICTURE}\n")
+                case Finished():
+                    say("", "\n")
+                    assert event.document is not None
+                    return event.document
+    raise AssertionError("a stream ends with Finished")
 
 
 def show(document: Document) -> None:
@@ -99,4 +124,4 @@ def show(document: Document) -> None:
         if isinstance(part, Text):
             print(part.text.strip())
         elif isinstance(part, Image):
-            print("[picture: give --out page.html to see it]")
+            print(PICTURE)

@@ -142,6 +142,8 @@ def _figure(value: float | None) -> str:
 def last_line(proof: Proof) -> str:
     """The verdict in words."""
     difference = f"greatest difference of logits {proof.max_logit_difference:.3g}"
+    if proof.verdict == EXACT and proof.interpolated:
+        return f"exact under interpolated positions ({', '.join(proof.interpolated)}): {difference}"
     if proof.verdict == EXACT:
         return f"exact: {difference}; nothing of either parent was lost"
     if proof.verdict == NOT_PROMISED:

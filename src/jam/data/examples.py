@@ -22,12 +22,14 @@ class Objective:
         unconditional_rate: probability that a captioned picture masks exactly its whole text (guidance needs it).
         sentinel_weight: weight of predicting a sentinel inside the source (1 in the authors' code, 0 in the CM3 paper).
         image_weight: weight of image tokens against text tokens.
+        part_rate: probability that a document masks exactly one whole part, a picture or a text (to fill gaps).
     """
 
     cm3: bool = True
     unconditional_rate: float = 0.1
     sentinel_weight: float = 0.0
     image_weight: float = 1.0
+    part_rate: float = 0.0
 
 
 PLAIN = Objective(cm3=False, unconditional_rate=0.0)
@@ -53,6 +55,8 @@ def draw_spans(
     spans: list[cm3.Span] = []
     if encoded.answer_start == 1 and rng.random() < objective.unconditional_rate:
         spans = cm3.text_spans(encoded.ids, vocabulary)
+    if objective.part_rate and not spans and rng.random() < objective.part_rate:
+        spans = cm3.part_span(encoded.ids, vocabulary, rng, encoded.answer_start)
     if objective.cm3 and not spans:
         spans = cm3.draw_spans(encoded.ids, vocabulary, rng, encoded.answer_start)
     return spans
@@ -65,10 +69,11 @@ def example_length(encoded: Encoded, spans: Sequence[cm3.Span], vocabulary: Voca
     masked = plain + 3 * len(spans) + (bool(spans) and ids[-1] != vocabulary.eos_id)
     if masked <= limit:
         return masked
-    stays = np.asarray(ids)
+    stays = np.zeros(len(ids), dtype=bool)
+    stays[cm3.text_places(ids[encoded.answer_start :], vocabulary) + encoded.answer_start] = True
     for left, right in spans:
-        stays[left:right] = vocabulary.eos_id  # what is relocated is not cut
-    return limit if len(cm3.text_places(stays[encoded.answer_start :], vocabulary)) > masked - limit else plain
+        stays[left:right] = False  # what is relocated is not cut
+    return limit if stays.sum() > masked - limit else plain
 
 
 def make_example(
@@ -84,8 +89,9 @@ def label(
     """Mask spans of one document and make its labels.
 
     The question (ids before `answer_start`) has weight 0, and so has what is no fact about documents: the sentinels
-    that open relocated spans (the grammar forces them), the ``</s>`` where a masked piece was closed early, because
-    it goes on elsewhere, and what stands behind a cut. `limit`: the most positions the example may have.
+    that open relocated spans (the grammar forces them), frames of images behind their first token, the ``</s>`` where a
+    masked piece was closed early, because it goes on elsewhere, and what stands behind a cut. `limit`: the most
+    positions the example may have.
     """
     vocabulary = grammar.vocabulary
     ids, start = encoded.ids, encoded.answer_start
@@ -103,7 +109,7 @@ def label(
     is_image = (targets >= vocabulary.image_start) & (targets < vocabulary.control_start)
     weights = np.where(is_image, objective.image_weight, 1.0).astype(np.float32)
     weights[: start - 1] = 0.0
-    weights[states == State.CLOSED] = 0.0
+    weights[(states == State.CLOSED) | (states == State.FRAME)] = 0.0
     in_source = (states == State.TEXT) | (states == State.MASKED_IMAGE)
     weights[in_source & (targets >= vocabulary.sentinel_start)] = objective.sentinel_weight
     if closed_early:

@@ -22,7 +22,7 @@ from jam.data.packing import Batch, assign, collate
 from jam.data.source import Source
 from jam.grammar import Grammar
 
-SEQUENCES_PER_WINDOW = 64
+SEQUENCES_PER_WINDOW = 256  # documents of so many sequences are packed together: more leave less padding
 
 
 @dataclass(frozen=True)

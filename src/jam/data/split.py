@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jam.cm3 import Span, segments
+from jam.cm3 import Span, parts
 from jam.codec import Encoded
 from jam.vocabulary import Vocabulary
 
@@ -31,8 +31,8 @@ def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Sp
     ids, start = encoded.ids, encoded.answer_start
     if len(ids) <= limit:
         return [(start, len(ids))]
-    parts = segments(ids, vocabulary, start)
-    tail = len(ids) - (parts[-1][1] if parts else start)
+    found = parts(ids, vocabulary, start)
+    tail = len(ids) - (found[-1][1] if found else start)
     room = limit - start - tail
     if room < 1:
         raise ValueError(f"a question of {start} ids leaves no room for its answer in a context of {limit}")
@@ -42,7 +42,7 @@ def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Sp
 
     spans: list[Span] = []
     body: Span | None = None  # of the piece that is being filled
-    for unit in _units(parts, ids, vocabulary):
+    for unit in _units(found, ids, vocabulary):
         longer = (body[0] if body else unit[0][0], unit[-1][1])
         if size(longer) <= room:
             body = longer
@@ -55,7 +55,7 @@ def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Sp
             if body and size(longer) > room:
                 spans.append(body)
                 longer = part
-            if vocabulary.is_image(ids[part[0]]) and size(longer) > room:
+            if vocabulary.begins_image(ids[part[0]]) and size(longer) > room:
                 raise ValueError(
                     f"an image of {part[1] - part[0]} tokens behind a question of {start} ids does not fit "
                     f"into a context of {limit}"
@@ -72,7 +72,7 @@ def _units(parts: list[Span], ids: list[int], vocabulary: Vocabulary) -> list[li
     """Texts, each with the picture behind it, and pictures without a text."""
     units: list[list[Span]] = []
     for part in parts:
-        if units and vocabulary.is_image(ids[part[0]]) and not vocabulary.is_image(ids[units[-1][-1][0]]):
+        if units and vocabulary.begins_image(ids[part[0]]) and not vocabulary.begins_image(ids[units[-1][-1][0]]):
             units[-1].append(part)
         else:
             units.append([part])

@@ -10,7 +10,8 @@ from rich.console import Console
 from jam.codec.text import encode_text
 from jam.commands.progress import progress_bar
 from jam.documents import Document
-from jam.generation import Engine, GenerationSettings
+from jam.generation import GenerationSettings
+from jam.generation import Request as GenerationRequest
 from jam.model import Model
 from jam.tutorials.checker import Verdict, check_answer, picture_shows
 from jam.tutorials.scenes import Scene
@@ -74,9 +75,10 @@ def pictures_from_captions(model: Model, captions: Sequence[tuple[str, Scene]], 
         [vocabulary.eos_id, *encode_text(codec.tokenizer, caption), vocabulary.break_id] for caption, _ in captions
     ]
     one_picture = replace(settings, max_new_tokens=codec.grammar.image_tokens + 1)
-    model.joint.eval()
     verdicts = []
-    generations = Engine(model.joint).run(prompts, one_picture)
+    generations = model.run(
+        [GenerationRequest(prompt, one_picture.for_row(index)) for index, prompt in enumerate(prompts)]
+    )
     for generation, (_, scene) in zip(generations, captions, strict=True):
         document = codec.decode([*generation.prompt_ids, *generation.new_ids[: codec.grammar.image_tokens]])
         verdicts.append(picture_shows(document.images[0].load(), scene))

@@ -37,6 +37,7 @@ from jam.fusion import Parent
 from jam.fusion.hub import locate
 from jam.grammar import Grammar
 from jam.models import CrossConfig, JointModel
+from jam.models.towers import decoder_config
 from jam.vocabulary import ParentRows
 
 ROLES = ("text", "image")
@@ -66,6 +67,7 @@ class Proof:
         text, image: what was kept of each parent on its modality.
         behind_pictures: text behind pictures.
         changed_tensors: by role, tensors of a parent that its tower has not, where that is promised.
+        interpolated: by role, (from, to) how many positions a parent's were interpolated, by fusion as for this proof.
         notes: what a reader should know.
     """
 
@@ -82,6 +84,7 @@ class Proof:
     image: Kept
     behind_pictures: Behind
     changed_tensors: dict[str, list[str]] = field(default_factory=dict)
+    interpolated: dict[str, tuple[int, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -232,12 +235,13 @@ def verify(
     """
     manifest, reader = Manifest.load(folder), CheckpointReader(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    vocabulary = grammar.vocabulary
-    pieces = [
-        piece for document in documents for piece in split(document, config.max_position_embeddings + 1, vocabulary)
-    ]
+    vocabulary, context = grammar.vocabulary, decoder_config(config).max_position_embeddings
+    pieces = [piece for document in documents for piece in split(document, context + 1, vocabulary)]
     samples = _Samples.of(pieces, grammar)
     found = {role: find_parent(folder, manifest, role, (parents or {}).get(role), say) for role in ROLES}
+    if isinstance(config, CrossConfig):
+        lengths = {"text": config.text_config, "image": config.image_config}
+        found = {role: one.stretched(lengths[role].max_position_embeddings) for role, one in found.items()}
     stored = next(info.dtype for info in reader.infos.values() if info.dtype.is_floating_point)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored)
     rows = _rows(folder, manifest, config)
@@ -264,6 +268,11 @@ def verify(
         image=image,
         behind_pictures=behind,
         changed_tensors=changed,
+        interpolated={
+            role: (one.trained_context, one.config.max_position_embeddings)
+            for role, one in found.items()
+            if one.trained_context is not None
+        },
         notes=_notes(found, stored, dtype, samples),
     )
 
@@ -280,8 +289,10 @@ def find_parent(
     if entry is None:
         raise ValueError(f"{folder}: its manifest names no {role} parent; give a folder that `jam fuse` wrote")
     place = given or entry.get("source")
-    if place is not None:
-        place = locate(place, role)
+    try:
+        place = None if place is None else locate(place, role)
+    except ValueError as error:
+        raise ValueError(str(error) if given else f"{error}; name where it lies with --{role}") from None
     if place is None or not place.is_dir():
         where = f"there is no folder {place}" if place else "the manifest does not say where it is"
         raise ValueError(f"the {role} parent {entry['name']} is not found: {where}; name its folder with --{role}")
@@ -308,6 +319,11 @@ def _rows(folder: str | Path, manifest: Manifest, config: PretrainedConfig) -> d
 def _notes(parents: Mapping[str, Parent], stored: torch.dtype, dtype: torch.dtype, samples: _Samples) -> list[str]:
     notes = []
     for role, parent in parents.items():
+        if parent.trained_context is not None:
+            notes.append(
+                f"positions of the {role} parent were interpolated from {parent.trained_context:,} to "
+                f"{parent.config.max_position_embeddings:,}: it is run with the same ones, not as it was trained"
+            )
         if dtype.itemsize > stored.itemsize and parent.dtype.itemsize > stored.itemsize:
             names = [str(one).removeprefix("torch.") for one in (parent.dtype, stored)]
             notes.append(

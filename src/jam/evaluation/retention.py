@@ -141,9 +141,13 @@ def trace(network: Network, samples: Sequence[Sample], tower: JointTower | None 
 def drop_all_but_heads(network: nn.Module) -> None:
     """Free what a network needs no more when it has traced all samples."""
     for module in list(network.modules()):
+        if isinstance(module, SingleStream):
+            module.forget_whole()
         if isinstance(module, Tower):
             module.take(module.family.layers)
             module.take(module.family.embedding)
+            if isinstance(module, JointTower):
+                module.text_input = None
         elif isinstance(module, CrossForCausalLM):
             module.to_text, module.to_image = nn.ModuleList(), nn.ModuleList()
 

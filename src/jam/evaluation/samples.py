@@ -37,7 +37,7 @@ def text_of(ids: Sequence[int], grammar: Grammar, start: int = 1) -> Sample | No
         start: index in `ids` of the first target that is measured (`Encoded.answer_start`).
     """
     array, vocabulary = np.asarray(ids), grammar.vocabulary
-    kept = np.flatnonzero(array < vocabulary.text_size)
+    kept = grammar.text_places(array)
     measured = np.flatnonzero(kept >= start)
     if not (array[kept[measured]] != vocabulary.eos_id).any():
         return None
@@ -58,7 +58,7 @@ def text_behind_pictures(ids: Sequence[int], grammar: Grammar, start: int = 1) -
     """
     array, states = np.asarray(ids), grammar.state_array(ids)
     pictures = np.flatnonzero(states == State.IMAGE)
-    kept = np.flatnonzero(array < grammar.vocabulary.text_size)
+    kept = grammar.text_places(array)
     first = max(pictures[0], start - 1) if len(pictures) else len(array)
     behind = kept[(kept > first) & (states[kept] == State.TEXT)]
     if not len(behind):

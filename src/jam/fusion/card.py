@@ -23,6 +23,7 @@ It is fused and not trained since: until it is aligned with `jam train`, it begi
 | fusion | {fusion} |
 | class | `{architecture}`, {parameters:,} parameters, {bytes} |
 | vocabulary | {v.text_size:,} text, {v.image_size:,} image, {v.control_size:,} control |
+| layout of documents | {layout} |
 | opened by | {opened_by} |
 
 ## Parents
@@ -68,6 +69,7 @@ def model_card(
         parameters=plan.parameters,
         bytes=format_bytes(plan.bytes),
         v=plan.vocabulary,
+        layout=plan.vocabulary.layout.name if plan.vocabulary.layout is not None else "paper",
         opened_by="`jam`" if plan.method == "cross" else "`transformers`, and `jam` for documents",
         parents="\n".join(rows),
         notes="".join(f"\nNote: {note}.\n" for note in plan.notes),

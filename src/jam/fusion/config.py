@@ -28,10 +28,14 @@ class FuseConfig:
         method: cross, uniform or width.
         every: cross: exchange after layers 0, every, 2 every, ...; 0 for no cross blocks.
         readout: cross: "exact" loses nothing of the parents, "paper" is the paper's one softmax.
+        context: cross: longest sequence, if not that of the parent with the shorter ones; positions
+            of a parent that has fewer are interpolated.
         init: width: what fills the blocks off the diagonal.
         weight: uniform: share of the text parent in what both have, 0 to 1.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
         image_codes: number of image codes, for a plan without image tokenizer.
+        layout: of documents: "family" is that of the image parent's family, if it has one and the tokenizer
+            its tokens; "paper"; or a layout's name.
         image_start: row of the first image code in the image parent's table; default: where names of
             tokens or the sizes of the tables say.
         dtype: data type of the result; default: the parents'.
@@ -48,11 +52,13 @@ class FuseConfig:
     method: Method = "cross"
     every: int = 2
     readout: Readout = "exact"
+    context: int | None = None
     init: Init = "copy"
     weight: float = 0.5
     sentinels: int | None = None
     image_codes: int | None = None
     image_start: int | None = None
+    layout: str = "family"
     dtype: DTypeName | None = None
     shard_mb: float = 2000
     plan: bool = False

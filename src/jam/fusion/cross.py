@@ -13,7 +13,8 @@ from torch import Tensor
 from jam.fusion.config import Readout
 from jam.fusion.pair import Pair
 from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
-from jam.fusion.rows import merged_table, repeated_mean
+from jam.fusion.positions import StretchedPositions
+from jam.fusion.rows import merged_table, piece_means, repeated_mean
 from jam.fusion.skeleton import Shape, tensor_shapes
 from jam.fusion.tables import ExtendedTable, Table, block_rows
 from jam.models.cross import CrossForCausalLM
@@ -44,9 +45,30 @@ def cross(pair: Pair, every: int = 2, readout: Readout = "exact", seed: int = 0)
         shapes = tensor_shapes(CrossForCausalLM(config))
     rule = _Rule(pair, config, seed)
     tensors = (PlannedTensor(name, shape, pair.dtype, *rule(name, shape)) for name, shape in shapes.items())
-    notes = list(pair.notes)
+    notes, counts = list(pair.notes), None
+    if pair.pieces is not None:
+        counts = pair.pieces.counts() if readout == "exact" else None
+        notes.append(f"the parents' tokenizers differ ({pair.apart}); {_how_text_is_read(counts)}")
     return FusionPlan(
-        "cross", config, CrossForCausalLM.__name__, tuple(tensors), pair.vocabulary, pair.image_grid, None, notes
+        "cross",
+        config,
+        CrossForCausalLM.__name__,
+        tuple(tensors),
+        pair.vocabulary,
+        pair.image_grid,
+        None,
+        notes,
+        counts,
+    )
+
+
+def _how_text_is_read(counts: dict[str, int] | None) -> str:
+    if counts is None:
+        return "the readout paper has one embedding: the image tower reads the text parent's rows too"
+    return (
+        "the image tower reads the text parent's tokens through its own tokenizer's pieces of the same strings: "
+        f"{counts['exact']:,} tokens are one token there too, {counts['by_pieces']:,} are the mean of their pieces, "
+        f"{counts['not_at_all']:,} have none and begin at its mean row"
     )
 
 
@@ -87,14 +109,20 @@ class _Rule:
         parent = self.pair.parent(role)
         if name.startswith("model."):
             return self._copy(role, name.removeprefix("model."))
-        index = self.pair.text_index if role == "text" else self.pair.image_index
-        tables = {"absent_input": parent.skeleton.input_table, "absent_output": parent.skeleton.output_table}
-        own = index[index < parent.skeleton.shapes[tables[name]][0]]  # a head without image codes has fewer rows
-        sources, _, _ = self._copy(role, tables[name])
+        source = parent.skeleton.output_table if name == "absent_output" else parent.skeleton.input_table
+        read = self.pair.read_rows(role)
+        own = read[read < parent.skeleton.shapes[source][0]]  # a head without image codes has fewer rows
+        sources, _, _ = self._copy(role, source)
 
         def compute(*found: Table) -> Iterator[Tensor]:
-            return repeated_mean(self._table(role, tables[name], found), index_V=own, rows=shape[0])
+            table = self._table(role, source, found)
+            if name == "text_input":
+                assert self.pair.pieces is not None
+                return piece_means(table, pieces=self.pair.pieces, read=own)
+            return repeated_mean(table, index_V=own, rows=shape[0])
 
+        if name == "text_input":
+            return sources, "mean of the rows of a token's pieces, the parent's mean row where it has none", compute
         return sources, "the parent's mean row", compute
 
     def _copy(self, role: str, name: str) -> Step:
@@ -102,6 +130,8 @@ class _Rule:
         made = self.pair.parent(role).made.get(name)
         if made is None:
             return (Source(role, name),), "copy", Table.stored_blocks
+        if isinstance(made, StretchedPositions):
+            return (Source(role, name),), made.operation, made.blocks
         sources = tuple(Source(role, source) for source in made.sources)
         return sources, made.operation, lambda *found: self._table(role, name, found).stored_blocks()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from jam.fusion.image_tokens import image_rows, image_tokens, vocabularies
 from jam.fusion.parents import Parent
+from jam.models.towers import family_of
 from jam.vocabulary import ParentRows, ranges
 
 CodebookInfo = tuple[int, tuple[int, int]]
@@ -72,17 +75,84 @@ def find_rows(
     if image.rows is None and image_start is None:
         named = image_rows(image.whole_config, image.tokenizer, image_size, image.vocab_size)
     if named is not None:
-        return _named_rows(text, image_size, named, plan_only)
+        return _named_rows(text, image, image_size, named, plan_only)
     start = _first_row(text, image, image_size, notes) if image_start is None else image_start
     text_rows = _text_rows(text, image, image_size, start, plan_only)
-    told = image_start is not None
-    rows = image.rows or _image_rows(text_rows.text_size, text, image, image_size, start, told)
+    told = image_start is not None or _written_by_a_module(image)
+    rows = image.rows or _image_rows(_shared_size(text_rows, text, image), text, image, image_size, start, told)
+    _require_told(rows, image_start)
+    return text_rows, rows
+
+
+def find_rows_apart(
+    text: Parent, image: Parent, image_size: int, image_start: int | None, notes: list[str]
+) -> tuple[ParentRows, ParentRows]:
+    """As `find_rows`, of parents whose tokenizers differ: text is the text parent's alone.
+
+    Without manifest, `image_start` and names, image codes begin behind the ids of the image parent's tokenizer.
+
+    Raises:
+        ValueError: as `find_rows`.
+    """
+    text_rows = replace(text.rows or ParentRows(_text_size(text, None)), image_start=None, image_rows=None)
+    named = None
+    if image.rows is None and image_start is None:
+        named = image_rows(image.whole_config, image.tokenizer, image_size, image.vocab_size)
+    if named is not None:
+        rows = ParentRows.of_codes(0, named.tolist())
+    else:
+        rows = image.rows or ParentRows(0, _first_row_apart(image, image_size, image_start, notes))
+        _require_told(rows, image_start)
+    if rows.image_start == 0 or (image.rows is not None and rows.text_size == 0):  # it reads codes only
+        return text_rows, rows
+    manifest = image.manifest.vocabulary if image.manifest else None
+    eos_row = manifest["eos_id"] if manifest else image.tokenizer.eos_token_id  # type: ignore[union-attr]
+    return text_rows, replace(rows, text_size=0, eos_row=eos_row, made_text=True)
+
+
+def _first_row_apart(image: Parent, image_size: int, image_start: int | None, notes: list[str]) -> int:
+    """The row of code 0, in a table without names that shares no text with another."""
+    last, own = image.vocab_size - image_size, image.text_tokens.size
+    if image_start is not None:
+        if not 0 <= image_start <= last:
+            raise _not_within(image, image_size, image_start)
+        return image_start
+    if last in (0, own) or _written_by_a_module(image):
+        return last
+    if own > last:
+        raise ValueError(
+            f"where the image codes begin is not clear: the last {image_size} of the image parent's {image.vocab_size} "
+            f"rows begin at row {last}, among the {own} ids of its tokenizer; name the row of image code 0 with "
+            "--image-start"
+        )
+    notes.append(_behind_tokenizer(own, image_size))
+    return own
+
+
+def _require_told(rows: ParentRows, image_start: int | None) -> None:
     if image_start not in (None, rows.image_start):
         raise ValueError(
             f"the image parent's manifest says that its codes begin at row {rows.image_start}, --image-start "
             f"says {image_start}; leave the option out"
         )
-    return text_rows, rows
+
+
+def _not_within(image: Parent, image_size: int, start: int) -> ValueError:
+    return ValueError(
+        f"--image-start {start}: {image_size} image codes from there on are not within the {image.vocab_size} rows "
+        "of the image parent"
+    )
+
+
+def _behind_tokenizer(own: int, image_size: int) -> str:
+    return f"image codes are rows {own:,} to {own + image_size - 1:,} of the image parent, behind its tokenizer's"
+
+
+def _shared_size(text_rows: ParentRows, text: Parent, image: Parent) -> int:
+    """Text ids that are the image parent's too: all, but for those that only the text parent's tokenizer has."""
+    if text.tokenizer is None or image.tokenizer is None:
+        return text_rows.text_size
+    return min(text_rows.text_size, text.text_tokens.size, image.text_tokens.size)
 
 
 def find_text_image_ids(
@@ -103,7 +173,7 @@ def find_text_image_ids(
                 f"row {row} is {ours} by the names of the text parent's tokens and {theirs} by those of the image "
                 "parent's; the parents must share a vocabulary; choose parents that do"
             )
-    for parent in (text, image):
+    for parent in (text,) if image_rows.made_text else (text, image):
         manifest = parent.manifest.vocabulary if parent.manifest else None
         for first, end in (manifest or {}).get("text_image_ids", ()):
             ids |= set(range(first, end))
@@ -120,25 +190,32 @@ def _names(parent: Parent, text_size: int) -> dict[int, int]:
     }
 
 
-def _named_rows(text: Parent, image_size: int, named: Tensor, plan_only: bool) -> tuple[ParentRows, ParentRows]:
-    text_size = _text_size(text, text.vocab_size if plan_only else None)
+def _named_rows(
+    text: Parent, image: Parent, image_size: int, named: Tensor, plan_only: bool
+) -> tuple[ParentRows, ParentRows]:
+    one_size = text.vocab_size == image.vocab_size
+    text_size = _text_size(text, text.vocab_size if plan_only or one_size else None)
     own = image_rows(text.whole_config, text.tokenizer, image_size, text.vocab_size)
     text_rows = ParentRows(text_size) if own is None else ParentRows.of_codes(text_size, own.tolist())
-    return text.rows or text_rows, ParentRows.of_codes(text_size, named.tolist())
+    text_rows = text.rows or text_rows
+    return text_rows, ParentRows.of_codes(_shared_size(text_rows, text, image), named.tolist())
 
 
 def _first_row(text: Parent, image: Parent, image_size: int, notes: list[str]) -> int:
     """The row of code 0 in a table without names; that it makes sense is left to `_image_rows`."""
     last = image.vocab_size - image_size
-    own = len(image.tokenizer) if image.tokenizer is not None else None
-    if image.rows or last in (0, text.vocab_size) or own is None or own >= last:
+    own = image.text_tokens.size if image.tokenizer is not None else None
+    if image.rows or _written_by_a_module(image) or last in (0, text.vocab_size) or own is None or own >= last:
         return last
     if own < text.vocab_size <= last:  # behind the text parent's table there would be room as well
         return last
-    notes.append(
-        f"image codes are rows {own:,} to {own + image_size - 1:,} of the image parent, behind its tokenizer's"
-    )
+    notes.append(_behind_tokenizer(own, image_size))
     return own
+
+
+def _written_by_a_module(image: Parent) -> bool:
+    """Whether image codes are no rows of the head, so that they are the embedding's last rows (Janus)."""
+    return family_of(image.config).image_head is not None
 
 
 def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int, plan_only: bool) -> ParentRows:
@@ -146,17 +223,15 @@ def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int, p
         return text.rows
     one_vocabulary = image.rows is None and text.vocab_size == image.vocab_size and image_size > 0
     assumed = image_start if one_vocabulary else text.vocab_size
-    text_size = _text_size(text, assumed if plan_only else None)
-    return ParentRows(text_size, image_start if one_vocabulary else None)
+    text_size = _text_size(text, assumed if plan_only or one_vocabulary else None)
+    has_codes = one_vocabulary and image_start >= text_size
+    return ParentRows(text_size, image_start if has_codes else None)
 
 
 def _image_rows(text_size: int, text: Parent, image: Parent, image_size: int, start: int, told: bool) -> ParentRows:
     """Rows of an image parent without manifest, whose codes begin at row `start`; `told`: the user says so."""
     if told and not 0 <= start <= image.vocab_size - image_size:
-        raise ValueError(
-            f"--image-start {start}: {image_size} image codes from there on are not within the {image.vocab_size} rows "
-            "of the image parent"
-        )
+        raise _not_within(image, image_size, start)
     if start == 0:
         return ParentRows(0, 0)
     if told and start < text_size:
@@ -166,7 +241,8 @@ def _image_rows(text_size: int, text: Parent, image: Parent, image_size: int, st
             f"the image parent has {image.vocab_size} rows, which are neither {text_size} text ids and {image_size} "
             "image codes nor image codes alone; describe its rows in a manifest.json, or give its own image tokenizer"
         )
-    if not told and start not in (text_size, text.vocab_size):
+    own = image.text_tokens.size if image.tokenizer is not None else text_size
+    if not told and start not in (text_size, text.vocab_size, own):
         raise ValueError(
             f"where the image codes begin is not clear: the last {image_size} of the image parent's {image.vocab_size} "
             f"rows begin at row {start}, but the text ids end at {text_size} and the text parent's table at "
@@ -184,7 +260,8 @@ def _text_size(text: Parent, assumed: int | None) -> int:
         return assumed
     if text.tokenizer is None:
         raise ValueError(
-            f"the text parent {text.folder} has no tokenizer, neither in the folder nor in tokenizer/; copy its files "
+            f"the text parent {text.folder} has no tokenizer, neither in the folder nor in tokenizer/, and its "
+            "table is not as long as the image parent's: what its rows mean is not clear; copy the tokenizer's files "
             "there"
         )
     text_size = len(text.tokenizer)

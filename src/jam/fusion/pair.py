@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_text_image_ids
-from jam.fusion.parents import Parent, require_same_tokenizer
+from jam.fusion.documents import find_layout
+from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_rows_apart, find_text_image_ids
+from jam.fusion.parents import Parent
+from jam.fusion.pieces import Pieces, find_pieces
+from jam.fusion.tokenizers import difference
+from jam.layout import ImageLayout
 from jam.vocabulary import DEFAULT_SENTINELS, ParentRows, Vocabulary
 
 # What must agree where tensors of both parents are combined; names that a config lacks are skipped.
@@ -54,6 +58,9 @@ class Pair:
         image_grid: (height, width) of an image in tokens; None in a plan that doesn't know it.
         dtype: data type of the result.
         notes: what was assumed.
+        apart: how the parents' tokenizers differ, in words; None where the image parent reads text by the same ids, or
+            not at all.
+        pieces: its rows that stand for the text ids where they differ.
     """
 
     text: Parent
@@ -64,6 +71,8 @@ class Pair:
     image_grid: tuple[int, int] | None
     dtype: torch.dtype
     notes: list[str]
+    apart: str | None = None
+    pieces: Pieces | None = None
 
     def parent(self, role: str) -> Parent:
         return {"text": self.text, "image": self.image}[role]
@@ -87,6 +96,21 @@ class Pair:
             )
         return index
 
+    def read_rows(self, role: str) -> Tensor:
+        """The rows of a parent that the joint vocabulary has, in joint order, and those of pieces of text ids, long."""
+        index = self.text_index if role == "text" else self.image_index
+        if role == "text" or self.pieces is None:
+            return index[index >= 0]
+        return torch.cat([index[index >= 0], self.pieces.rows]).unique()
+
+    def require_one_tokenizer(self, method: str) -> None:
+        """Raises ValueError unless both parents read text by the same ids."""
+        if self.apart is not None:
+            raise ValueError(
+                f"the parents' tokenizers differ: {self.apart}; {method} fusion needs one tokenizer, since both "
+                "parents' rows of a token become one; cross (--method cross) does not"
+            )
+
     def require_one_shape(self, method: str) -> None:
         """Raises ValueError unless both parents have the same architecture and shape."""
         fields = list(SHAPE_FIELDS)
@@ -108,7 +132,9 @@ def join(
     image_codes: int | None = None,
     image_start: int | None = None,
     sentinels: int | None = None,
+    layout: str = "family",
     dtype: torch.dtype | None = None,
+    context: int | None = None,
     plan_only: bool = False,
 ) -> Pair:
     """Find the joint vocabulary of two parents.
@@ -121,36 +147,111 @@ def join(
         image_codes: number of image codes, when there is no image tokenizer to tell.
         image_start: the image parent's row of image code 0, when there is no manifest to tell.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
+        layout: of documents (see `find_layout`).
         dtype: data type of the result; default: the parents', the wider of two.
+        context: longest sequence; default: that of the parent with the shorter ones.
         plan_only: guess from the configs what is not known, and note it, instead of refusing.
 
     Raises:
         ValueError: the parents don't fit together, or (unless `plan_only`) do not tell enough.
     """
     notes: list[str] = []
+    text = _with_tokenizer(text, image, plan_only, notes)
+    text, image = _at_context(text, image, context, notes)
     image_size = find_image_size(text, image, image_tokenizer, image_codes, plan_only, notes)
-    text_rows, image_rows = find_rows(text, image, image_size, image_start, plan_only, notes)
-    if image_rows.text_size == 0:
+    known_tokenizers = text.tokenizer is not None and image.tokenizer is not None
+    apart = difference(text.text_tokens, image.text_tokens) if known_tokenizers else None
+    if apart is None:
+        text_rows, image_rows = find_rows(text, image, image_size, image_start, plan_only, notes)
+    else:
+        text_rows, image_rows = find_rows_apart(text, image, image_size, image_start, notes)
+    if image_rows.text_size == 0 and not image_rows.made_text:
+        apart = None
         notes.append("the image parent has image rows only: it reads text through one learned vector")
-    elif text.tokenizer and image.tokenizer:
-        require_same_tokenizer(text.tokenizer, image.tokenizer)
-    elif not plan_only:
+    elif text.tokenizer and not known_tokenizers and not plan_only:
         notes.append("the image parent has no tokenizer: that its text ids are the text parent's was not checked")
+    _note_extra_tokens(text_rows, image_rows, notes)
     known = [parent.manifest.vocabulary for parent in (image, text) if parent.manifest and parent.manifest.vocabulary]
     if sentinels is None:
         sentinels = next((vocabulary["sentinels"] for vocabulary in known), DEFAULT_SENTINELS)
     named = find_text_image_ids(text, image, text_rows, image_rows)
-    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named)
-    for values in known:
-        _require_same_text(values, vocabulary)
+    reads_text, frames = image_rows.text_size > 0 or image_rows.made_text, None
+    if image_size and reads_text:
+        frames = find_layout(text, image, apart is None, layout, plan_only, notes)
+    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named, frames)
+    for parent in (text,) if apart else (text, image):
+        if parent.manifest and parent.manifest.vocabulary:
+            _require_same_text(parent.manifest.vocabulary, vocabulary)
+    pieces = find_pieces(text, image, vocabulary.text_size) if image_rows.made_text else None
+    if pieces is not None and pieces.rows.numel() and pieces.rows.max() >= image.vocab_size:
+        raise ValueError(
+            f"the tokenizer of the image parent {image.folder} has the id {int(pieces.rows.max())}, its model "
+            f"{image.vocab_size} rows; resize the model's embeddings first"
+        )
     grid = _image_grid(image, image_tokenizer)
     if grid is None and not plan_only:
         raise ValueError("how many tokens an image has is not known; give the image tokenizer with --image-tokenizer")
+    if frames is not None and grid is not None:
+        frames.write_opening(grid)  # refuses a size that it cannot write
+    room = min(parent.config.max_position_embeddings for parent in (text, image))
+    if grid is not None and 1 + _length(grid, frames) > room:  # a picture behind the document's first id
+        notes.append(
+            f"a picture has {grid[0] * grid[1]:,} tokens and does not fit into the context of {room:,}; --context "
+            "interpolates positions"
+        )
     for parent in (text, image):
         if len(parent.dtypes) > 1 and dtype is None:
             _mixed_dtypes(parent, plan_only, notes)
     dtype = dtype or torch.promote_types(text.dtype, image.dtype)
-    return Pair(text, image, vocabulary, text_rows, image_rows, grid, dtype, notes)
+    return Pair(text, image, vocabulary, text_rows, image_rows, grid, dtype, notes, apart, pieces)
+
+
+def _at_context(text: Parent, image: Parent, context: int | None, notes: list[str]) -> tuple[Parent, Parent]:
+    """The parents, with positions for sequences of `context` tokens."""
+    lengths = {parent.role: parent.config.max_position_embeddings for parent in (text, image)}
+    shorter, longer = sorted(lengths, key=lambda role: lengths[role])
+    if context is None:
+        if lengths[shorter] < lengths[longer]:
+            notes.append(
+                f"the context is the {shorter} parent's, {lengths[shorter]:,} tokens; the {longer} parent has "
+                f"{lengths[longer]:,} (--context interpolates positions)"
+            )
+        return text, image
+    if context < lengths[shorter]:
+        raise ValueError(
+            f"--context {context}: the text parent takes {lengths['text']} tokens and the image parent "
+            f"{lengths['image']}; a fusion makes nothing shorter; leave the option out"
+        )
+    for role, length in lengths.items():
+        if length < context:
+            notes.append(
+                f"positions of the {role} parent are interpolated from {length:,} to {context:,}: without training "
+                "it is no longer what it was"
+            )
+    return text.stretched(context), image.stretched(context)
+
+
+def _note_extra_tokens(text_rows: ParentRows, image_rows: ParentRows, notes: list[str]) -> None:
+    extra = text_rows.text_size - image_rows.text_size
+    if image_rows.text_size and extra:
+        notes.append(
+            f"the text parent's tokenizer has {extra:,} added tokens that the image parent's lacks, which "
+            "has no rows for them"
+        )
+
+
+def _with_tokenizer(text: Parent, image: Parent, plan_only: bool, notes: list[str]) -> Parent:
+    """The text parent, with the image parent's tokenizer if it has none itself and both tables have one size."""
+    if text.tokenizer or plan_only or text.vocab_size != image.vocab_size:
+        return text
+    if image.tokenizer:
+        notes.append("the text parent has no tokenizer; assumed: the image parent's, since their tables have one size")
+        return replace(text, tokenizer=image.tokenizer)
+    notes.append(
+        "no parent has tokenizer files: that their rows mean the same was not checked; before the result can read or "
+        "write text, copy the files into its folder tokenizer/"
+    )
+    return text
 
 
 def _mixed_dtypes(parent: Parent, plan_only: bool, notes: list[str]) -> None:
@@ -173,6 +274,11 @@ def _require_same_text(values: dict[str, Any], vocabulary: Vocabulary) -> None:
             )
 
 
+def _length(grid: tuple[int, int], frames: ImageLayout | None) -> int:
+    """Ids of a picture, with `<break>` or with its frame."""
+    return 1 + grid[0] * grid[1] if frames is None else frames.length(grid)
+
+
 def _image_grid(image: Parent, image_tokenizer: CodebookInfo | None) -> tuple[int, int] | None:
     trained = tuple(image.manifest.image_grid) if image.manifest and image.manifest.image_grid else None
     given = tuple(image_tokenizer[1]) if image_tokenizer else None
@@ -193,6 +299,7 @@ def _eos_id(text: Parent, plan_only: bool) -> int:
         eos_id = eos_id[0]
     if eos_id is None and not plan_only:
         raise ValueError(
-            "the text parent's tokenizer has no eos token, with which documents begin and end; set eos_token"
+            "the text parent's tokenizer, or without one its config.json, names no eos token, with which documents "
+            "begin and end; set eos_token there (in config.json eos_token_id)"
         )
     return eos_id or 0

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from tokenizers import Tokenizer
+from transformers import AutoConfig, PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
 from jam.fusion.hub import origin
+from jam.fusion.positions import StretchedPositions, stretched_config
 from jam.fusion.skeleton import Skeleton
 from jam.fusion.tables import Table
+from jam.fusion.tokenizers import TextTokens, find_pipeline, find_tokenizer
 from jam.models.towers import Composite, Made, composite_of
 from jam.vocabulary import ParentRows
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-PROBES = ("Hello, world! It's 12,345.67 today.", "  two spaces\n\nand new lines\t", "naïve café, Übergröße, 日本語 🙂")
+DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")  # fields of configs
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ class Parent:
 
     Args:
         role: "text" or "image"; names the parent in plans and messages.
-        config: the decoder's.
+        config: the decoder's, without dropout: a fusion that begins as its parents is not to be trained with noise that
+            some configs name by default (Emu3's 0.1, OPT's 0.1) and the paper's parents never saw.
         whole_config: that of all that the checkpoint holds; `config` itself where that is the decoder.
         tokenizer: None when the folder has none, in its root or in `tokenizer/`.
         manifest: None for a model from elsewhere.
+        trained_context: positions of the checkpoint, where `config` has more (see `stretched`).
     """
 
     role: str
@@ -46,6 +48,7 @@ class Parent:
     tokenizer: Any | None
     manifest: Manifest | None
     whole_config: PretrainedConfig
+    trained_context: int | None = None
 
     @classmethod
     def describe(cls, folder: str | Path, role: str) -> Parent:
@@ -56,12 +59,27 @@ class Parent:
         whole = AutoConfig.from_pretrained(folder, local_files_only=True)
         config = composite_of(whole).decoder_config(whole)
         config.name_or_path = ""  # a path of this machine, which results must not carry
+        for name in DROPOUT:
+            if getattr(config, name, None):
+                setattr(config, name, 0.0)
         return cls(role, folder, config, Skeleton(config), find_tokenizer(folder), Manifest.find(folder), whole)
 
     @property
     def vocab_size(self) -> int:
         """Rows of its embedding table."""
         return self.config.vocab_size
+
+    @cached_property
+    def pipeline(self) -> Tokenizer | None:
+        """Its tokenizer.json as it lies there, else the pipeline of `tokenizer`; None where that has none."""
+        return find_pipeline(self.folder) or getattr(self.tokenizer, "backend_tokenizer", None)
+
+    @cached_property
+    def text_tokens(self) -> TextTokens:
+        """What its tokenizer's ids mean."""
+        if self.pipeline is None:
+            return TextTokens.of_tokenizer(self.tokenizer)
+        return TextTokens.of_pipeline(self.pipeline)
 
     @property
     def rows(self) -> ParentRows | None:
@@ -88,13 +106,40 @@ class Parent:
         return CheckpointReader(self.folder)
 
     @property
-    def _composite(self) -> Composite:
+    def composite(self) -> Composite:
         return composite_of(self.whole_config)
+
+    def stretched(self, context: int) -> Parent:
+        """This parent with positions interpolated for `context` tokens; itself where it takes as many.
+
+        Raises:
+            ValueError: its positions cannot be interpolated.
+        """
+        length = self.config.max_position_embeddings
+        if context <= length:
+            return self
+        config = stretched_config(self.config, context, f"the {self.role} parent {self.folder}")
+        return replace(self, config=config, skeleton=Skeleton(config), trained_context=length)
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """What the checkpoint holds beside the decoder: name in the whole class -> name in the files."""
+        stored = (name for name in self._reader.infos if self.composite.name_of(name) is None)
+        return {f"model.{name.removeprefix('model.')}": name for name in stored}
+
+    def part_info(self, name: str) -> TensorInfo | None:
+        """Shape and data type of one of its `parts`, None if it has no such part."""
+        return self._reader.infos[self.parts[name]] if name in self.parts else None
 
     @cached_property
     def made(self) -> dict[str, Made]:
-        """The decoder's tensors that are made of others of the checkpoint."""
-        return self._composite.made(self.whole_config, self._reader.infos if has_weights(self.folder) else ())
+        """The decoder's tensors that are made of others of the checkpoint, or of what it has fewer rows of."""
+        made = self.composite.made(self.whole_config, self._reader.infos if has_weights(self.folder) else ())
+        name, length = self.skeleton.position_table, self.config.max_position_embeddings
+        if self.trained_context is None or name is None:
+            return made
+        positions = StretchedPositions.of(name, self.skeleton.shapes[name], self.trained_context, length)
+        return made | {name: positions}
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -111,7 +156,7 @@ class Parent:
         prefix = f"{self.skeleton.model.base_model_prefix}."
         names: dict[str, str] = {}
         for stored in self._reader.infos:
-            name = stored if stored in self._shapes else self._composite.name_of(stored)
+            name = stored if stored in self._shapes else self.composite.name_of(stored)
             if name is not None:
                 names[name if name in known else prefix + name] = stored
         return names
@@ -133,8 +178,11 @@ class Parent:
                 )
 
     def table(self, name: str) -> Table:
-        """A tensor by its name in the decoder (one that others are made of: in the checkpoint), to be read in rows."""
-        return Table(self._reader, self._stored_names[name])
+        """A tensor by its name in the decoder, to be read in rows.
+
+        Those that others are made of are named as in the checkpoint, `parts` as in the whole class.
+        """
+        return Table(self._reader, self._stored_names.get(name) or self.parts[name])
 
     @property
     def files(self) -> list[Path]:
@@ -158,44 +206,3 @@ class Parent:
             "architecture": type(self.skeleton.model).__name__,
             "files": dict(hashes),
         }
-
-
-def find_tokenizer(folder: Path) -> Any | None:
-    """The tokenizer in `folder/tokenizer`, else in `folder` itself; None if there is none."""
-    for place in (folder / "tokenizer", folder):
-        if any((place / name).is_file() for name in TOKENIZER_FILES):
-            return AutoTokenizer.from_pretrained(place, local_files_only=True)
-    return None
-
-
-def require_same_tokenizer(text: Any, image: Any) -> None:
-    """Raises ValueError, showing where they differ, unless both tokenizers give the same ids for the same text."""
-    remedy = "the parents must share a tokenizer, since they read the same ids; choose parents that do"
-    ours, theirs = text.get_vocab(), image.get_vocab()
-    if ours != theirs:
-        differing = sorted(ours.items() ^ theirs.items(), key=lambda entry: (entry[1], entry[0]))
-        shown = "; ".join(f"{token!r}: text {ours.get(token)}, image {theirs.get(token)}" for token, _ in differing[:3])
-        raise ValueError(
-            f"the parents' tokenizers differ: text has {len(ours)} entries, image {len(theirs)}; first differences: "
-            f"{shown}; {remedy}"
-        )
-    # Entries may agree where merges don't, and no few strings would show it.
-    merges = [_merges(tokenizer) for tokenizer in (text, image)]
-    if merges[0] != merges[1]:
-        number, ours, theirs = next((n, a, b) for n, (a, b) in enumerate(zip_longest(*merges)) if a != b)
-        raise ValueError(
-            f"the parents' tokenizers differ: merge {number} is {ours} for text and {theirs} for image; {remedy}"
-        )
-    for probe in PROBES:
-        encoded = [tokenizer(probe, add_special_tokens=False).input_ids for tokenizer in (text, image)]
-        if encoded[0] != encoded[1]:
-            raise ValueError(
-                f"the parents' tokenizers differ: {probe!r} is {encoded[0][:12]} for text and {encoded[1][:12]} for "
-                f"image; {remedy}"
-            )
-
-
-def _merges(tokenizer: Any) -> list[list[str]]:
-    """The merges of a BPE tokenizer, in order; none for other kinds."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return json.loads(backend.to_str())["model"].get("merges", []) if backend is not None else []

@@ -67,6 +67,8 @@ class FusionPlan:
         image_grid: image tokens as (height, width); None in a plan made without an image tokenizer.
         rows: where a single-stream result keeps the joint ids; None for cross, whose config has rows per tower.
         notes: what was assumed.
+        text_tokens: where the parents' tokenizers differ, how many tokens of the text parent stand for one of the image
+            parent's exactly, for several pieces, and for nothing.
     """
 
     method: str
@@ -77,6 +79,7 @@ class FusionPlan:
     image_grid: tuple[int, int] | None
     rows: ParentRows | None
     notes: list[str] = field(default_factory=list)
+    text_tokens: dict[str, int] | None = None
 
     @property
     def infos(self) -> dict[str, TensorInfo]:
@@ -98,6 +101,7 @@ class FusionPlan:
             "parameters": self.parameters,
             "bytes": self.bytes,
             "vocabulary": self.vocabulary.to_dict(),
+            "text_tokens": self.text_tokens,
             "notes": self.notes,
             "tensors": [
                 {
@@ -136,7 +140,8 @@ class FusionPlan:
         return (
             f"{self.method} -> {self.architecture}: {self.parameters:,} parameters, "
             f"{format_bytes(self.bytes)}; vocabulary {v.size:,} = {v.text_size:,} text + {v.image_size:,} image "
-            f"+ {v.control_size:,} control"
+            f"+ {v.control_size:,} control; documents as "
+            + (f"those of {v.layout.name}" if v.layout is not None else "in the paper")
         )
 
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from jam.fusion.pieces import Pieces
 from jam.fusion.tables import ExtendedTable, Table
 
 NOBODY, TEXT, IMAGE, BOTH = range(4)
@@ -28,6 +29,25 @@ def repeated_mean(table: Table | ExtendedTable, *, index_V: Tensor, rows: int) -
     mean = mean_row(table, index_V)
     for start in range(0, rows, table.block_rows):
         yield mean.expand(min(table.block_rows, rows - start), -1)
+
+
+def piece_means(table: Table | ExtendedTable, *, pieces: Pieces, read: Tensor) -> Iterator[Tensor]:
+    """For every text id the mean of the rows of its pieces, ``[text ids, D]`` in blocks.
+
+    An id without pieces has the mean of the rows `read`.
+    """
+    mean = mean_row(table, read)
+    lengths = pieces.starts.diff()
+    for ids in torch.arange(len(lengths)).split(table.block_rows):
+        rows = pieces.rows[pieces.starts[ids[0]] : pieces.starts[ids[-1] + 1]]
+        block = mean.new_zeros(len(ids), *mean.shape)
+        owners = torch.arange(len(ids)).repeat_interleave(lengths[ids])
+        for part, owner in zip(rows.split(table.block_rows), owners.split(table.block_rows), strict=True):
+            if len(part):  # a split of nothing is one empty part
+                block.index_add_(0, owner, table.gather(part).to(mean.dtype))
+        block /= lengths[ids, None].clamp(min=1)
+        block[lengths[ids] == 0] = mean
+        yield block
 
 
 def joint_blocks(table: Table, index_V: Tensor) -> Iterator[Tensor]:

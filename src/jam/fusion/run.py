@@ -29,7 +29,7 @@ from jam.fusion.width import width
 
 # The options that decide what a method writes.
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "cross": ("every", "readout", "seed"),
+    "cross": ("every", "readout", "seed", "context"),
     "uniform": ("weight",),
     "width": ("init",),
 }
@@ -38,13 +38,21 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = None) -> Pair:
     """Describe both parents and find their joint vocabulary. Raises ValueError when they don't fit together."""
     weights = not config.plan
+    if config.context is not None and config.method != "cross":
+        raise ValueError(f"--context {config.context}: only cross fusion interpolates positions; leave the option out")
+    text, image = (
+        Parent.describe(locate(place, role, weights), role)
+        for place, role in ((config.text, "text"), (config.image, "image"))
+    )
     return join(
-        Parent.describe(locate(config.text, "text", weights), "text"),
-        Parent.describe(locate(config.image, "image", weights), "image"),
+        text,
+        image,
+        context=config.context,
         image_tokenizer=image_tokenizer_info,
         image_codes=config.image_codes,
         image_start=config.image_start,
         sentinels=config.sentinels,
+        layout=config.layout,
         dtype=getattr(torch, config.dtype) if config.dtype else None,
         plan_only=config.plan,
     )
@@ -52,6 +60,8 @@ def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = No
 
 def make_plan(config: FuseConfig, pair: Pair) -> FusionPlan:
     """Plan the fusion of a pair. Raises ValueError when the method cannot fuse it."""
+    if config.method != "cross":
+        pair.require_one_tokenizer(config.method)
     if config.method == "uniform":
         return uniform(pair, config.weight)
     if config.method == "width":
@@ -108,7 +118,7 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, hashes: H
     image_tokenizer = find_image_tokenizer(config)
     say(plan.summary)
     needed = plan.bytes + (_bytes_of(image_tokenizer) if image_tokenizer else 0)
-    options = {name: getattr(config, name) for name in OPTIONS[plan.method]}
+    options = {name: value for name in OPTIONS[plan.method] if (value := getattr(config, name)) is not None}
     key = fingerprint(plan, pair, options | {"shard_mb": config.shard_mb})
     with resumable_folder(out, key, needed) as work:
         if work.journal.shards:
@@ -137,8 +147,8 @@ def write_description(
 ) -> None:
     """Everything beside the weights: configs, tokenizers, the manifest and the card of what will lie at `out`."""
     plan.config.save_pretrained(work.beside)
-    assert pair.text.tokenizer is not None, "join() refuses a text parent without tokenizer"
-    pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
+    if pair.text.tokenizer is not None:
+        pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:
         shutil.copytree(image_tokenizer, work.folder / "image_tokenizer")
     eos_id = plan.vocabulary.eos_id

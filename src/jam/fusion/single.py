@@ -1,36 +1,58 @@
-"""What uniform and width fusion share: the result is a plain decoder of the parents' own class."""
+"""What uniform and width fusion share: the result is a checkpoint of the parents' own class.
+
+Where both parents are whole checkpoints of one composite class (Chameleon, Emu3), so is the result: its image tokenizer
+is a parent's.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
+import torch
 import transformers
+from torch import Tensor
 from transformers import PretrainedConfig
 
+from jam.checkpoints import TensorInfo, has_weights
+from jam.fusion.image_tokens import image_tokens
 from jam.fusion.pair import Pair
+from jam.fusion.parents import Parent
 from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
-from jam.fusion.skeleton import Skeleton
-from jam.vocabulary import ParentRows
+from jam.fusion.skeleton import Skeleton, tensor_shapes
+from jam.fusion.tables import Table
+from jam.vocabulary import ParentRows, ranges
 
 Rule = Callable[[str, Skeleton], tuple[str, Compute]]
 """From a tensor's name to the operation in words and the function of both parents' tables that does it."""
 
 
-def single_config(pair: Pair, doubled: tuple[str, ...] = ()) -> PretrainedConfig:
-    """The text parent's config with the joint vocabulary; sizes named in `doubled` are doubled where they exist.
+def single_rows(pair: Pair) -> ParentRows:
+    """Where the result keeps the joint ids: as they come, but image codes that the text names stay at their names."""
+    v = pair.vocabulary
+    codes = pair.image_index[v.image_start : v.control_start].tolist()
+    if codes and ranges(codes) == v.text_image_ids:
+        return replace(ParentRows.of_codes(v.text_size, codes), control_start=v.text_size, control_size=v.control_size)
+    return ParentRows(v.text_size, v.image_start if v.image_size else None, v.control_start, v.control_size)
 
-    Raises:
-        ValueError: `transformers` has no class for the parents' decoder alone.
-    """
-    decoder = type(pair.text.skeleton.model).__name__
-    if not hasattr(transformers, decoder):
-        raise ValueError(
-            f"uniform and width fusion write a checkpoint of transformers, which has no class for {decoder}, the part "
-            "of the parents that is fused; cross (--method cross) keeps it"
-        )
+
+def single_index(pair: Pair) -> tuple[Tensor, Tensor]:
+    """Row of every row of the result in the text parent and in the image parent, -1 where it has none."""
+    row_V = torch.tensor(single_rows(pair).row_of(pair.vocabulary))
+    kept = row_V >= 0
+    indices = []
+    for index_V in (pair.text_index, pair.image_index):
+        index = torch.full((int(row_V.max()) + 1,), -1)
+        index[row_V[kept]] = index_V[kept]
+        indices.append(index)
+    return indices[0], indices[1]
+
+
+def single_config(pair: Pair, doubled: tuple[str, ...] = ()) -> PretrainedConfig:
+    """The text parent's config with the rows of the result; sizes named in `doubled` are doubled where they exist."""
     config = copy.deepcopy(pair.text.config)
-    config.vocab_size = pair.vocabulary.size
+    config.vocab_size = len(single_index(pair)[0])
     config.bos_token_id = config.eos_token_id = pair.vocabulary.eos_id
     # Rotary parents may differ here.
     config.max_position_embeddings = min(p.config.max_position_embeddings for p in (pair.text, pair.image))
@@ -41,15 +63,78 @@ def single_config(pair: Pair, doubled: tuple[str, ...] = ()) -> PretrainedConfig
 
 
 def single_plan(pair: Pair, method: str, config: PretrainedConfig, rule: Rule) -> FusionPlan:
-    """Plan every tensor of the decoder that `config` describes from the parents' tensors of the same name."""
+    """Plan every tensor of the decoder that `config` describes from the parents' tensors of the same name.
+
+    Raises:
+        ValueError: no class of `transformers` opens the result.
+    """
     target = Skeleton(config)
-    tensors = []
+    planned = {}
     for name, shape in target.shapes.items():
         operation, compute = rule(name, target)
         sources = (Source("text", name), Source("image", name))
-        tensors.append(PlannedTensor(name, shape, pair.dtype, sources, operation, compute))
-    v = pair.vocabulary
-    rows = ParentRows(v.text_size, v.image_start if v.image_size else None, v.control_start, v.control_size)
-    architecture = type(target.model).__name__
+        planned[name] = PlannedTensor(name, shape, pair.dtype, sources, operation, compute)
+    whole = _whole(pair, config, planned)
+    if whole is not None:
+        config, architecture, tensors = whole
+    else:
+        _require_class(target, pair)
+        architecture, tensors = type(target.model).__name__, list(planned.values())
     config.architectures, config.dtype = [architecture], pair.dtype
-    return FusionPlan(method, config, architecture, tuple(tensors), v, pair.image_grid, rows, list(pair.notes))
+    return FusionPlan(
+        method, config, architecture, tuple(tensors), pair.vocabulary, pair.image_grid, single_rows(pair), [*pair.notes]
+    )
+
+
+def _whole(
+    pair: Pair, decoder: PretrainedConfig, planned: dict[str, PlannedTensor]
+) -> tuple[PretrainedConfig, str, list[PlannedTensor]] | None:
+    """Config, class and tensors of the composite with the planned decoder; None where a decoder alone is the result."""
+    composite = pair.image.composite
+    if composite.whole_class is None or pair.text.whole_config.model_type != pair.image.whole_config.model_type:
+        return None
+    for giver in (pair.image, pair.text):
+        config = composite.with_decoder(giver.whole_config, decoder)
+        config.vocabulary_map = _renamed(giver, pair)
+        with torch.device("meta"):
+            model = composite.whole_class(config)
+        tensors = []
+        for name, shape in tensor_shapes(model).items():
+            inner = composite.name_of(name)
+            if inner is not None:
+                tensors.append(replace(planned[inner], name=name))
+                continue
+            info = giver.part_info(name) if has_weights(giver.folder) else TensorInfo(shape, pair.dtype)  # a plan
+            if info is None or info.shape != shape:
+                break
+            operation = f"copy: the image tokenizer is the {giver.role} parent's"
+            tensors.append(
+                PlannedTensor(name, shape, info.dtype, (Source(giver.role, name),), operation, Table.stored_blocks)
+            )
+        else:
+            return config, composite.whole_class.__name__, tensors
+    return None
+
+
+def _renamed(giver: Parent, pair: Pair) -> dict[str, int]:
+    """A parent's map of names, in which names of image codes have the rows of the result."""
+    v, names = pair.vocabulary, giver.whole_config.vocabulary_map
+    rows = single_rows(pair).row_of(v)[v.image_start : v.control_start]
+    return names | {name: rows[code] for code, _, name in image_tokens(names)}
+
+
+def _require_class(target: Skeleton, pair: Pair) -> None:
+    decoder, composite = type(target.model).__name__, pair.image.composite
+    if hasattr(transformers, decoder):
+        return
+    if composite.whole_class is not None:
+        raise ValueError(
+            f"transformers has no class for {decoder} without an image tokenizer, and neither parent holds that of a "
+            f"{composite.whole_class.__name__} (tensors model.vqmodel.*); give a parent that does, or choose cross "
+            "(--method cross), which needs none"
+        )
+    raise ValueError(
+        f"uniform and width fusion write a checkpoint of transformers, which has no class for {decoder}: rows for "
+        "<break> and its like have no place where image codes are read and written by modules; cross (--method cross) "
+        "keeps both parents as they are"
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from jam.fusion.pair import Pair
 from jam.fusion.plan import Compute, FusionPlan
 from jam.fusion.rows import merged_table
-from jam.fusion.single import single_config, single_plan
+from jam.fusion.single import single_config, single_index, single_plan
 from jam.fusion.skeleton import Skeleton
 from jam.fusion.tables import Table
 
@@ -26,7 +26,8 @@ def uniform(pair: Pair, weight: float = 0.5) -> FusionPlan:
         raise ValueError(f"--weight {weight:g}: the text parent's share is between 0 and 1")
     pair.require_one_shape("uniform")
     mix = partial(mixed, weight=weight)
-    rows = partial(merged_table, text_V=pair.text_index, image_V=pair.image_index, mix=mix)
+    text_V, image_V = single_index(pair)
+    rows = partial(merged_table, text_V=text_V, image_V=image_V, mix=mix)
     average = "average" if weight == 0.5 else f"{weight:g} text + {1 - weight:g} image"
 
     def rule(name: str, target: Skeleton) -> tuple[str, Compute]:

@@ -1,7 +1,31 @@
-"""Decoding: settings, sampling, guidance and the engine."""
+"""Decoding: requests, settings, sampling, guidance, the engine, its events, conversations and gaps."""
 
+from jam.generation.chat import Chat
+from jam.generation.documents import document_of, request_for
 from jam.generation.engine import Engine
-from jam.generation.row import FinishReason, Generation
+from jam.generation.events import Event, Finished, ImageDone, ImageProgress, ImageStarted, TextPiece
+from jam.generation.fill import filled, request_to_fill
+from jam.generation.request import Request, Session
+from jam.generation.row import FinishReason, Generation, Row
 from jam.generation.settings import GenerationSettings
 
-__all__ = ["Engine", "FinishReason", "Generation", "GenerationSettings"]
+__all__ = [
+    "Chat",
+    "Engine",
+    "Event",
+    "FinishReason",
+    "Finished",
+    "Generation",
+    "GenerationSettings",
+    "ImageDone",
+    "ImageProgress",
+    "ImageStarted",
+    "Request",
+    "Row",
+    "Session",
+    "TextPiece",
+    "document_of",
+    "filled",
+    "request_for",
+    "request_to_fill",
+]

@@ -1,155 +1,269 @@
-"""The decode engine: text until `<break>`, one whole picture, text again, until `</s>`, for many prompts at once.
+"""The decode engine: text until `<break>`, one whole picture, text again, until `</s>`, for many documents at once.
 
-Every step is one forward for all rows that are still being written, whether they are in text or in a picture. A guided
-row brings a second, unconditional stream while it is in a picture (guidance.py). Both kinds of stream live in one cache
-with a length per row; the document's own part of it is never rebuilt.
+Documents join and leave while others are written. A step is one forward for all rows that are ready, whether they are
+in text or in a picture; a guided row brings a second, unconditional stream while it is in a picture (guidance.py). Both
+kinds of stream live in one cache with a length per slot; a document's own is never rebuilt, the unconditional one is
+read anew for every picture. New prompts are read in chunks between the steps.
 
-Shapes: R rows, G guided ones among them, S = R + G streams, T new ids of a stream, H hidden, V vocabulary.
+Shapes: R rows, G guided ones among them, V vocabulary.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from jam.generation.guidance import guide, unconditional_prefix
+from jam.generation.decoder import Decoder, bytes_per_token
+from jam.generation.events import Event
+from jam.generation.guidance import guide
+from jam.generation.request import Request, Session
 from jam.generation.row import Generation, Row, Stream
-from jam.generation.sampling import sample
+from jam.generation.sampling import Choices, penalise, sample
+from jam.generation.scheduler import Scheduler
 from jam.generation.settings import GenerationSettings
 from jam.grammar import State
 from jam.models import JointModel
-from jam.models.cache import RowCache
+
+if TYPE_CHECKING:
+    from jam.codec import Codec
+
+SLOTS = 32
+CHUNK = 512  # ids of a prompt that are read between two steps
 
 OnStep = Callable[[Sequence[Row]], None]
 
 
 class Engine:
-    """Writes documents with one model, which should be in eval mode."""
+    """Writes documents with one model, which should be in eval mode.
 
-    def __init__(self, model: JointModel) -> None:
-        self.model = model
+    Args:
+        model: the network.
+        codec: of the model, to read text: without it there are no text events, stop strings or sentence ends.
+        slots: streams in the cache at a time: one a document, two with guidance. Others wait.
+        length: ids of a stream (None: the model's context).
+        memory: bytes that the cache may take; fewer slots then. None: no limit.
+
+    Raises:
+        ValueError: the memory does not hold a single slot.
+    """
+
+    def __init__(
+        self,
+        model: JointModel,
+        codec: Codec | None = None,
+        slots: int = SLOTS,
+        length: int | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self.model, self.codec = model, codec
         self.vocabulary = model.vocabulary
         self.device = model.device
-        self.prefix = unconditional_prefix(self.vocabulary) if self.vocabulary.image_size else []
+        length = model.context_length if length is None else length
+        if memory is not None:
+            slots = min(slots, _slots_in(memory, length, model))
+        self.decoder = Decoder(model, slots, length)
+        self.scheduler = Scheduler(slots)
         self.allowed = model.grammar.allowed().to(self.device)  # [states, V]
         self.offered = self.allowed.clone()
-        self.offered[:, self.vocabulary.sentinel_start :] = False  # mask tokens belong to training
+        self.offered[:, self.vocabulary.sentinel_start :] = False  # mask tokens are set, not chosen
+        self._events: list[Event] = []
+
+    @classmethod
+    def sized_for(
+        cls, model: JointModel, requests: Sequence[Request], codec: Codec | None = None, memory: int | None = None
+    ) -> Engine:
+        """An engine whose cache is no larger than these requests need, and than `memory` allows."""
+        context = model.context_length
+        rows = [Row(request, model.grammar, context, context, codec) for request in requests]
+        length = max((len(row.prompt) + row.budget for row in rows), default=1)
+        if any(row.is_guided for row in rows):
+            length = max(length, *(min(context, row.unconditional_length) for row in rows if row.is_guided))
+        slots = sum(row.slots_needed for row in rows)
+        return cls(model, codec, max(1, slots), length, memory)
+
+    def submit(self, request: Request) -> Row:
+        """Put a request at the end of the queue.
+
+        Raises:
+            ValueError: it cannot be met (`Row`, `Scheduler.submit`).
+        """
+        row = self._row(request)
+        self.scheduler.submit(row)
+        return row
+
+    def cancel(self, row: Row) -> None:
+        """End a document now; what is whole of it stays. Of a finished one nothing changes."""
+        if row.finish_reason is None:
+            row.finish("cancelled")
+            self._release(row)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to be done."""
+        return not (self.scheduler.waiting or self.scheduler.running or self._events)
 
     @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Let waiting requests in, read more of the prompts, write a token in every row that is ready."""
+        for row in self.scheduler.admit():
+            self._begin(row)
+        rows = self.scheduler.running
+        self._prefill([stream for row in rows for stream in _streams(row) if len(stream.pending) > 1 or stream.restart])
+        ready = [row for row in rows if all(len(stream.pending) == 1 for stream in _streams(row))]
+        if ready:
+            self._write(ready)
+        for row in ready:
+            if row.unconditional is not None and row.guiding is None:
+                self.decoder.truncate(row.unconditional.slot)
+            if row.finish_reason is not None:
+                self._release(row)
+            self._events += row.take_events()
+        events, self._events = self._events, []
+        return events
+
+    def events(self) -> Iterator[Event]:
+        """Step until nothing is left to be done."""
+        while not self.is_idle:
+            yield from self.step()
+
     def run(
         self,
-        prompts: Sequence[list[int]],
-        settings: GenerationSettings | Sequence[GenerationSettings],
+        prompts: Sequence[list[int] | Request],
+        settings: GenerationSettings | Sequence[GenerationSettings] | None = None,
         on_step: OnStep | None = None,
     ) -> list[Generation]:
         """Continue each prompt to the end of its document.
 
         Args:
-            prompts: joint ids, beginning with ``</s>``; pictures may be among them, and the last one may be unfinished.
+            prompts: whole requests, or joint ids with `settings` beside them.
             settings: one for all prompts (each draws apart, see `GenerationSettings.for_row`), or one for each.
             on_step: called with all rows after every step, for progress.
 
         Raises:
-            ValueError: a prompt is empty, too long, or not the beginning of a document (see `Row`).
+            ValueError: a request cannot be met; then none runs.
         """
-        rows = self._rows(prompts, settings)
-        if not rows:
-            return []
-        cache = self._open_cache(rows)
-        while active := [row for row in rows if row.finish_reason is None]:
-            self._step(active, cache)
+        rows = [self._row(request) for request in _requests(prompts, settings)]
+        for row in rows:
+            row.reporter.is_heard = False
+            self.scheduler.submit(row)
+        while any(row.finish_reason is None for row in rows):
+            self.step()
             if on_step is not None:
                 on_step(rows)
         return [row.result() for row in rows]
 
-    def _step(self, rows: list[Row], cache: RowCache) -> None:
+    def end(self, session: Session) -> None:
+        """Give the memory of a session back."""
+        if session.slot is not None:
+            self.decoder.truncate(session.slot)
+        self.scheduler.end(session)
+
+    def _row(self, request: Request) -> Row:
+        return Row(request, self.model.grammar, self.decoder.length, self.model.context_length, self.codec)
+
+    def _begin(self, row: Row) -> None:
+        """Keep what a session's slot has in common with the prompt; the last id is read with the first step."""
+        assert row.stream is not None
+        session = row.request.session
+        kept = session.ids if session is not None and session.slot is not None else []
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(kept, row.prompt[:-1], strict=False)))
+        self.decoder.truncate(row.stream.slot, min(common, self.decoder.lengths[row.stream.slot]))
+        row.begin(self.decoder.lengths[row.stream.slot])
+
+    def _release(self, row: Row) -> None:
+        """Take a row out; its memory is free again, but for what a session keeps."""
+        held = row.ids[: self.decoder.lengths[row.stream.slot]] if row.stream is not None else []
+        for slot in self.scheduler.release(row, held):
+            self.decoder.truncate(slot)
+        self._events += row.take_events()
+
+    def _prefill(self, streams: list[Stream]) -> None:
+        """Read a chunk of each stream's pending ids, but never the last one."""
+        for stream in streams:
+            if stream.restart:
+                self.decoder.truncate(stream.slot)
+                stream.restart = False
+        streams = [stream for stream in streams if len(stream.pending) > 1]
+        if not streams:
+            return
+        counts = [min(CHUNK, len(stream.pending) - 1) for stream in streams]
+        chunks = [stream.pending[:count] for stream, count in zip(streams, counts, strict=True)]
+        self.decoder.prefill([stream.slot for stream in streams], chunks)
+        for stream, count in zip(streams, counts, strict=True):
+            stream.pending = stream.pending[count:]
+
+    def _write(self, rows: list[Row]) -> None:
         """One forward, and one token for every row."""
-        guiding = {index: row.guiding for index, row in enumerate(rows) if row.guiding is not None}
-        guided = list(guiding)
-        self._rewind([stream for index, stream in guiding.items() if rows[index].begins_image], cache)
-        states_R = torch.tensor([row.state for row in rows], device=self.device)
-
-        hidden_SH = self._read([*(row.stream for row in rows), *guiding.values()], cache)
-        logits_SV = self.model.logits(hidden_SH, torch.cat([states_R, states_R[guided]])).float()
-        logits_RV, unconditional_GV = logits_SV.split([len(rows), len(guided)])
+        guided = [index for index, row in enumerate(rows) if row.guiding is not None]
+        own = [row.stream for row in rows if row.stream is not None]
+        streams = [*own, *(row.guiding for row in rows if row.guiding is not None)]
+        states = [*(row.state for row in rows), *(State.IMAGE for _ in guided)]
+        logits = self.decoder.forward(
+            [stream.slot for stream in streams], [stream.pending[0] for stream in streams], states
+        )
+        for stream in streams:
+            stream.pending = []
+        logits_RV, unconditional_GV = logits.split([len(rows), len(guided)])
+        states_R = self._tensor([row.state for row in rows])
         log_probs_RV = logits_RV.masked_fill(~self.allowed[states_R], -torch.inf).log_softmax(-1)
-
-        scale_G = self._tensor([rows[index].settings.guidance_scale for index in guided])
-        logits_RV[guided] = guide(logits_RV[guided], unconditional_GV, scale_G)
-        tokens_R = self._sample(rows, logits_RV.where(self._offered(rows, states_R), -torch.inf))
-
+        if guided:
+            scale_G = self._tensor([rows[index].guidance for index in guided])
+            logits_RV[guided] = guide(logits_RV[guided], unconditional_GV, scale_G)
+        tokens_R = self._choose(rows, logits_RV, states_R)
         chosen_R = log_probs_RV.gather(-1, tokens_R.unsqueeze(-1)).squeeze(-1)
         for row, token, log_prob in zip(rows, tokens_R.tolist(), chosen_R.tolist(), strict=True):
             row.take(token, log_prob)
 
-    def _read(self, streams: list[Stream], cache: RowCache) -> Tensor:
-        """Read the pending ids of all streams into the cache, in one forward; the last hidden state of each, [S, H]."""
-        slots = [stream.slot for stream in streams]
-        # Taking rows out of the cache copies them: rows that pause come along without an id if they are the fewer.
-        in_place = 2 * len(streams) > cache.rows
-        pending = {stream.slot: stream.pending for stream in streams}
-        ids = [pending.get(slot, []) for slot in (range(cache.rows) if in_place else slots)]
-        counts_S = self._tensor([len(row) for row in ids])
-        rows = [torch.tensor(row, dtype=torch.long) for row in ids]
-        ids_ST = pad_sequence(rows, batch_first=True, padding_value=self.vocabulary.eos_id).to(self.device)
-
-        positions_ST, mask = cache.step(counts_S, None if in_place else self._tensor(slots))
-        hidden_STH = self.model.hidden(ids_ST, positions_ST, mask, cache)
-        cache.advance()
-        for stream in streams:
-            stream.pending = []
-        batch_S = self._tensor(slots) if in_place else torch.arange(len(slots), device=self.device)
-        return hidden_STH[batch_S, counts_S[batch_S] - 1]
-
-    def _offered(self, rows: list[Row], states_R: Tensor) -> Tensor:
-        """What may be sampled, bool [R, V]: the grammar, without `<break>` where no further picture may begin."""
+    def _choose(self, rows: list[Row], logits_RV: Tensor, states_R: Tensor) -> Tensor:
+        """One token a row, [R], within the grammar and the row's rules."""
         offered_RV = self.offered[states_R]
-        closed = [index for index, row in enumerate(rows) if not row.may_break]
-        offered_RV[closed, self.vocabulary.break_id] = False
-        return offered_RV
-
-    def _sample(self, rows: list[Row], logits_RV: Tensor) -> Tensor:
-        """One token a row, [R], with the temperature and top-p of the modality that the row is in."""
-        temperature_R = self._tensor([row.settings.temperature_of(row.state is State.IMAGE) for row in rows])
-        top_p_R = self._tensor([row.settings.top_p_of(row.state is State.IMAGE) for row in rows])
-        return sample(logits_RV, temperature_R, top_p_R, self._tensor([row.uniform for row in rows]))
-
-    def _rows(
-        self, prompts: Sequence[list[int]], settings: GenerationSettings | Sequence[GenerationSettings]
-    ) -> list[Row]:
-        if isinstance(settings, GenerationSettings):
-            settings = [settings.for_row(index) for index in range(len(prompts))]
-        if len(settings) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts and {len(settings)} settings: give one for all, or one for each")
-        rows = []
-        slots = itertools.count()
-        for prompt, chosen in zip(prompts, settings, strict=True):
-            row = Row(prompt, chosen, self.model.grammar, self.model.context_length, slot=next(slots))
-            if chosen.is_guided and self.vocabulary.image_size:
-                row.add_guidance(slot=next(slots))
-            rows.append(row)
-        return rows
-
-    def _open_cache(self, rows: list[Row]) -> RowCache:
-        """A cache for these rows; the unconditional streams have read their prefix, which serves all their pictures."""
-        unconditional = [row.unconditional for row in rows if row.unconditional is not None]
-        longest = max(len(row.prompt) + row.budget for row in rows)  # a document outgrows `</s> <sentinel:0> picture`
-        cache = self.model.new_cache(len(rows) + len(unconditional), longest)
-        if unconditional:
-            self._read([Stream(stream.slot, list(self.prefix)) for stream in unconditional], cache)
-        return cache
-
-    def _rewind(self, streams: list[Stream], cache: RowCache) -> None:
-        """Take streams back to the end of their prefix, whose keys and values are in the cache still."""
-        if streams:
-            slots_S = torch.tensor([stream.slot for stream in streams])
-            cache.reset(slots_S)
-            cache.step(torch.full_like(slots_S, len(self.prefix)), slots_S)  # step over the prefix without a forward
-            cache.advance()
+        rules = [row.rules() for row in rows]
+        if closed := [(index, token) for index, (_, tokens) in enumerate(rules) for token in tokens]:
+            offered_RV[tuple(self._tensor(list(pair)) for pair in zip(*closed, strict=True))] = False
+        if forced := [(index, token) for index, (token, _) in enumerate(rules) if token is not None]:
+            at, tokens = (self._tensor(list(pair)) for pair in zip(*forced, strict=True))
+            offered_RV[at] = False
+            offered_RV[at, tokens] = True
+            logits_RV[at, tokens] = 0.0  # what must come comes, even if the model cannot write it
+        for index, row in enumerate(rows):
+            if row.settings.repetition_penalty != 1 and not row.in_image:
+                penalise(logits_RV[index], self._tensor(list(row.seen)), row.settings.repetition_penalty)
+        choices = Choices.of([row.settings for row in rows], [row.in_image for row in rows])
+        uniform_R = self._tensor([row.uniform for row in rows])
+        return sample(logits_RV.where(offered_RV, -torch.inf), choices, uniform_R)
 
     def _tensor(self, values: list) -> Tensor:
         return torch.tensor(values, device=self.device)
+
+
+def _streams(row: Row) -> list[Stream]:
+    """What the next token of a row waits for."""
+    return [stream for stream in (row.stream, row.guiding) if stream is not None]
+
+
+def _slots_in(memory: int, length: int, model: JointModel) -> int:
+    """How many slots of `length` ids fit into `memory` bytes."""
+    size = length * bytes_per_token(model)
+    if memory < size:
+        raise ValueError(
+            f"a stream of {length} tokens takes {size / 2**20:.1f} MiB of cache, and the memory for it is "
+            f"{memory / 2**20:.1f} MiB; {memory * length // size} tokens would fit: set max_new_tokens, give a shorter "
+            "length, or more memory"
+        )
+    return memory // size
+
+
+def _requests(
+    prompts: Sequence[list[int] | Request], settings: GenerationSettings | Sequence[GenerationSettings] | None
+) -> list[Request]:
+    if settings is None:
+        return [prompt if isinstance(prompt, Request) else Request(prompt) for prompt in prompts]
+    if isinstance(settings, GenerationSettings):
+        settings = [settings.for_row(index) for index in range(len(prompts))]
+    if len(settings) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts and {len(settings)} settings: give one for all, or one for each")
+    return [Request(prompt, chosen) for prompt, chosen in zip(prompts, settings, strict=True)]  # type: ignore[arg-type]

@@ -8,7 +8,9 @@ from jam.vocabulary import Vocabulary
 
 
 def unconditional_prefix(vocabulary: Vocabulary) -> list[int]:
-    """A document whose whole text is masked, up to where `<break>` begins its picture: `</s> <sentinel:0>`."""
+    """What stands before the picture: the family's own prompt, or a document whose whole text is masked."""
+    if vocabulary.layout is not None:
+        return list(vocabulary.layout.unconditional)
     return [vocabulary.eos_id, vocabulary.sentinel_id(0)]
 
 

@@ -1,28 +1,41 @@
-"""One request while it is decoded: where it stands in the grammar, its budget, its draws, its place in the cache."""
+"""One request while it is decoded: where it stands in the grammar, its budget, its rules and draws, its streams."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
+from jam.generation.checks import check_budget, check_settings
+from jam.generation.events import Event, Finished
+from jam.generation.guidance import unconditional_prefix
+from jam.generation.reporter import Reporter
+from jam.generation.request import Request, read_prompt, tokens_of_image, tokens_of_spans
 from jam.generation.sampling import draws
-from jam.generation.settings import GenerationSettings
-from jam.grammar import Cursor, Grammar, State
+from jam.grammar import Grammar, State
 
-FinishReason = Literal["end", "max_new_tokens", "context"]
+if TYPE_CHECKING:
+    from jam.codec import Codec
+
+IMAGES = (State.IMAGE, State.IMAGE_SPAN)
+PICTURE_ROOM = 32  # ids of text that are given up for the end of a sentence before a picture that must come
+FinishReason = Literal["end", "stop", "max_new_tokens", "context", "cancelled"]
 
 
 @dataclass
 class Generation:
-    """What came out for one prompt.
+    """What came out for one request.
 
     Args:
         prompt_ids: the prompt as given.
-        new_ids: what was written; ends in ``</s>`` exactly when the reason is "end".
-        log_probs: of each new id, under the model as it is: within the grammar, unguided, temperature 1, no top-p.
-        finish_reason: "end" (the model closed the document), "max_new_tokens" or "context" (what ran out).
+        new_ids: what was written, whole pictures and, where a text tokenizer is at hand, whole sentences: what a budget
+            cut short is left out. Ends in ``</s>`` exactly when the reason is "end" (for gaps in ``<eoss>``).
+        log_probs: of each new id, under the model as it is: within the grammar, unguided, temperature 1, every id
+            possible. 0 where the grammar left no choice.
+        finish_reason: "end" (the model closed the document, or the gaps are filled), "stop" (a stop string came),
+            "max_new_tokens" or "context" (what ran out), "cancelled".
         images: pictures completed in `new_ids`; each is whole.
+        text_end: characters of the last text that stay, where a stop string cuts it.
     """
 
     prompt_ids: list[int]
@@ -30,52 +43,64 @@ class Generation:
     log_probs: list[float]
     finish_reason: FinishReason
     images: int
+    text_end: int | None = None
 
 
 @dataclass
 class Stream:
-    """One row of the cache and the ids that are to be read into it next."""
+    """A slot of the cache and the ids that are to be read into it next."""
 
     slot: int
-    pending: list[int]
+    pending: list[int] = field(default_factory=list)
+    restart: bool = False  # what the slot has read before is forgotten first
 
 
 class Row:
-    """One prompt and what has been written so far.
+    """A request, waiting or being written, and what has been written so far.
+
+    Args:
+        request: what is asked.
+        grammar: of the model.
+        length: ids that a slot of the cache holds.
+        context: ids that the model takes.
+        codec: reads text; without it there are no text events, no stop strings and no sentence ends.
 
     Raises:
-        ValueError: the prompt is empty, breaks the grammar, is closed, holds mask tokens, leaves no room for an answer,
-            or opens a picture that does not fit.
+        ValueError: the prompt cannot be continued, or the settings ask for what this model or this room does not have.
     """
 
-    def __init__(
-        self, prompt: list[int], settings: GenerationSettings, grammar: Grammar, context_length: int, slot: int
-    ) -> None:
-        self.prompt, self.settings, self.grammar = prompt, settings, grammar
-        self.cursor = _read_prompt(prompt, grammar)
-        if len(prompt) >= context_length:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens and the model's context {context_length}: no room for an answer; "
-                "shorten the prompt"
-            )
-        room = context_length - len(prompt)
-        self.budget = room if settings.max_new_tokens is None else min(settings.max_new_tokens, room)
+    def __init__(self, request: Request, grammar: Grammar, length: int, context: int, codec: Codec | None) -> None:
+        self.request, self.grammar = request, grammar
+        self.prompt, self.settings = request.prompt, request.settings
+        check_settings(self.settings, grammar, context, can_read=codec is not None)
+        self.cursor = read_prompt(self.prompt, grammar, self.settings.image_grid)
+        self.image_cost = tokens_of_image(grammar, self.settings.image_grid) if grammar.vocabulary.image_size else 0
+        self.fills = bool(self.cursor.spans)
+        room = length - len(self.prompt)
+        self.budget = room if self.settings.max_new_tokens is None else min(self.settings.max_new_tokens, room)
         self.new_ids: list[int] = []
         self.log_probs: list[float] = []
+        self.images = 0
         self.finish_reason: FinishReason | None = None
-        self.uniforms: list[float] = draws(settings, self.budget).tolist()
-        self._images_in_prompt = self.cursor.images
-
-        self.stream = Stream(slot, pending=list(prompt))
+        self.stream: Stream | None = None  # both are lent by the scheduler
         self.unconditional: Stream | None = None
-        if self.state is State.IMAGE:
-            self._check_open_image()
+        check_budget(self, length)
+        self.uniforms: list[float] = draws(self.settings, self.budget).tolist()
+        self.reporter = Reporter(self, codec)
+        self.seen = {token for token in self.prompt if grammar.vocabulary.is_text(token)}  # text ids so far
+        self._cut_short = False  # the budget closed a gap
+        self._generation: Generation | None = None
+        self._follow_grammar()
 
-    def add_guidance(self, slot: int) -> None:
-        """Give the row an unconditional stream; its prefix lies in the cache whenever a picture begins."""
-        self.unconditional = Stream(slot, pending=[])
-        if self.guiding is not None:
-            self.guiding.pending = self.prompt[-1 - self.cursor.codes :]  # <break> and the codes so far
+    @property
+    def is_guided(self) -> bool:
+        """Whether the row has a second, unconditional stream while it is in a picture."""
+        may_draw = self.settings.max_images != 0 or self.state in (*IMAGES, State.FRAME) or self.fills
+        return self.settings.is_guided and may_draw
+
+    @property
+    def slots_needed(self) -> int:
+        return 1 + self.is_guided
 
     @property
     def state(self) -> State:
@@ -83,14 +108,36 @@ class Row:
         return self.cursor.state
 
     @property
-    def guiding(self) -> Stream | None:
-        """The unconditional stream, if it guides the next token: image tokens only."""
-        return self.unconditional if self.state is State.IMAGE else None
+    def in_image(self) -> bool:
+        """Whether the next token is an image code."""
+        return self.state in IMAGES
 
     @property
-    def begins_image(self) -> bool:
-        """Whether the next token is the first of a picture."""
-        return self.state is State.IMAGE and self.cursor.codes == 0
+    def guiding(self) -> Stream | None:
+        """The unconditional stream, if it guides the next token."""
+        return self.unconditional if self.in_image else None
+
+    @property
+    def guidance(self) -> float:
+        """Alpha of the next token."""
+        return self.settings.guidance_at(self.cursor.codes / max(1, self.image_tokens - 1))
+
+    @property
+    def image_tokens(self) -> int:
+        """Codes of the picture that is open."""
+        picture = self.cursor.picture
+        return self.grammar.image_tokens if picture is None else picture.grid[0] * picture.grid[1]
+
+    @property
+    def unconditional_prefix(self) -> list[int]:
+        """What stands before the picture in the unconditional stream."""
+        given = self.request.unconditional
+        return unconditional_prefix(self.grammar.vocabulary) if given is None else given
+
+    @property
+    def unconditional_length(self) -> int:
+        """Ids that the unconditional stream of a picture has."""
+        return len(self.unconditional_prefix) + self.image_cost
 
     @property
     def remaining(self) -> int:
@@ -98,60 +145,148 @@ class Row:
         return self.budget - len(self.new_ids)
 
     @property
-    def images(self) -> int:
-        """Pictures completed in the new tokens."""
-        return self.cursor.images - self._images_in_prompt
-
-    @property
-    def may_break(self) -> bool:
-        """Whether `<break>` may be offered: behind text only if a whole picture and one token more fit behind it."""
-        if self.state is not State.TEXT:
-            return True
-        has_room = self.remaining >= 1 + self.grammar.image_tokens + 1
-        return has_room and (self.settings.max_images is None or self.images < self.settings.max_images)
-
-    @property
     def uniform(self) -> float:
         """The random number that decides the next token."""
         return self.uniforms[len(self.new_ids)]
 
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.new_ids
+
+    @property
+    def gaps_filled(self) -> int:
+        """Gaps that are done."""
+        return max(0, self.cursor.next_span - (self.state is not State.CLOSED))
+
+    @property
+    def missing_images(self) -> int:
+        """Pictures that must still come."""
+        return max(0, self.settings.min_images - self.images)
+
+    def begin(self, kept: int) -> None:
+        """The row has its slots, the first `kept` ids of the prompt lie in its own."""
+        assert self.stream is not None
+        self.stream.pending = self.ids[kept:]
+        if self.guiding is not None:
+            self._open_unconditional()
+
+    def rules(self) -> tuple[int | None, list[int]]:
+        """(The id that must come next, if one must; the ids of the state that may not.)"""
+        v, state, closed = self.grammar.vocabulary, self.state, []
+        if state is State.TEXT:
+            if self._must_break():
+                return v.open_id, []
+            if not self._may_break():
+                closed.append(v.open_id)
+        if state in (State.TEXT, State.IMAGE_END) and self.missing_images:
+            closed.append(v.eos_id)
+        if state is State.TEXT_SPAN:
+            if self._must_close():
+                return v.eoss_id, []
+            if v.is_sentinel((self.new_ids or self.prompt)[-1]):
+                closed.append(v.eoss_id)  # a gap is not filled with nothing
+        if state is State.IMAGE_SPAN:
+            closed.append(v.eoss_id)
+        return None, closed
+
     def take(self, token: int, log_prob: float) -> None:
-        """Append the next token."""
+        """Append the token that was chosen, and those that the grammar forces after it."""
         if math.isnan(log_prob):
             raise ValueError(f"the model's logits are nan at token {len(self.new_ids)}; try --dtype float32")
-        self.cursor.feed(token)
-        self.new_ids.append(token)
-        self.log_probs.append(log_prob)
-        if token == self.grammar.vocabulary.eos_id:
-            self.finish_reason = "end"
-        elif self.remaining == 0:
-            self.finish_reason = "max_new_tokens" if self.budget == self.settings.max_new_tokens else "context"
-        self.stream.pending.append(token)
-        if self.guiding is not None:
-            self.guiding.pending.append(token)
+        self._append(token, log_prob)
+        self._follow_grammar()
+
+    def _follow_grammar(self) -> None:
+        while self.finish_reason is None and (forced := self._forced()) is not None:
+            self._append(forced, 0.0)
+
+    def finish(self, reason: FinishReason, text_end: int | None = None) -> None:
+        """End the document; a picture or a sentence that is not whole is left out."""
+        self.finish_reason = reason
+        count = self.reporter.finish(reason)
+        self._generation = Generation(
+            self.prompt, self.new_ids[:count], self.log_probs[:count], reason, self.images, text_end
+        )
+        self.reporter.events.append(Finished(self, self._generation, self.reporter.withdrawn))
 
     def result(self) -> Generation:
-        assert self.finish_reason is not None
-        return Generation(self.prompt, self.new_ids, self.log_probs, self.finish_reason, self.images)
+        """Raises ValueError if the row is not finished."""
+        if self._generation is None:
+            raise ValueError("this document is not finished: call Engine.step until it is")
+        return self._generation
 
-    def _check_open_image(self) -> None:
-        needed = self.grammar.image_tokens - self.cursor.codes + 1
-        if needed > self.budget:
-            raise ValueError(
-                f"the prompt opens a picture that needs {needed} more tokens, and {self.budget} are left "
-                f"(max_new_tokens {self.settings.max_new_tokens}, prompt {len(self.prompt)}); "
-                "raise max_new_tokens or shorten the prompt"
-            )
+    def take_events(self) -> list[Event]:
+        """What happened since the last call."""
+        events, self.reporter.events = self.reporter.events, []
+        return events
 
+    def _append(self, token: int, log_prob: float) -> None:
+        before, images = self.state, self.cursor.images
+        self._cut_short |= before is State.TEXT_SPAN and self._must_close()
+        self.cursor.feed(token)
+        if before in (State.TEXT, State.TEXT_SPAN) and self.grammar.vocabulary.is_text(token):
+            self.seen.add(token)
+        self.new_ids.append(token)
+        self.log_probs.append(log_prob)
+        if self.stream is not None:
+            self.stream.pending.append(token)
+        if self.unconditional is not None and self.state in (*IMAGES, State.FRAME):
+            if self.cursor.codes:
+                self.unconditional.pending.append(token)
+            elif self.in_image:
+                self._open_unconditional()
+        fills = before is State.IMAGE_SPAN and self.grammar.vocabulary.is_image(token)
+        self.images += self.cursor.images - images + (fills and self.cursor.codes == self.image_tokens)
+        self._end_if_done(token, self.reporter.follow(before, token))
 
-def _read_prompt(prompt: list[int], grammar: Grammar) -> Cursor:
-    v = grammar.vocabulary
-    if not prompt:
-        raise ValueError(f"the prompt is empty: it must hold at least {v.name(v.eos_id)}, which begins a document")
-    grammar.states(prompt)  # names the position of what breaks the grammar
-    cursor = Cursor(grammar)
-    for token in prompt[1:]:
-        cursor.feed(token)
-    if cursor.spans or cursor.state not in (State.TEXT, State.IMAGE, State.IMAGE_END):
-        raise ValueError("the prompt is closed by </s> or holds mask tokens; give the open beginning of a document")
-    return cursor
+    def _end_if_done(self, token: int, text_end: int | None) -> None:
+        v = self.grammar.vocabulary
+        out: FinishReason = "max_new_tokens" if self.budget == self.settings.max_new_tokens else "context"
+        if text_end is not None:
+            self.finish("stop", text_end)
+        elif token == v.eos_id:
+            self.finish("end")
+        elif self.state is State.CLOSED and self.cursor.next_span == len(self.cursor.spans):
+            self.finish(out if self._cut_short else "end")
+        elif self.remaining == 0:
+            self.finish(out)
+
+    def _forced(self) -> int | None:
+        """The id that the grammar gives no choice about."""
+        v, codes = self.grammar.vocabulary, self.cursor.codes
+        if self.state is State.CLOSED:
+            return v.sentinel_id(self.cursor.next_span)
+        if self.state is State.IMAGE_SPAN:
+            if codes == self.image_tokens:
+                return v.eoss_id
+            ends_row = codes and codes % self.grammar.grid[1] == 0 and v.is_image(self.new_ids[-1])
+            return v.layout.row_end if ends_row and v.layout is not None else None
+        return next(iter(self.cursor.forced()), None)
+
+    def _open_unconditional(self) -> None:
+        """The unconditional stream of the picture that is open: its prompt, then what is there of the picture."""
+        assert self.guiding is not None
+        v = self.grammar.vocabulary
+        if self.state is State.IMAGE:
+            picture = self.ids[len(self.ids) - self.cursor.image_ids :]
+        else:
+            picture = [v.break_id] if v.layout is None else v.layout.write_opening(self.grammar.grid)
+        self.guiding.pending = [*self.unconditional_prefix, *picture]
+        self.guiding.restart = True
+
+    def _must_close(self) -> bool:
+        """Whether a gap for text must end, because the budget holds no more than the gaps behind it need."""
+        later = tokens_of_spans(self.cursor.spans[self.cursor.next_span :], self.grammar)
+        return self.remaining <= 1 + later
+
+    def _may_break(self) -> bool:
+        """A picture begins only if it fits as a whole, with one id behind it."""
+        fits = self.remaining >= self.image_cost
+        return fits and (self.settings.max_images is None or self.images < self.settings.max_images)
+
+    def _must_break(self) -> bool:
+        """Behind one id of text more, what must come would not fit; if possible between two sentences."""
+        if not self.missing_images:
+            return False
+        spare = self.remaining - self.missing_images * self.image_cost
+        return spare < 1 or (spare < PICTURE_ROOM and self.reporter.at_sentence_end)

@@ -96,6 +96,14 @@ class RowCache(Cache):
         """Number of tokens in each row, long [rows], on the device of the last `step`."""
         return self._lengths.to(self._device)
 
+    @property
+    def bytes(self) -> int:
+        """Memory that is allocated so far: all of it from the first forward on."""
+        stores = [
+            store for layer in self.layers for store in (getattr(layer, "keys", None), getattr(layer, "values", None))
+        ]
+        return sum(store.nbytes for store in stores if store is not None)
+
     def current_step(self) -> Step:
         assert self._step is not None, "RowCache.step declares a forward before it runs"
         return self._step
@@ -153,3 +161,7 @@ class RowCache(Cache):
     def reset(self, rows: Tensor | None = None) -> None:
         """Empty these rows (None: all). Their memory is kept and written over."""
         self._lengths[slice(None) if rows is None else rows.cpu()] = 0
+
+    def truncate(self, row: int, length: int) -> None:
+        """Shorten a row to its first `length` tokens."""
+        self._lengths[row] = length

@@ -46,7 +46,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         super().__init__(config)
         text, image = config.text_config, config.image_config
         vocabulary, (text_rows, image_rows) = config.joint_vocabulary, config.parent_rows
-        self.grammar = Grammar(vocabulary, config.image_grid[0] * config.image_grid[1])
+        self.grammar = Grammar(vocabulary, config.image_grid[0] * config.image_grid[1], config.image_grid[1])
         depth = text.num_hidden_layers
         if config.readout == "exact":
             if not image_rows.has_images:
@@ -114,7 +114,9 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         if isinstance(module, JointRows):
             module.fill()
         elif isinstance(module, JointTower):
-            init.copy_(module.absent_input, module.embedding.weight.mean(0).expand_as(module.absent_input))
+            for made in (module.absent_input, module.text_input):
+                if made is not None:
+                    init.copy_(made, module.embedding.weight.mean(0).expand_as(made))
             if module.absent_output is not None:
                 init.copy_(module.absent_output, module.head.weight.mean(0).expand_as(module.absent_output))
         elif isinstance(module, Projection):

@@ -28,6 +28,8 @@ class SingleStream(JointBase, nn.Module):
         vocabulary: the joint vocabulary.
         image_grid: height and width of an image in tokens.
         rows: which rows of the model's tables the joint ids have.
+        whole: what the folder of `model` holds, where that is more than a decoder, of whose modules `model` is made
+            (see `Composite.decoder_of`).
     """
 
     def __init__(
@@ -36,16 +38,27 @@ class SingleStream(JointBase, nn.Module):
         vocabulary: Vocabulary,
         image_grid: tuple[int, int] | list[int],
         rows: ParentRows,
+        whole: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
+        self._whole = (whole,)  # a tuple: what is beside the decoder is neither trained nor moved
         self.tower = Tower(model)
         self.joint = JointRows(vocabulary, rows)
         self.joint.check(self.tower.embedding.num_embeddings, "the model")
-        self.grammar = Grammar(vocabulary, image_grid[0] * image_grid[1])
+        self.grammar = Grammar(vocabulary, image_grid[0] * image_grid[1], image_grid[1])
 
     @property
     def model(self) -> PreTrainedModel:
         return self.tower.model
+
+    @property
+    def whole(self) -> PreTrainedModel:
+        """What a folder of this model holds."""
+        return self._whole[0] or self.model
+
+    def forget_whole(self) -> None:
+        """Let go of all but the decoder; it cannot be saved any more as it came."""
+        self._whole = (None,)
 
     @property
     def config(self) -> PretrainedConfig:
@@ -93,10 +106,11 @@ class SingleStream(JointBase, nn.Module):
         parent = self.tower.capped(self.tower.head(hidden)).reshape(-1, self.tower.head.out_features)
         vocabulary, rows = self.vocabulary, self.joint.rows
         pieces = {0: parent[:, : rows.text_size]}
+        if rows.eos_row is not None:
+            pieces[vocabulary.eos_id] = parent[:, rows.eos_row : rows.eos_row + 1]
         if rows.has_images:
-            codes = select(parent, self.joint.codes, dim=1)
-            if self.tower.image_head is not None:
-                codes = self.tower.image_head(hidden.reshape(-1, hidden.shape[-1]))
+            head = self.tower.image_head
+            codes = select(parent, self.joint.codes, 1) if head is None else head(hidden.reshape(-1, hidden.shape[-1]))
             pieces[vocabulary.image_start] = codes
         if self.joint.controls:
             assert rows.control_start is not None
@@ -107,11 +121,24 @@ class SingleStream(JointBase, nn.Module):
         return logits.view(*hidden.shape[:-1], -1)
 
     def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Save the plain model; it opens with `AutoModelForCausalLM`.
+        """Save the plain model, which opens in `transformers`.
 
         Args:
-            state_dict: tensors to save in the place of its own, by the names that they have here.
+            state_dict: tensors to save in the place of its own, by the names that they have here without adapters.
         """
         if state_dict is not None:
-            state_dict = {name.removeprefix("tower.model."): tensor for name, tensor in state_dict.items()}
-        self.model.save_pretrained(folder, state_dict=state_dict)
+            state_dict = self._of_whole(state_dict)
+        self.whole.save_pretrained(folder, state_dict=state_dict)
+
+    def _of_whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of `whole` by its own names, those of the decoder taken from `tensors`."""
+        inside = {id(parameter): name for name, parameter in self.named_parameters(remove_duplicate=False)}
+        found = {}
+        for name, value in self.whole.state_dict(keep_vars=True).items():
+            own = inside.get(id(value), "")
+            if ".lora_" in own:
+                continue
+            tensor = tensors.get(own.replace(".base_layer.", ".")) if own else value.detach()
+            if tensor is not None:  # None: tied to one that is there
+                found[name.replace(".base_layer.", ".")] = tensor
+        return found

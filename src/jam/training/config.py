@@ -53,6 +53,7 @@ class TrainConfig:
         max_grad_norm: gradients are clipped to this norm.
         cm3: causally masked objective; for messages, spans lie in the answer.
         unconditional_rate: share of captioned pictures whose text is masked whole, for guidance.
+        part_rate: share of documents that mask exactly one whole part, a picture or a text, for `jam fill`.
         sentinel_weight: weight of predicting a sentinel inside the source.
         image_weight: weight of image tokens against text tokens.
         z_loss: weight of the squared logarithm of the softmax's sum (PaLM, section 5), which keeps logits small.
@@ -105,6 +106,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     cm3: bool = True
     unconditional_rate: float = 0.1
+    part_rate: float = 0.0
     sentinel_weight: float = 0.0
     image_weight: float = 1.0
     z_loss: float = 0.0
@@ -147,7 +149,7 @@ class TrainConfig:
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 choices = ", ".join(map(str, get_args(hint)))
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
-        for name in ("unconditional_rate", "min_lr_ratio", "momentum", "lora_dropout"):
+        for name in ("unconditional_rate", "part_rate", "min_lr_ratio", "momentum", "lora_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if self.keep_best and not (self.validation and self.validate_every):

@@ -69,7 +69,8 @@ class Trainer:
             for source in config.sources
         ]
         self.validation = [Shards(path, model.vocabulary, fingerprint) for path in config.validation]
-        objective = Objective(config.cm3, config.unconditional_rate, config.sentinel_weight, config.image_weight)
+        c = config
+        objective = Objective(c.cm3, c.unconditional_rate, c.sentinel_weight, c.image_weight, c.part_rate)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
         self.accumulation = max(1, round(config.batch_tokens / (config.micro_batch_size * self.context)))
         if self.accumulation < self.world.size:

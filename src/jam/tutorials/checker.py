@@ -89,7 +89,7 @@ def check_answer(parts: list[Part], request: Request, ended: bool) -> Verdict:
     for part in parts:
         if isinstance(part, Text):
             texts.append(part.text)
-        else:
+        elif isinstance(part, ImagePart):
             scene = read_steps(texts)
             verdicts.append(scene is not None and picture_shows(part.load(), scene))
     scene = read_steps(texts)

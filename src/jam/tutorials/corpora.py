@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from jam.documents import Document, Image, Message, Text
+from jam.documents import Document, Image, Message, Part, Text
 from jam.tutorials.scenes import Scene, random_scene
 from jam.tutorials.texts import Request, caption, request_for, step_texts
 
@@ -35,7 +35,7 @@ def interleaved_tutorials(seed: int, held_out: bool = False) -> Iterator[Documen
     while True:
         scene = random_scene(rng, held_out)
         question = request_for(scene, rng).question(rng)
-        answer: list[Text | Image] = []
+        answer: list[Part] = []
         for text, step in zip(step_texts(scene, rng), scene.steps(), strict=True):
             answer += [Text(text), Image(pixels=step.draw())]
         yield Document(messages=[Message("user", [Text(question)]), Message("assistant", answer)])

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from jam.layout import NamedLayout
 from jam.packed import Mask
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers, by their names in configs of `transformers`
@@ -46,8 +47,10 @@ class Family(ABC):
         positions: learned position table.
         image_head: module that writes image codes, [N, head width] to [N, codes], where they are no rows of the head;
             the rows of the embedding behind those of the head are the codes' then.
+        norm_shift: what norms add to their weights.
         activation: field of the config that names the activation of the FFN.
         attention: "sdpa", or "eager" where the layers do what the former cannot.
+        layouts: how documents of the family's image models look, the usual one first; none for a family without.
     """
 
     model_class: type[PreTrainedModel]
@@ -57,8 +60,10 @@ class Family(ABC):
     norm: str
     head: str = "lm_head"
     image_head: str | None = None
+    norm_shift: float = 0.0
     activation: str = "hidden_act"
     attention: str = "sdpa"
+    layouts: ClassVar[tuple[NamedLayout, ...]] = ()
 
     def check(self, config: PretrainedConfig) -> None:
         """Raises ValueError for a config that describes something else than a causal decoder."""

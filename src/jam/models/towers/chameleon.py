@@ -8,10 +8,17 @@ attention and FFN.
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
-from transformers import ChameleonConfig, ChameleonPreTrainedModel, PretrainedConfig
+from transformers import (
+    ChameleonConfig,
+    ChameleonForConditionalGeneration,
+    ChameleonPreTrainedModel,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.cache_utils import Cache
 from transformers.models.chameleon.modeling_chameleon import (
     ChameleonDecoderLayer,
@@ -20,6 +27,7 @@ from transformers.models.chameleon.modeling_chameleon import (
     ChameleonSwinDecoderLayer,
 )
 
+from jam.layout import NamedLayout
 from jam.models.towers.base import Rotary
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
@@ -46,8 +54,23 @@ class ChameleonDecoder(ChameleonPreTrainedModel):
         self.post_init()
 
 
+CHAMELEON = NamedLayout(
+    "chameleon", opening="<racm3:break>", closing="<eoss>", question=("", "<reserved08706>")
+)  # Anole's too
+LUMINA_MGPT = NamedLayout(
+    "lumina-mgpt",
+    opening="<racm3:break>{height}{width}",
+    closing="<eoss>",
+    row_end="<reserved08799>",
+    numbers=tuple(f"<reserved{8800 + number:05}>" for number in range(65)),  # of 32 pixels, which are two codes
+    unit=2,
+    question=("", "<reserved08706>"),
+)
+
+
 class ChameleonFamily(LlamaFamily):
     model_class = ChameleonDecoder
+    layouts = (CHAMELEON, LUMINA_MGPT)
 
     def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache)[0]
@@ -55,6 +78,7 @@ class ChameleonFamily(LlamaFamily):
 
 class ChameleonComposite(Composite):
     prefixes: ClassVar[dict[str, str | None]] = {"model.vqmodel.": None}
+    whole_class = ChameleonForConditionalGeneration
 
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
         """Without the map of all tokens' names, which says what ids the image tokenizer's codes have."""
@@ -63,3 +87,16 @@ class ChameleonComposite(Composite):
         config = copy.deepcopy(config)
         config.vocabulary_map = None
         return config
+
+    def with_decoder(self, config: PretrainedConfig, decoder: PretrainedConfig) -> PretrainedConfig:
+        whole = copy.deepcopy(decoder)
+        whole.vocabulary_map, whole.vq_config = config.vocabulary_map, config.vq_config
+        return whole
+
+    def decoder_of(self, whole: PreTrainedModel) -> PreTrainedModel:
+        config: Any = self.decoder_config(whole.config)
+        with torch.device("meta"):
+            decoder = ChameleonDecoder(config)
+        decoder.model = nn.ModuleDict({name: getattr(whole.model, name) for name in decoder.model})
+        decoder.lm_head = whole.lm_head
+        return decoder

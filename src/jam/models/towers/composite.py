@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,11 @@ class Composite:
     Attributes:
         prefixes: beginnings of names in the checkpoint and what stands for them in the decoder, the first that fits;
             None: no part of the decoder.
+        whole_class: opens a checkpoint with a fused decoder in the parent's place; None: such a decoder is saved alone.
     """
 
     prefixes: ClassVar[dict[str, str | None]] = {}
+    whole_class: ClassVar[type[PreTrainedModel] | None] = None
 
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
         """The config of the decoder alone."""
@@ -64,6 +66,14 @@ class Composite:
             if stored.startswith(prefix):
                 return None if replacement is None else replacement + stored.removeprefix(prefix)
         return stored
+
+    def with_decoder(self, config: PretrainedConfig, decoder: PretrainedConfig) -> PretrainedConfig:
+        """The config of a `whole_class` like `config`, with another decoder."""
+        raise TypeError(f"{type(self).__name__} names no whole_class")
+
+    def decoder_of(self, whole: PreTrainedModel) -> PreTrainedModel:
+        """The decoder inside a `whole_class`, of the very modules that are in it."""
+        raise TypeError(f"{type(self).__name__} names no whole_class")
 
     @staticmethod
     def text_config(config: PretrainedConfig) -> PretrainedConfig:

@@ -17,12 +17,23 @@ from transformers import (
     PreTrainedModel,
 )
 
+from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
+
+LIQUID = NamedLayout(
+    "liquid",
+    opening="<boi>",
+    closing="<eoi>",
+    question=("", " Generate an image based on this description."),
+    unconditional="<unconditional>",
+)
 
 
 class GemmaFamily(LlamaFamily):
     model_class: type[PreTrainedModel] = GemmaForCausalLM
+    norm_shift = 1.0
+    layouts = (LIQUID,)
 
     def check(self, config: PretrainedConfig) -> None:
         if getattr(config, "use_bidirectional_attention", False):

@@ -5,6 +5,7 @@ The first MLP sees nothing but the code: its outputs are rows behind those of th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from dataclasses import field
 from typing import ClassVar
@@ -15,8 +16,18 @@ from torch.func import functional_call
 from transformers import AutoConfig, LlamaConfig, LlamaModel, LlamaPreTrainedModel, PretrainedConfig
 from transformers.models.janus.modeling_janus import JanusVQVAEAlignerMLP, JanusVQVAEConfig, JanusVQVAEHead
 
+from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite, Made
 from jam.models.towers.llama import LlamaFamily
+
+# Janus pads its unconditional prompt to the length of the conditional one; a cached prefix has one length for all.
+JANUS = NamedLayout(
+    "janus",
+    opening="<begin_of_image>",
+    closing="<end_of_image>",
+    question=("<|User|>: ", "\n\n<|Assistant|>:"),
+    unconditional="<\uff5c\u2581pad\u2581\uff5c>" * 16,
+)
 
 
 class JanusDecoderConfig(LlamaConfig):
@@ -40,6 +51,7 @@ class JanusDecoder(LlamaPreTrainedModel):
 
 class JanusFamily(LlamaFamily):
     model_class = JanusDecoder
+    layouts = (JANUS,)
     image_head = "generation_head"
 
 
@@ -68,7 +80,8 @@ class JanusComposite(Composite):
         sources |= {f"model.generation_aligner.{name}": shape for name, shape in weights.items()}
 
         def rows(embeddings: Tensor, *tensors: Tensor) -> Tensor:
-            return functional_call(aligner, dict(zip(weights, tensors, strict=True)), embeddings)
+            own = copy.deepcopy(aligner)  # which changes during the call, and several threads may need these rows
+            return functional_call(own, dict(zip(weights, tensors, strict=True)), embeddings)
 
         made = {"model.embed_tokens.weight": Made(sources, "text rows, then the aligner's outputs for all codes", rows)}
         if stored and "lm_head.weight" not in stored:  # tied; the config says so of checkpoints that are not, too

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
+from jam.layout import NamedLayout
 from jam.models.towers.llama import LlamaFamily
+
+SIMPLEAR = NamedLayout(
+    "simplear",
+    opening="<|soi|>",
+    closing="<|eoi|>",
+    question=("<|t2i|>", ""),
+    unconditional="<|t2i|>An image of aerial view, overexposed, low quality, deformation, a poor composition, "
+    "bad hands, bad teeth, bad eyes, bad limbs, distortion",
+)
 
 
 class Qwen2Family(LlamaFamily):
     model_class: type[PreTrainedModel] = Qwen2ForCausalLM
+    layouts = (SIMPLEAR,)
 
     def layer_types(self, config: PretrainedConfig) -> list[str]:
         return config.layer_types

@@ -184,7 +184,8 @@ class JointTower(Tower):
 
     An id without a row of the parent's is read through one learned vector, ``absent_input[0]``; `missing_controls` have
     their own rows, ``absent_input[1:]`` and ``absent_output``. All start at the parent's mean row, and are scaled and
-    capped as the parent's own rows and logits are.
+    capped as the parent's own rows and logits are. Where the parent has another tokenizer, text ids that it has no row
+    for are read through `text_input`, ``[text ids, embedding width]``, which is scaled too.
 
     Raises:
         ValueError: image codes are written by a module of the parent, and `vocabulary` has not those codes.
@@ -198,6 +199,8 @@ class JointTower(Tower):
         missing = len(self.joint.missing)
         self.absent_input = nn.Parameter(torch.empty(1 + missing, self.embedding.embedding_dim))
         self.absent_output = nn.Parameter(torch.empty(missing, self.head.in_features)) if missing else None
+        made = (vocabulary.text_size, self.embedding.embedding_dim)
+        self.text_input = nn.Parameter(torch.empty(made)) if rows.made_text else None
         start = self.head.out_features
         codes = self.embedding.num_embeddings - start
         if self.image_head is not None and (codes, start) != (vocabulary.image_size, rows.image_start):
@@ -216,6 +219,10 @@ class JointTower(Tower):
         row = self.joint.parent_row[input_ids]
         own = self.embedding(row.clamp(min=0))
         absent = self.scaled(F.embedding(self.joint.absent_row[input_ids], self.absent_input))
+        if self.text_input is not None:
+            text_size = self.joint.vocabulary.text_size
+            made = self.scaled(F.embedding(input_ids.clamp(max=text_size - 1), self.text_input))
+            absent = torch.where((input_ids < text_size)[..., None], made, absent)
         return torch.where((row >= 0)[..., None], own, absent)
 
     def columns(self, hidden: Tensor, image: bool) -> Tensor:
@@ -231,8 +238,8 @@ class JointTower(Tower):
             pieces[vocabulary.image_start] = (
                 take(self.joint.codes) if self.image_head is None else self.image_head(hidden)
             )
-            if vocabulary.eos_id < rows.text_size:
-                pieces[vocabulary.eos_id] = take(slice(vocabulary.eos_id, vocabulary.eos_id + 1))
+            if (eos := rows.eos_of(vocabulary)) is not None:
+                pieces[vocabulary.eos_id] = take(slice(eos, eos + 1))
         else:
             pieces[0] = take(slice(0, rows.text_size))
         if self.joint.controls:

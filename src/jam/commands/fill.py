@@ -1,0 +1,68 @@
+"""`jam fill`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from jam.commands.arguments import Parser, add_placement, make_parser
+from jam.commands.generate import check_page, show
+from jam.commands.progress import progress_bar
+from jam.commands.settings import add_settings, chosen_settings
+from jam.documents import Document, parse_document, read_documents
+from jam.generation import GenerationSettings
+from jam.model import load
+
+EXAMPLES = """
+jam fill runs/instruct/model gaps.json --out page.html
+jam fill model gaps.jsonl --out page.md --temperature 0 --guidance-scale 2
+
+a gap is a part of a document:  {"type": "gap", "modality": "text"}  or  {"type": "gap", "modality": "image"}
+"""
+
+
+def parser() -> Parser:
+    made = make_parser("fill", "Fill the gaps of documents, texts or pictures, from what stands around them.", EXAMPLES)
+    made.add_argument("model", type=Path, help="model folder")
+    made.add_argument("documents", type=Path, help="a document with gaps (.json), or several as JSON lines")
+    page = "page to write or replace: .html or .md; default: text on stdout"
+    made.add_argument("--out", type=Path | None, default=None, help=page)
+    add_settings(made, leave_out=("stop", "min_images", "max_images"))
+    add_placement(made, device_map=True)
+    return made
+
+
+def read(path: Path) -> list[Document]:
+    """One document of a ``.json`` file, or those of JSON lines."""
+    if path.suffix != ".json":
+        return list(read_documents(path))
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of documents")
+    return [parse_document(path.read_bytes(), path.parent, f"{path}: ")]
+
+
+def run(settings: Namespace) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if settings.out is not None:
+        check_page(settings.out)
+    chosen = chosen_settings(settings)
+    GenerationSettings(**chosen)
+    documents = read(settings.documents)
+    model = load(settings.model, settings.device, settings.dtype, settings.device_map)
+    with progress_bar(console, transient=True) as progress:
+        task = progress.add_task("filling", total=sum(len(document.gaps) for document in documents), figures="")
+
+        def on_step(rows: list) -> None:  # type: ignore[type-arg]
+            progress.update(task, completed=sum(row.gaps_filled for row in rows))
+
+        filled = model.fill_all(documents, replace(model.settings, **chosen), on_step)
+    for document in filled:
+        console.print(f"{document.extra['tokens']} tokens, finished: {document.extra['finish_reason']}")
+        if settings.out is None:
+            show(document)
+    if settings.out is not None:
+        Document(content=[part for document in filled for part in document.parts]).save(settings.out)
+        console.print(f"{settings.out}: the filled documents", markup=False)

@@ -1,0 +1,51 @@
+"""Options for `GenerationSettings`, wherever a model writes."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from jsonargparse import Namespace
+
+from jam.commands.arguments import Parser
+from jam.generation import GenerationSettings
+
+HELP = {
+    "max_new_tokens": "most tokens to write; a picture that would not fit whole is not begun",
+    "min_images": "at least so many pictures",
+    "max_images": "most pictures to draw",
+    "temperature": "divides the logits; 0 takes the most probable token",
+    "top_p": "sample from the smallest set of tokens of at least this probability",
+    "top_k": "sample from so many most probable tokens; 0 is all",
+    "min_p": "sample from text tokens at least this probable, relative to the most probable",
+    "repetition_penalty": "makes text that was there before less probable; 1 is none",
+    "image_temperature": "temperature of image tokens",
+    "image_top_p": "top-p of image tokens",
+    "image_top_k": "top-k of image tokens",
+    "guidance_scale": "classifier-free guidance on image tokens; 1 is none",
+    "guidance_end": "guidance at the end of a picture, with a linear or cosine schedule",
+    "guidance_schedule": "the way from guidance scale to guidance end",
+    "image_grid": "tokens of a picture as [height,width], where documents say a picture's size",
+    "stop": "a string that ends the document; several are possible",
+    "seed": "the same seed gives the same document",
+}
+
+
+def add_settings(parser: Parser, leave_out: tuple[str, ...] = ()) -> None:
+    """An option for every field of `GenerationSettings` but `leave_out`."""
+    hints = get_type_hints(GenerationSettings)
+    for field in fields(GenerationSettings):
+        if field.name in leave_out:
+            continue
+        text = f"{HELP[field.name]}; default: the model's"
+        if field.name == "stop":
+            parser.add_argument("--stop", type=str, nargs="+", default=None, help=text)
+        else:
+            parser.add_argument(f"--{field.name}", type=hints[field.name] | None, default=None, help=text)
+
+
+def chosen_settings(settings: Namespace) -> dict[str, Any]:
+    """The fields that were given."""
+    names = [field.name for field in fields(GenerationSettings)]
+    given = {name: getattr(settings, name, None) for name in names}
+    return {name: value for name, value in given.items() if value is not None}

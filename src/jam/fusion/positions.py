@@ -1,0 +1,93 @@
+"""Longer contexts by interpolated positions (docs/unequal-parents.md)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from jam.fusion.tables import Table
+from jam.models.towers import Made
+from jam.models.towers.base import FULL
+
+STRETCHED = {"default": "linear", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
+"""Types of rotary positions that can be stretched, and the type that they have then."""
+
+
+@dataclass(frozen=True)
+class StretchedPositions(Made):
+    """A table of learned positions, interpolated so that the first and the last position keep their rows.
+
+    Args:
+        offset: rows in front of those of positions, which are copied.
+        old, new: number of positions.
+    """
+
+    offset: int = 0
+    old: int = 0
+    new: int = 0
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...], old: int, new: int) -> StretchedPositions:
+        """Of the table `name`, which has the `shape` when it is stretched."""
+        offset = shape[0] - new
+        sources = {name: (offset + old, *shape[1:])}
+        return cls(sources, f"{old} positions interpolated to {new}", None, offset, old, new)
+
+    def compute(self, first: Tensor, *others: Tensor) -> Tensor:
+        wide = first.to(torch.promote_types(first.dtype, torch.float32))
+        return self._rows(0, self.offset + self.new, lambda start, stop: wide[start:stop])
+
+    def blocks(self, table: Table) -> Iterator[Tensor]:
+        """The same in blocks."""
+        step = max(1, table.block_rows - 2)  # a block lies between as many rows of the table, and two more
+        for start in range(0, self.offset + self.new, step):
+            yield self._rows(start, min(start + step, self.offset + self.new), table.rows)
+
+    def _rows(self, start: int, stop: int, read: Callable[[int, int], Tensor]) -> Tensor:
+        place = torch.arange(start, stop, dtype=torch.float64) - self.offset
+        place = self.offset + torch.where(place < 0, place, place * (self.old - 1) / (self.new - 1))
+        below = place.floor().long()
+        above = (below + 1).clamp(max=self.offset + self.old - 1)
+        first = int(below[0])
+        rows = read(first, int(above[-1]) + 1)
+        low, high = rows[below - first], rows[above - first]
+        return low + (high - low) * (place - below).to(rows.dtype)[:, None]
+
+
+def stretched_config(config: PretrainedConfig, context: int, owner: str) -> PretrainedConfig:
+    """The config of a decoder for `context` positions, more than it has; rotary ones are interpolated by it.
+
+    Raises:
+        ValueError: its rotary positions are of a type that has nothing to interpolate.
+    """
+    ratio = context / config.max_position_embeddings
+    config = copy.deepcopy(config)
+    config.max_position_embeddings = context
+    rope = getattr(config, "rope_parameters", None)
+    if not rope:
+        return config
+    if any(isinstance(one, dict) for one in rope.values()):  # by type of layer: windows are as long as before
+        full = {FULL: _stretched_rope(rope[FULL], ratio, owner)} if FULL in getattr(config, "layer_types", ()) else {}
+        config.rope_parameters = rope | full
+    else:
+        config.rope_parameters = _stretched_rope(rope, ratio, owner)
+    return config
+
+
+def _stretched_rope(rope: dict[str, Any], ratio: float, owner: str) -> dict[str, Any]:
+    kind = rope.get("rope_type", "default")
+    if kind not in STRETCHED:
+        raise ValueError(
+            f"rotary positions of {owner} are of the type {kind!r}, which cannot be interpolated; "
+            f"{', '.join(STRETCHED)} can; leave --context out"
+        )
+    stretched = rope | {"rope_type": STRETCHED[kind]}
+    if kind == "default" or rope.get("factor") is not None:  # a yarn without follows max_position_embeddings
+        stretched["factor"] = rope.get("factor", 1.0) * ratio
+    return stretched

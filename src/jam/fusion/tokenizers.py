@@ -1,0 +1,105 @@
+"""Parents' tokenizers: what their ids mean, and whether two of them mean the same.
+
+`AutoTokenizer` may build another pipeline from one and the same tokenizer.json, by the `model_type` beside it; so what
+counts is the file itself, where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+PROBES = ("Hello, world! It's 12,345.67 today.", "  two spaces\n\nand new lines\t", "naïve café, Übergröße, 日本語 🙂")
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """The ids of a tokenizer.
+
+    Args:
+        ids: id of every token, added ones too.
+        added: tokens that were added to the model's own.
+        merges: of a BPE, in order; none for other kinds.
+        encode: a text to ids, without special tokens.
+    """
+
+    ids: dict[str, int]
+    added: frozenset[str]
+    merges: list[Any]
+    encode: Callable[[str], list[int]]
+
+    @classmethod
+    def of_pipeline(cls, pipeline: Tokenizer) -> TextTokens:
+        spec = json.loads(pipeline.to_str())
+        return cls(
+            pipeline.get_vocab(with_added_tokens=True),
+            frozenset(entry["content"] for entry in spec["added_tokens"]),
+            spec["model"].get("merges", []),
+            lambda text: pipeline.encode(text, add_special_tokens=False).ids,
+        )
+
+    @classmethod
+    def of_tokenizer(cls, tokenizer: Any) -> TextTokens:
+        """Of a tokenizer of `transformers` that has no tokenizer.json."""
+        encode = lambda text: tokenizer(text, add_special_tokens=False).input_ids
+        return cls(tokenizer.get_vocab(), frozenset(tokenizer.get_added_vocab()), [], encode)
+
+    @property
+    def size(self) -> int:
+        return max(self.ids.values(), default=-1) + 1
+
+
+def tokenizer_folder(folder: Path) -> Path | None:
+    """`folder/tokenizer`, else `folder` itself; None if neither holds a tokenizer."""
+    places = (folder / "tokenizer", folder)
+    return next((place for place in places if any((place / name).is_file() for name in TOKENIZER_FILES)), None)
+
+
+def find_tokenizer(folder: Path) -> Any | None:
+    """The tokenizer of a checkpoint folder; None if there is none."""
+    place = tokenizer_folder(folder)
+    return None if place is None else AutoTokenizer.from_pretrained(place, local_files_only=True)
+
+
+def find_pipeline(folder: Path) -> Tokenizer | None:
+    """The tokenizer.json of a checkpoint folder; None if there is none."""
+    place = tokenizer_folder(folder)
+    path = place / "tokenizer.json" if place else None
+    return Tokenizer.from_file(str(path)) if path and path.is_file() else None
+
+
+def difference(text: TextTokens, image: TextTokens) -> str | None:
+    """Where two tokenizers read a text differently, in words; None where they don't.
+
+    The longer one may have added tokens behind all those of the other: ids that only it has.
+    """
+    shared = min(text.size, image.size)
+    both = {"text": text, "image": image}
+    differing = {
+        entry
+        for role, other in (("text", image), ("image", text))
+        for entry in both[role].ids.items()
+        if other.ids.get(entry[0]) != entry[1] and (entry[1] < shared or entry[0] not in both[role].added)
+    }
+    if differing:
+        first = sorted(differing, key=lambda entry: (entry[1], entry[0]))[:3]
+        shown = "; ".join(f"{token!r}: text {text.ids.get(token)}, image {image.ids.get(token)}" for token, _ in first)
+        return f"text has {len(text.ids)} entries, image {len(image.ids)}; first differences: {shown}"
+    # Entries may agree where merges don't, and no few strings would show it.
+    if text.merges != image.merges:
+        pairs = enumerate(zip_longest(text.merges, image.merges))
+        number, ours, theirs = next((number, *merges) for number, merges in pairs if merges[0] != merges[1])
+        return f"merge {number} is {ours} for text and {theirs} for image"
+    for probe in PROBES:
+        ours, theirs = text.encode(probe), image.encode(probe)
+        if ours != theirs:
+            return f"{probe!r} is {ours[:12]} for text and {theirs[:12]} for image"
+    return None

@@ -1,0 +1,73 @@
+"""A conversation that goes on where its cache stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from jam.codec import Codec
+from jam.documents import Document, Message, Part, Text
+from jam.generation.documents import document_of, request_for
+from jam.generation.engine import Engine
+from jam.generation.events import Event, Finished
+from jam.generation.request import Request, Session
+from jam.generation.settings import GenerationSettings
+
+
+class Chat:
+    """Questions and answers, each of text and pictures, that a model reads once.
+
+    Every question is put as the whole conversation is put to the model anew (`Codec.encode_prompt`); what its ids have
+    in common with those in the cache, nearly always all but the question, is not computed again.
+
+    Args:
+        engine: with the model's codec; nobody else steps it while an answer is written.
+        settings: of every answer; each draws apart.
+        system: what the conversation begins with.
+
+    Attributes:
+        document: the conversation so far.
+    """
+
+    def __init__(self, engine: Engine, codec: Codec, settings: GenerationSettings, system: str | None = None) -> None:
+        self.engine, self.codec, self.settings = engine, codec, settings
+        self.document = Document(messages=[Message("system", [Text(system)])] if system else [])
+        self.session = Session()
+
+    def send(self, message: str | Sequence[Part], **settings: Any) -> Document:
+        """The answer to a message as a document of content; `settings` change those of the chat for this answer.
+
+        Raises:
+            ValueError: the message is empty, or the conversation does not fit into the context any more.
+        """
+        events = list(self.stream(message, **settings))
+        assert isinstance(events[-1], Finished) and events[-1].document is not None
+        return Document(content=events[-1].document.answer, extra=events[-1].document.extra)
+
+    def stream(self, message: str | Sequence[Part], **settings: Any) -> Iterator[Event]:
+        """As `send`, event by event; the last one, `Finished`, has the answer. Left early, nothing is kept of it."""
+        parts: list[Part] = [Text(message)] if isinstance(message, str) else list(message)
+        turns = [*self.document.messages, Message("user", parts)]
+        chosen = replace(self.settings, **settings).for_row(sum(turn.role == "user" for turn in turns) - 1)
+        request = request_for(Document(messages=turns), chosen, self.codec, session=self.session)
+        row = self.engine.submit(request)
+        try:
+            while row.finish_reason is None:
+                for event in self.engine.step():
+                    if event.row is not row:
+                        continue
+                    if isinstance(event, Finished):
+                        event = self._keep(turns, request, event)
+                    yield event
+        finally:
+            self.engine.cancel(row)
+
+    def close(self) -> None:
+        """Give the memory back; the conversation stays, and is read anew if it goes on."""
+        self.engine.end(self.session)
+
+    def _keep(self, turns: list[Message], request: Request, event: Finished) -> Finished:
+        document = document_of(request, event.generation, self.codec)
+        self.document = Document(messages=[*turns, Message("assistant", document.answer)])
+        return replace(event, document=document)

@@ -1,0 +1,158 @@
+"""From the ids of one row to events, and to the places where its document may end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jam.codec.text import decode_text
+from jam.generation.events import Event, ImageDone, ImageProgress, ImageStarted, TextPiece
+from jam.generation.text import SENTENCE_ROOM, TextRun, find_stop, held_back
+from jam.grammar import State
+
+if TYPE_CHECKING:
+    from jam.codec import Codec
+    from jam.generation.row import Row
+
+TEXTS = (State.TEXT, State.TEXT_SPAN)
+IMAGES = (State.IMAGE, State.IMAGE_SPAN)
+
+
+class Reporter:
+    """Follows a row id by id.
+
+    Attributes:
+        is_heard: whether anybody takes events but the last one; else texts are read only where rules ask for them.
+        events: what happened and was not taken yet.
+        withdrawn: characters that were sent as pieces and are not in the document.
+    """
+
+    def __init__(self, row: Row, codec: Codec | None) -> None:
+        self.row, self.codec = row, codec
+        self.is_heard = True
+        self.events: list[Event] = []
+        self.withdrawn = 0
+        self.run: TextRun | None = None
+        self._safe = 0  # new ids up to the last place where the document may end
+        self._base = 0  # new ids before the run, less the ids of the run that are not new
+        self._sent = 0  # characters of the run that are out, or not new
+        tokenizer = codec.image_tokenizer if codec is not None else None
+        self._usual = tokenizer.info.grid if tokenizer is not None else None
+        self._grid = row.cursor.picture.grid if row.cursor.picture is not None else self._usual
+        self._images = 0
+        self._codes: list[int] = []  # of the picture that is open
+        if row.state is State.IMAGE:
+            v = row.grammar.vocabulary
+            self._codes = v.to_codes([token for token in row.prompt[-row.cursor.image_ids :] if v.is_image(token)])
+        if row.state in TEXTS:
+            self._begin_text(_prior(row))
+        elif row.state is State.IMAGE_SPAN:
+            self._tell(ImageStarted(row, 0))
+
+    @property
+    def at_sentence_end(self) -> bool:
+        """Whether the text, as far as it is written, ends with a sentence; without a codec nobody knows."""
+        return self.run is not None and self.run.at_sentence_end
+
+    def follow(self, before: State, token: int) -> int | None:
+        """Take the next id, chosen in state `before`; where a stop string cuts the text, in characters of its run."""
+        row, after = self.row, self.row.state
+        stop = None
+        if before in TEXTS and after in TEXTS and row.grammar.vocabulary.is_text(token):
+            stop = self._follow_text(token)
+        elif self.run is not None:
+            self._end_text()
+        if row.grammar.vocabulary.is_image(token):
+            self._codes.append(token - row.grammar.vocabulary.image_start)
+            self._follow_image()
+        if row.images > self._images:
+            self._images, self._safe = row.images, len(row.new_ids)
+            self._tell(ImageDone(row, row.images - 1, self._codes, self._grid, self.codec))
+        if after in TEXTS and before not in TEXTS:
+            self._begin_text(_prior(row) if after is State.TEXT_SPAN else [])
+        elif after in IMAGES and not row.cursor.codes:
+            self._codes = []
+            self._grid = row.cursor.picture.grid if row.cursor.picture is not None else self._usual
+            self._tell(ImageStarted(row, row.images))
+        return stop
+
+    def finish(self, reason: str) -> int:
+        """Send what was held back and stays; returns how many new ids stay."""
+        row, run = self.row, self.run
+        if row.state is State.IMAGE:  # cancelled within a picture
+            return max(0, len(row.new_ids) - row.cursor.image_ids)
+        if reason in ("max_new_tokens", "context") and not row.fills and self.codec is not None:
+            if run is not None:
+                place = run.last_sentence()
+                count, characters = (
+                    (self._safe, run.prior_length) if place is None else (self._base + place[0], place[1])
+                )
+                self._send(characters)
+                self.withdrawn = max(0, self._sent - characters)
+                return count
+            return len(row.new_ids)
+        if run is not None and reason != "stop":
+            self._end_text()
+        return len(row.new_ids)
+
+    def _begin_text(self, prior: list[int]) -> None:
+        if self.codec is None:
+            return
+        tokenizer = self.codec.tokenizer
+        self.run = TextRun(lambda ids: decode_text(tokenizer, ids), prior)
+        self._base = len(self.row.new_ids) - len(prior)
+        self._sent = self.run.prior_length
+
+    def _follow_text(self, token: int) -> int | None:
+        run, row = self.run, self.row
+        if run is None:
+            return None
+        run.add(token)
+        stops, near = row.settings.stop, row.remaining < SENTENCE_ROOM and not row.fills
+        if not (self.is_heard or stops or near):
+            return None
+        run.read()
+        if (stop := find_stop(run.text, self._sent, stops)) is not None:
+            self._send(stop)
+            return stop
+        limit = len(run.text) - held_back(run.text[self._sent :], stops)
+        if near:
+            limit = min(limit, run.sentence[1] if run.sentence is not None else self._sent)
+        self._send(limit)
+        return None
+
+    def _end_text(self) -> None:
+        assert self.run is not None
+        if self.is_heard:
+            self.run.close()
+            self._send(len(self.run.text))
+        self.run = None
+
+    def _send(self, end: int) -> None:
+        """Send the text of the run up to the character `end`."""
+        assert self.run is not None
+        if end > self._sent:
+            self._tell(TextPiece(self.row, self.run.text[self._sent : end]))
+            self._sent = end
+
+    def _tell(self, event: Event) -> None:
+        if self.is_heard:
+            self.events.append(event)
+
+    def _follow_image(self) -> None:
+        done, total = len(self._codes), self.row.image_tokens
+        if self._grid is not None and done < total and done % self._grid[1] == 0:
+            self._tell(ImageProgress(self.row, self.row.images, list(self._codes), total, self._grid, self.codec))
+
+
+def _prior(row: Row) -> list[int]:
+    """Ids of the text that what is written now continues: of the answer, or in front of the gap."""
+    v, prompt = row.grammar.vocabulary, row.prompt
+    start = len(prompt) if row.request.answer_start is None else row.request.answer_start
+    end = len(prompt)
+    if row.state is State.TEXT_SPAN:
+        start, end = row.request.answer_start or 1, prompt.index(v.sentinel_id(row.cursor.next_span - 1))
+    if v.layout is None:
+        last = max((place + 1 for place in range(end) if prompt[place] == v.break_id), default=0)
+    else:
+        last = max((frame.end for frame in v.layout.frames(prompt[:end])), default=0)
+    return [token for token in prompt[max(start, last) : end] if v.is_text(token)]

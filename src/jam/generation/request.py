@@ -1,0 +1,102 @@
+"""What is asked of the engine, and what can be said of it before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from jam.generation.settings import GenerationSettings
+from jam.grammar import Cursor, Grammar, State
+
+SPANS = (State.TEXT_SPAN, State.IMAGE_SPAN)
+
+
+@dataclass(eq=False)
+class Session:
+    """A document whose cache is kept when a request ends, for the next one (chat.py).
+
+    A request of a session reuses what it has in common with `ids` from the beginning on; the rest is read anew. The
+    engine may take the slot for other requests while the session rests: that costs time and changes nothing.
+    """
+
+    slot: int | None = None
+    ids: list[int] = field(default_factory=list)
+    busy: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """One document to continue.
+
+    Args:
+        prompt: joint ids, beginning with ``</s>``. Pictures may be among them, and the last one may be unfinished. Or a
+            masked document with the sentinel of its first gap behind it (fill.py): the gaps are filled then.
+        settings: how.
+        answer_start: where the text begins that the answer's belongs to (None: behind the prompt). Ids from here on
+            count as one text with what is written; what is written is all that events and counts are about.
+        unconditional: ids in front of the ``<break>`` of every picture of the unconditional stream (None: the family's
+            prompt, guidance.py), a retrieved context for example.
+        session: where the cache comes from and stays.
+    """
+
+    prompt: list[int]
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
+    answer_start: int | None = None
+    unconditional: list[int] | None = None
+    session: Session | None = None
+
+
+def read_prompt(prompt: list[int], grammar: Grammar, grid: tuple[int, int] | None = None) -> Cursor:
+    """Where a prompt stands in the grammar; pictures that are begun behind it have the shape `grid`.
+
+    Raises:
+        ValueError: it is empty, breaks the grammar, is closed, or holds mask tokens that no opened gap belongs to; or
+            documents of this model do not say the shape of a picture.
+    """
+    v = grammar.vocabulary
+    if not prompt:
+        raise ValueError(f"the prompt is empty: it must hold at least {v.name(v.begin_id)}, which begins a document")
+    states = grammar.states(prompt)  # names the position of what breaks the grammar
+    if grid is not None and grid != grammar.grid and not (v.layout is not None and v.layout.writes_size):
+        raise ValueError(
+            f"image_grid is {grid[0]} x {grid[1]}, and all pictures of this model have {grammar.image_tokens} tokens, "
+            "since its documents do not say a picture's size; leave image_grid out"
+        )
+    cursor = Cursor(grammar, grid=grid)
+    for token, state in zip(prompt[1:], states[1:], strict=True):
+        if state is State.MASKED_IMAGE and cursor.state is State.IMAGE:
+            cursor.enter_masked_image()
+        cursor.feed(token)
+    if cursor.spans:
+        _check_gaps(prompt, cursor)
+    elif cursor.state not in (State.TEXT, State.IMAGE, State.IMAGE_END, State.FRAME):
+        raise ValueError("the prompt is closed by </s>; give the open beginning of a document")
+    return cursor
+
+
+def _check_gaps(prompt: list[int], cursor: Cursor) -> None:
+    v = cursor.grammar.vocabulary
+    if cursor.state not in SPANS or not v.is_sentinel(prompt[-1]):
+        raise ValueError(
+            "the prompt holds mask tokens, and no gap is open behind it; close it with </s> and give the sentinel of "
+            "the first gap to be filled"
+        )
+    sentinels = [place for place, token in enumerate(prompt) if v.is_sentinel(token)]
+    row_end = v.layout.row_end if v.layout is not None else None
+    for place, state in zip(sentinels, cursor.spans, strict=False):
+        before = prompt[place - 2 : place] if prompt[place - 1] == row_end else prompt[place - 1 : place]
+        behind = prompt[place + 1 : place + 3] if prompt[place + 1] == row_end else prompt[place + 1 : place + 2]
+        if state is State.IMAGE_SPAN and any(v.is_image(token) or v.is_sentinel(token) for token in before + behind):
+            raise ValueError(f"position {place}: a part of a picture is masked; a gap is a whole picture, or text")
+
+
+def tokens_of_image(grammar: Grammar, grid: tuple[int, int] | None = None) -> int:
+    """What a picture takes of a budget: its ``<break>`` or frame, its codes and one id behind it."""
+    return Cursor(grammar, grid=grid).image_length + 1
+
+
+def tokens_of_spans(spans: Sequence[State], grammar: Grammar) -> int:
+    """What these gaps take at least, each with its sentinel and its ``<eoss>``."""
+    layout = grammar.vocabulary.layout
+    row_ends = grammar.grid[0] - 1 if layout is not None and layout.row_end is not None else 0
+    return sum(2 + (grammar.image_tokens + row_ends if state is State.IMAGE_SPAN else 1) for state in spans)

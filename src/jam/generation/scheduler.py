@@ -1,0 +1,91 @@
+"""Who is written and who waits: slots of the cache are lent to requests in the order in which they came.
+
+The first that does not fit makes all behind it wait, so that none waits for ever. Sessions that rest give their slots
+back when a request waits, the one that rested longest first.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+from jam.generation.request import Session
+from jam.generation.row import Row, Stream
+
+
+class Scheduler:
+    """Lends `slots` slots."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.free = list(range(slots))  # a heap: the lowest first, so that those in use lie together
+        self.waiting: deque[Row] = deque()
+        self.running: list[Row] = []
+        self.resting: list[Session] = []
+
+    def submit(self, row: Row) -> None:
+        """Put a row at the end of the queue. Raises ValueError if it could never run, or its session is busy."""
+        if row.slots_needed > self.slots:
+            raise ValueError(
+                f"a document with guided pictures needs {row.slots_needed} slots of the cache, and there is room for "
+                f"{self.slots}; give the engine more memory or a shorter length, or set guidance_scale to 1"
+            )
+        if (session := row.request.session) is not None:
+            if session.busy:
+                raise ValueError("this session is answering already; wait for its end")
+            session.busy = True
+        self.waiting.append(row)
+
+    def admit(self) -> list[Row]:
+        """The rows that begin now; they have their slots, a session's with what it holds."""
+        begun = []
+        while self.waiting and self._make_room(self.waiting[0]):
+            row = self.waiting.popleft()
+            session = row.request.session
+            if session is not None and session.slot is not None:
+                self.resting.remove(session)
+                slot = session.slot
+            else:
+                slot = heapq.heappop(self.free)
+            row.stream = Stream(slot)
+            if row.is_guided:
+                row.unconditional = Stream(heapq.heappop(self.free))
+            self.running.append(row)
+            begun.append(row)
+        return begun
+
+    def release(self, row: Row, keep: list[int]) -> list[int]:
+        """Take a row out; the slots that are free again. A session keeps its own, which holds the ids `keep`."""
+        self.waiting = deque(other for other in self.waiting if other is not row)
+        self.running = [other for other in self.running if other is not row]
+        slots = [stream.slot for stream in (row.stream, row.unconditional) if stream is not None]
+        if (session := row.request.session) is not None:
+            session.busy = False
+            if row.stream is not None:
+                session.slot, session.ids = row.stream.slot, keep
+                slots.remove(row.stream.slot)
+            if session.slot is not None and session not in self.resting:
+                self.resting.append(session)
+        row.stream = row.unconditional = None
+        for slot in slots:
+            heapq.heappush(self.free, slot)
+        return slots
+
+    def end(self, session: Session) -> None:
+        """Take the slot of a session that rests."""
+        if session in self.resting:
+            self.resting.remove(session)
+            assert session.slot is not None
+            heapq.heappush(self.free, session.slot)
+        session.slot, session.ids = None, []
+
+    def _make_room(self, row: Row) -> bool:
+        """Whether the row fits now; sessions give way if that helps."""
+        own = row.request.session
+        needed = row.slots_needed - (own is not None and own.slot is not None)
+        others = [session for session in self.resting if session is not own]
+        if len(self.free) + len(others) < needed:
+            return False
+        while len(self.free) < needed:
+            self.end(others.pop(0))
+        return True
