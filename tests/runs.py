@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tiny
 import torch
+import torch.distributed.checkpoint as dcp
 
 from jam.data import prepare
 from jam.training import DataSource, TrainConfig, Trainer
@@ -27,10 +28,20 @@ def config(shards, out, **changes) -> TrainConfig:
     return TrainConfig(**(values | changes))
 
 
-def trainer(shards, out, kind="cross", parent=None, **changes) -> Trainer:
+def trainer(shards, out, kind="cross", parent=None, world=None, **changes) -> Trainer:
     """A trainer of a fresh model, always with the same weights."""
-    made = tiny.model(out.parent / f"{out.name}-model", kind, **(parent or {}))
-    return Trainer(made.joint, config(shards, out, **changes), made.save, made.load_weights)
+    folder = out.parent / f"{out.name}-model-{world.rank if world else 0}"
+    made = tiny.model(folder, kind, **(parent or {}))
+    return Trainer(made.joint, config(shards, out, **changes), made.save, world=world)
+
+
+def stored(checkpoint) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint of a run."""
+    reader = dcp.FileSystemReader(checkpoint)
+    infos = reader.read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(info.size, dtype=info.properties.dtype) for name, info in infos.items()}
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
 
 
 def weights(made: Trainer) -> dict[str, torch.Tensor]:

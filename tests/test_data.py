@@ -23,7 +23,7 @@ from jam.data import (
 )
 from jam.grammar import Grammar, State
 from jam.models.scoring import token_nll
-from jam.training.trainer import batch_hidden, select
+from jam.training.forward import batch_hidden, select
 from jam.vocabulary import Vocabulary
 
 # --- labels --------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_padding_changes_nothing():
     assert (
         batch.documents[0, len(CAPTION.ids) - 1 :].eq(-1).all() and batch.weights[0, len(CAPTION.ids) - 1 :].eq(0).all()
     )
-    mask = batch.attention_mask()
+    mask = batch.packed.dense()
     assert mask.any(-1).all() and not mask[0, 0, 5, 6:].any() and not mask[0, 0, 20, :10].any()
 
 

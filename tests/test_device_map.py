@@ -54,8 +54,8 @@ def test_layers_on_disk_compute_the_same(
     on_disk = [name for name, parameter in model.joint.named_parameters() if parameter.is_meta]
     assert on_disk and all(".layers." in name or name.startswith(("to_text", "to_image")) for name in on_disk)
     assert torch.equal(logits(model), expected)
-    page = model.generate("abc", max_new_tokens=20, seed=3)  # with a cache
     monkeypatch.undo()
+    page = model.generate("abc", max_new_tokens=20, seed=3)  # with a cache
     assert page.texts == jam.load(tmp_path / "out", device="cpu").generate("abc", max_new_tokens=20, seed=3).texts
 
 

@@ -20,13 +20,16 @@ TABLE = """
 | layout      |                                                                              |
 | vocabulary  | layout                                                                       |
 | checkpoints |                                                                              |
+| packed      |                                                                              |
 | grammar     | layout, vocabulary                                                           |
 | cm3         | layout, vocabulary, grammar                                                  |
 | codec       | documents, layout, vocabulary, grammar, checkpoints                          |
-| models      | layout, vocabulary, grammar                                                  |
+| models      | layout, vocabulary, grammar, packed                                          |
 | fusion      | layout, vocabulary, models, checkpoints                                      |
-| data        | documents, vocabulary, grammar, cm3, codec, checkpoints                      |
+| data        | documents, vocabulary, grammar, packed, cm3, codec, checkpoints              |
 | training    | models, data, checkpoints                                                    |
+| tokenizer_training | documents, checkpoints, training                                      |
+| planning    | layout, vocabulary, models, training                                         |
 | generation  | documents, vocabulary, grammar, cm3, codec, models                           |
 | evaluation  | documents, vocabulary, grammar, codec, models, fusion, data, checkpoints     |
 | tutorials   | documents                                                                    |

@@ -18,9 +18,9 @@ from jam.data import Shards, make_example, plain_batches, prepare
 from jam.models.cross_block import CrossBlock
 from jam.models.scoring import Perplexity, token_nll
 from jam.training import DataSource, TrainConfig
+from jam.training.forward import batch_hidden, select
 from jam.training.optimizers import make_optimizers
 from jam.training.schedule import lr_factor
-from jam.training.trainer import batch_hidden, select
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,6 @@ def test_accumulation_weighs_every_target_alike(shards, tmp_path):
 def test_loss_is_the_weighted_mean(shards, tmp_path):
     made = trainer(shards, tmp_path / "run", image_weight=0.3, micro_batch_size=4, sentinel_weight=0.5)
     batch = next(made.loader)
-    made.loader.load_state({"window": 0, "sequence": 0})
     with torch.no_grad():
         logits = made.model.logits(batch_hidden(made.model, batch), batch.states)
         nll = -logits.log_softmax(-1).gather(-1, batch.targets[..., None])[..., 0]
@@ -126,10 +125,11 @@ def test_perplexity_without_targets():
 @pytest.mark.parametrize(("kind", "parent"), [("cross", {}), ("single", {}), ("cross", {"readout": "paper"})])
 def test_muon_moves_the_matrices_of_the_blocks(shards, tmp_path, kind, parent):
     made = trainer(shards, tmp_path / "run", kind, parent, optimizer="muon")
-    groups = [[made.names[p] for g in optimizer.param_groups for p in g["params"]] for optimizer in made.optimizers]
-    assert sorted(groups[0] + groups[1]) == sorted(made.names.values())
+    names = {parameter: name for name, parameter in made.parameters.items()}
+    groups = [[names[p] for g in optimizer.param_groups for p in g["params"]] for optimizer in made.optimizers]
+    assert sorted(groups[0] + groups[1]) == sorted(made.parameters)
     inside = re.compile(r"(layers\.\d+\.|to_text|to_image).*weight")
-    assert sorted(groups[1]) == sorted(n for p, n in made.names.items() if p.ndim == 2 and inside.search(n))
+    assert sorted(groups[1]) == sorted(n for n, p in made.parameters.items() if p.ndim == 2 and inside.search(n))
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (32, 128), (128, 32)])

@@ -24,7 +24,8 @@ def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list
     stop = len(ids) - (ids[-1] == vocabulary.eos_id and len(ids) > start)
     if vocabulary.layout is not None:
         return _framed(ids, vocabulary.layout, start, stop, whole=False)
-    edges = [start - 1, *(i for i in range(start, stop) if ids[i] == vocabulary.break_id), stop]
+    breaks = np.flatnonzero(np.asarray(ids[start:stop]) == vocabulary.break_id) + start
+    edges = [start - 1, *breaks.tolist(), stop]
     return [(left + 1, right) for left, right in pairwise(edges) if left + 1 < right]
 
 
@@ -155,15 +156,22 @@ def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int = 1)
     excess = len(ids) - limit
     if excess <= 0:
         return list(range(len(ids)))
-    close = _close(ids, vocabulary)
-    framed: set[int] = set()
-    if vocabulary.layout is not None:
-        framed = {place for frame in vocabulary.layout.frames(ids[:close]) for place in range(frame.start, frame.end)}
-    places = [place for place in range(start, close) if place not in framed and vocabulary.is_text(int(ids[place]))]
+    places = (text_places(ids[start : _close(ids, vocabulary)], vocabulary) + start).tolist()
     if len(places) <= excess:
         return None
     cut = set(places[-excess:])
     return [place for place in range(len(ids)) if place not in cut]
+
+
+def text_places(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Where ordinary text stands (`Vocabulary.is_text`), outside the frames of images."""
+    tokens = np.asarray(ids, dtype=np.int64)
+    is_text = (tokens < vocabulary.text_size) & (tokens != vocabulary.eos_id)
+    for first, end in vocabulary.text_image_ids:
+        is_text &= (tokens < first) | (tokens >= end)
+    for frame in vocabulary.layout.frames(tokens) if vocabulary.layout is not None else ():
+        is_text[frame.start : frame.end] = False
+    return np.flatnonzero(is_text)
 
 
 def _close(ids: Sequence[int], vocabulary: Vocabulary) -> int:

@@ -20,6 +20,7 @@ from PIL import Image as PILImage
 
 DATA_URI = "data:image/"
 MIN_SIDE, MAX_PIXELS = 2, 2**26  # of a picture that is read: one pixel shows nothing, and a bomb fills the memory
+JPEG = b"\xff\xd8"  # how such a file begins
 
 
 @dataclass
@@ -31,7 +32,8 @@ class Text:
 class Image:
     """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes`, row by row.
 
-    `grid`: height and width of the codes; None: as of all pictures of the model.
+    `grid`: height and width of the codes; None: as of all pictures of the model. `data` is the content of a picture's
+    file, where it lies in a table or an archive; `path` is its name there then.
     """
 
     path: str | None = None
@@ -39,32 +41,33 @@ class Image:
     codes: list[int] | None = None
     grid: tuple[int, int] | None = None
     where: str = ""  # file and line of the document, for messages
+    data: bytes | None = field(default=None, repr=False)
 
     def load(self) -> PILImage.Image:
-        """The picture as RGB pixels. Raises ValueError if the file is missing, truncated or no picture."""
+        """The picture as RGB pixels, on white where it is transparent.
+
+        Raises:
+            ValueError: the file is missing, truncated or no picture.
+        """
         if self.pixels is not None:
             self._check_size(self.pixels)
-            return self.pixels.convert("RGB")
-        if self.path is None:
+            return to_rgb(self.pixels)
+        if self.path is None and self.data is None:
             raise ValueError(f"{self.where}this picture has codes only; decode them with the model's image tokenizer")
         try:
-            if self.path.startswith(DATA_URI):
-                source: Any = io.BytesIO(base64.b64decode(self.path.partition(",")[2], validate=True))
-            else:
-                source = self.path
             with (
                 warnings.catch_warnings(action="ignore", category=PILImage.DecompressionBombWarning),
-                PILImage.open(source) as picture,
+                PILImage.open(self._file()) as picture,
             ):
                 self._check_size(picture)
-                return picture.convert("RGB")
+                return to_rgb(picture)
         except FileNotFoundError:
-            raise ValueError(f"{self.where}picture {self.path} does not exist") from None
+            raise ValueError(f"{self.where}picture {self._name} does not exist") from None
         except PILImage.DecompressionBombError:
             raise ValueError(f"{self.where}picture {self._name} is too large; {_SIZES}") from None
         except PictureSizeError:
             raise
-        except (OSError, ValueError, SyntaxError) as error:
+        except Exception as error:  # decoders of damaged files raise what they like
             raise ValueError(f"{self.where}picture {self._name} cannot be read ({error}); is it truncated?") from None
 
     @property
@@ -77,6 +80,23 @@ class Image:
         width, height = picture.size
         if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
             raise PictureSizeError(f"{self.where}picture {self._name} has {width} x {height} pixels; {_SIZES}")
+
+    def _file(self) -> Any:
+        """What `PIL` opens."""
+        if self.data is not None:
+            return io.BytesIO(self.data)
+        assert self.path is not None
+        if self.path.startswith(DATA_URI):
+            return io.BytesIO(base64.b64decode(self.path.partition(",")[2], validate=True))
+        return self.path
+
+
+def to_rgb(picture: PILImage.Image) -> PILImage.Image:
+    """RGB pixels; what is transparent shows white."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    return PILImage.alpha_composite(PILImage.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 class PictureSizeError(ValueError):
@@ -169,11 +189,16 @@ def read_documents(path: str | Path) -> Iterator[Document]:
 
 
 def parse_document(line: str | bytes, folder: Path = Path(), where: str = "") -> Document:
-    """One JSON line to a `Document`; picture paths are relative to `folder`."""
+    """One JSON line to a `Document`; paths of pictures are relative to `folder`."""
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{where}not valid JSON: {error}") from None
+    return parse_record(record, folder, where)
+
+
+def parse_record(record: Any, folder: Path = Path(), where: str = "") -> Document:
+    """An object with content or messages to a `Document`; a part may be a `Text` or an `Image` already."""
     if not isinstance(record, dict) or ("content" in record) == ("messages" in record):
         raise ValueError(f'{where}a document is an object with either "content" or "messages"')
     extra = {key: value for key, value in record.items() if key not in ("content", "messages")}
@@ -197,6 +222,8 @@ def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
     parsed: list[Part] = []
     for part in parts:
         match part:
+            case Text() | Image():
+                parsed.append(part)
             case {"type": "text", "text": str(text)}:
                 parsed.append(Text(text))
             case {"type": "image", "image": str(name)}:
@@ -243,8 +270,15 @@ def _to_records(parts: Sequence[Part]) -> list[dict[str, Any]]:
             shape = {"grid": list(part.grid)} if part.grid is not None else {}
             records.append({"type": "image", "codes": part.codes, **shape})
         else:
-            records.append({"type": "image", "image": part.path or data_uri(part.load())})
+            records.append({"type": "image", "image": _address(part)})
     return records
+
+
+def _address(image: Image) -> str:
+    """Where a picture is, or a data URI that holds it; a JPEG file stays one."""
+    if image.data is not None and image.data.startswith(JPEG):
+        return f"{DATA_URI}jpeg;base64,{base64.b64encode(image.data).decode()}"
+    return image.path if image.path is not None and image.data is None else data_uri(image.load())
 
 
 def write_documents(path: str | Path, documents: Iterable[Document]) -> None:

@@ -20,7 +20,6 @@ from jam.checkpoints import (
     CheckpointReader,
     Manifest,
     available_memory,
-    check_tensors,
     require_memory,
     write_json,
 )
@@ -180,8 +179,13 @@ class Model:
         available = available_memory(self.joint.device)
         return None if available is None else int(MEMORY_SHARE * available)
 
-    def save(self, folder: str | Path, stage: str | None = None) -> None:
+    def save(
+        self, folder: str | Path, stage: str | None = None, tensors: dict[str, torch.Tensor] | None = None
+    ) -> None:
         """Write a whole model folder into the existing folder `folder`.
+
+        Args:
+            tensors: in the place of the network's own, by the names that they have in `joint`.
 
         Raises:
             ValueError: the image tokenizer, which is copied as it is, is gone, or the weights are int8.
@@ -189,7 +193,7 @@ class Model:
         if is_quantized(self.joint):
             raise ValueError(f"int8 weights are for generating; load {self.folder} without int8 to save the model")
         folder, image_tokenizer = Path(folder), self.image_tokenizer_folder()
-        self.joint.save_pretrained(folder)
+        self.joint.save_pretrained(folder, state_dict=tensors)
         self.codec.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
         if image_tokenizer is not None:
             shutil.copytree(image_tokenizer, folder / IMAGE_TOKENIZER_FOLDER)
@@ -207,17 +211,6 @@ class Model:
                 "put it back, or set `folder` to where the model lies now"
             )
         return path
-
-    def load_weights(self, folder: str | Path) -> None:
-        """Take the weights of another folder of the same model. Raises ValueError if tensors are missing or extra."""
-        network = self.joint.whole if isinstance(self.joint, SingleStream) else self.joint
-        reader = CheckpointReader(folder)
-        tied = network.all_tied_weights_keys
-        own = {name: value for name, value in network.state_dict().items() if name not in tied}
-        check_tensors(reader.infos, {name: tuple(value.shape) for name, value in own.items()}, str(folder), ignore=tied)
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(reader.read(name))
 
 
 def load(

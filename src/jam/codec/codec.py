@@ -9,10 +9,10 @@ layout (`jam.layout`) frames pictures and questions in its own tokens instead.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -24,6 +24,8 @@ from jam.documents import Document, Gap, Image, Message, Part, Text
 from jam.grammar import Grammar
 from jam.layout import Grid
 from jam.vocabulary import Vocabulary
+
+PICTURES = 32  # tokenized at a time
 
 Codes = dict[int, tuple[list[int], Grid]]  # codes of pictures and their shape, by id(picture)
 
@@ -86,8 +88,23 @@ class Codec:
 
     def encode_batch(self, documents: Sequence[Document]) -> list[Encoded]:
         """As `encode`, with the pictures of all documents tokenized together."""
-        codes = self._tokenize([image for document in documents for image in document.images])
-        return [self._encode(document, codes) for document in documents]
+        encoded = self.encode_each(documents)
+        for one in encoded:
+            if isinstance(one, ValueError):
+                raise one
+        return [one for one in encoded if isinstance(one, Encoded)]
+
+    def encode_each(self, documents: Sequence[Document]) -> list[Encoded | ValueError]:
+        """As `encode_batch`, with the error in the place of a document that cannot be encoded."""
+        failed: dict[int, ValueError] = {}
+        codes = self._tokenize(documents, failed)
+        results: list[Encoded | ValueError] = []
+        for number, document in enumerate(documents):
+            try:
+                results.append(failed[number] if number in failed else self._encode(document, codes))
+            except ValueError as error:
+                results.append(error)
+        return results
 
     def _encode(self, document: Document, codes: Codes) -> Encoded:
         if document.messages and document.messages[-1].role != "assistant":
@@ -118,7 +135,7 @@ class Codec:
         document = Document(messages=[Message("user", [Text(prompt)])]) if isinstance(prompt, str) else prompt
         if not any(not isinstance(part, Text) or part.text.strip() for part in document.parts):
             raise ValueError("the prompt is empty: give a question, the beginning of a document or a picture")
-        writer = _Writer(self, self._tokenize(document.images))
+        writer = _Writer(self, self._tokenize([document]))
         layout = self.vocabulary.layout
         writer.write(question(document.messages, layout) if document.messages else document.content)
         if opens_image:
@@ -141,7 +158,7 @@ class Codec:
             )
         if any(gap.modality == "image" for gap in document.gaps) and not self.vocabulary.image_size:
             raise ValueError(f"{document.where}a gap is for a picture, and the model has no image tokens")
-        writer = _Writer(self, self._tokenize(document.images))
+        writer = _Writer(self, self._tokenize([document]))
         if len(document.messages) > 1:
             writer.write(question(document.messages[:-1], self.vocabulary.layout))
         answer_start = writer.begin_text()
@@ -149,36 +166,61 @@ class Codec:
         writer.write(document.messages[-1].content if document.messages else document.content)
         return Encoded([*writer.ids, self.vocabulary.eos_id], answer_start)
 
-    def _tokenize(self, images: Sequence[Image]) -> Codes:
-        """Codes of pictures, in one batch, by the picture's identity: the same picture may lie in several documents."""
-        if images and not self.vocabulary.image_size:
-            raise ValueError(f"{images[0].where}this document has a picture, and the model has no image tokens")
-        layout = self.vocabulary.layout
+    def _tokenize(self, documents: Sequence[Document], failed: dict[int, ValueError] | None = None) -> Codes:
+        """Codes of all pictures, read and tokenized some at a time; the same picture may lie in several documents.
+
+        Args:
+            failed: takes the error of a document with a picture that cannot be used, by its number; None: it is raised.
+        """
         codes: Codes = {}
-        for image in images:
-            if image.codes is None:
-                continue
-            height, width = grid = image.grid if image.grid is not None and self.has_shapes else self.grammar.grid
-            if len(image.codes) != height * width:
-                raise ValueError(
-                    f"{image.where}a picture has {len(image.codes)} codes, "
-                    f"this model's have {self.grammar.image_tokens}"
-                    + (", but for those that say their grid" if self.has_shapes else "")
-                )
-            codes[id(image)] = image.codes, grid
-        missing = [image for image in images if image.codes is None]
-        if not missing:
-            return codes
-        if self.image_tokenizer is None:
-            raise ValueError(f"{missing[0].where}a picture must be encoded, and there is no image tokenizer")
-        pictures = [image.load() for image in missing]
-        if layout is not None and self.has_shapes and self.image_tokenizer.info.area is not None:
-            encoded = self.image_tokenizer.encode_shapes(pictures, layout.unit)
-        else:
-            encoded = list(self.image_tokenizer.encode(pictures))
-        for image, rows in zip(missing, encoded, strict=True):
-            codes[id(image)] = rows.flatten().tolist(), (rows.shape[0], rows.shape[1])
+
+        def pixels() -> Iterator[tuple[int, torch.Tensor]]:
+            for number, document in enumerate(documents):
+                try:
+                    for image in document.images:
+                        if image.codes is not None:
+                            codes[id(image)] = self._checked(image)
+                        else:
+                            yield id(image), self._pixels(image)
+                except ValueError as error:
+                    if failed is None:
+                        raise
+                    failed[number] = error
+
+        stream = pixels()
+        while batch := list(islice(stream, PICTURES)):
+            assert self.image_tokenizer is not None
+            for _, alike in groupby(batch, key=lambda one: one[1].shape):
+                keys, stacked = zip(*alike, strict=True)
+                encoded = self.image_tokenizer.encode_pixels(torch.stack(stacked))
+                shape = (encoded.shape[1], encoded.shape[2])
+                codes |= {key: (rows, shape) for key, rows in zip(keys, encoded.flatten(1).tolist(), strict=True)}
         return codes
+
+    def _checked(self, image: Image) -> tuple[list[int], Grid]:
+        """The picture's own codes. Raises ValueError if this model's pictures have another number of them."""
+        assert image.codes is not None
+        self._require_images(image)
+        height, width = grid = image.grid if image.grid is not None and self.has_shapes else self.grammar.grid
+        if len(image.codes) != height * width:
+            raise ValueError(
+                f"{image.where}a picture has {len(image.codes)} codes, this model's have {self.grammar.image_tokens}"
+                + (", but for those that say their grid" if self.has_shapes else "")
+            )
+        return image.codes, grid
+
+    def _pixels(self, image: Image) -> torch.Tensor:
+        self._require_images(image)
+        if self.image_tokenizer is None:
+            raise ValueError(f"{image.where}a picture must be encoded, and there is no image tokenizer")
+        layout = self.vocabulary.layout
+        if layout is not None and self.has_shapes and self.image_tokenizer.info.area is not None:
+            return self.image_tokenizer.to_shaped_pixels(image.load(), layout.unit)
+        return self.image_tokenizer.to_pixels(image.load())
+
+    def _require_images(self, image: Image) -> None:
+        if not self.vocabulary.image_size:
+            raise ValueError(f"{image.where}this document has a picture, and the model has no image tokens")
 
     def decode(self, ids: Sequence[int], answer_start: int = 1) -> Document:
         """Ids of a document, closed by ``</s>`` or not yet, back to a `Document`.

@@ -86,7 +86,7 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
 class ImageTokenizer:
     """A VQ autoencoder (`_CODERS` has the classes), with pictures going in and out as `PIL` images.
 
-    A picture of any size is cropped to its central square and resized; pixels are scaled to -1 .. 1.
+    A picture of any size and shape is made a square of `resolution` pixels a side, scaled to -1 .. 1.
     """
 
     def __init__(self, model: torch.nn.Module, info: ImageTokenizerInfo) -> None:
@@ -108,41 +108,36 @@ class ImageTokenizer:
         return digest.hexdigest()
 
     def to_pixels(self, picture: Image.Image) -> torch.Tensor:
-        """RGB ``[3, resolution, resolution]`` in -1 .. 1."""
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.convert("RGB").crop((left, top, left + side, top + side))
-        if side != self.info.resolution:
-            square = square.resize((self.info.resolution,) * 2, Image.Resampling.LANCZOS)
-        return _scaled(square)
+        """RGB ``[3, resolution, resolution]`` in -1 .. 1, resized and cropped or padded as this kind wants it."""
+        return _scaled(self._coder.fit(picture.convert("RGB"), self.info.resolution))
 
-    @torch.inference_mode()
-    def encode(self, pictures: Sequence[Image.Image], batch_size: int = 32) -> torch.Tensor:
-        """Pictures to codes, int64 ``[N, h, w]`` on the CPU."""
-        height, width = self.info.grid
-        codes = []
-        for start in range(0, len(pictures), batch_size):
-            pixels = torch.stack([self.to_pixels(picture) for picture in pictures[start : start + batch_size]])
-            codes.append(self._coder.encode(self.model, pixels.to(**self._placement)).reshape(-1, height, width).cpu())
-        return torch.cat(codes) if codes else torch.zeros(0, height, width, dtype=torch.long)
-
-    @torch.inference_mode()
-    def encode_shapes(self, pictures: Sequence[Image.Image], unit: int = 1) -> list[torch.Tensor]:
-        """Pictures to codes, int64 ``[h, w]`` each, in their own shapes, with sides of a multiple of `unit` codes.
+    def to_shaped_pixels(self, picture: Image.Image, unit: int = 1) -> torch.Tensor:
+        """RGB ``[3, height, width]`` in -1 .. 1, in the picture's own shape: sides of a multiple of `unit` codes.
 
         Raises:
-            ValueError: the tokenizer has one shape, or a picture is too long and thin.
+            ValueError: the tokenizer has one shape, or the picture is too long and thin.
         """
         if self.info.area is None:
             raise ValueError(f"an image tokenizer of the kind {self.info.kind} has one shape of pictures")
+        size = (picture.height, picture.width)
+        height, width = fitted(size, unit * self.info.pixels_per_code, self.info.area)
+        return _scaled(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+
+    def encode(self, pictures: Sequence[Image.Image], batch_size: int = 32) -> torch.Tensor:
+        """Pictures to codes, int64 ``[N, h, w]`` on the CPU."""
+        codes = [torch.zeros(0, *self.info.grid, dtype=torch.long)]
+        for start in range(0, len(pictures), batch_size):
+            pixels = [self.to_pixels(picture) for picture in pictures[start : start + batch_size]]
+            codes.append(self.encode_pixels(torch.stack(pixels)))
+        return torch.cat(codes)
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What `to_pixels` gives, ``[N, 3, height, width]``, to codes, int64 ``[N, h, w]`` on the CPU."""
         factor = self.info.pixels_per_code
-        sizes = [fitted((picture.height, picture.width), unit * factor, self.info.area) for picture in pictures]
-        codes = []
-        for picture, (height, width) in zip(pictures, sizes, strict=True):
-            resized = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-            found = self._coder.encode(self.model, _scaled(resized)[None].to(**self._placement))
-            codes.append(found.reshape(height // factor, width // factor).cpu())
-        return codes
+        height, width = pixels.shape[-2] // factor, pixels.shape[-1] // factor
+        codes = self._coder.encode(self.model, pixels.to(**self._placement))
+        return codes.reshape(-1, height, width).cpu()
 
     @torch.inference_mode()
     def decode(self, codes: torch.Tensor, batch_size: int = 32) -> list[Image.Image]:
@@ -195,12 +190,33 @@ def _patch_size(in_channels: int) -> int:
     return side
 
 
+def cropped(picture: Image.Image, side: int, filter: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    """The short side resized to `side`, then the central square: Chameleon's image processor does the same."""
+    width, height = (max(side, int(side * length / min(picture.size))) for length in picture.size)
+    if (width, height) != picture.size:
+        picture = picture.resize((width, height), filter)
+    left, top = (width - side) // 2, (height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
+
+
+def padded(picture: Image.Image, side: int, least: int = 14) -> Image.Image:
+    """The long side resized to `side`, in the middle of a grey square: Janus's image processor does the same."""
+    width, height = (max(round(length * side / max(picture.size)), least) for length in picture.size)
+    if (width, height) != picture.size:
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (side, side), (127, 127, 127))
+    square.paste(picture, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
 class _DiffusersVQ:
     """`diffusers.VQModel`.
 
     One with 3 s^2 input channels reads blocks of s x s pixels (space to depth). A picture that is larger than the
     model's `sample_size` is coded tile by tile.
     """
+
+    fit = staticmethod(cropped)
 
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -244,6 +260,8 @@ def join_tiles(tiles: torch.Tensor, side: int) -> torch.Tensor:
 
 
 class _JanusVQ:
+    fit = staticmethod(padded)
+
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from transformers import JanusVQVAE
@@ -261,6 +279,11 @@ class _JanusVQ:
 
 class _Emu3VQ:
     @staticmethod
+    def fit(picture: Image.Image, side: int) -> Image.Image:
+        """Emu3's own processor keeps the shape of a picture; the grid here is one square."""
+        return cropped(picture, side, Image.Resampling.BICUBIC)
+
+    @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from transformers import Emu3VQVAE
 
@@ -277,6 +300,8 @@ class _Emu3VQ:
 
 
 class _ChameleonVQ:
+    fit = staticmethod(cropped)
+
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from jam.codec.chameleon_vqgan import ChameleonVQGAN

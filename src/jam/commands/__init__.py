@@ -17,7 +17,11 @@ SUMMARIES = {
     "generate": "answer a question with an illustrated document",
     "fill": "fill the gaps of a document, texts or pictures, from both sides",
     "demo": "the whole story on built-in tiny parents",
+    "plan": "say what a run needs: parameters, memory, FLOPs, days, and whether it fits",
+    "train-tokenizer": "train an image tokenizer on pictures",
     "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
+    "convert-documents": "turn captions, texts, LIMA or how-to articles into documents",
+    "export": "make a model folder of a checkpoint of a run",
 }
 
 

@@ -27,7 +27,7 @@ class Parser(ArgumentParser):
     alternatives: Mapping[str, str] = {}
 
     def format_help(self) -> str:  # type: ignore[override]
-        return re.sub(r"--[a-z_]+", lambda match: match.group().replace("_", "-"), super().format_help())
+        return re.sub(r"--[a-z0-9_]+", lambda match: match.group().replace("_", "-"), super().format_help())
 
     @property
     def options(self) -> dict[str, argparse.Action]:

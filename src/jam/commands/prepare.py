@@ -2,45 +2,77 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.checkpoints.folders import refuse_existing
 from jam.commands.arguments import Parser, add_placement, make_parser
-from jam.commands.files import count_documents, read_all
 from jam.commands.progress import progress_bar
-from jam.data import prepare
+from jam.data import MAX_REJECTS, REJECTS, check_limit, open_sources, prepare, refuse_prepared, warm_up
 from jam.model import load_codec
 
 EXAMPLES = """
 jam prepare captions.jsonl howto.jsonl --model fused --out shards
+jam prepare captions/ text/part-000.jsonl.gz --model fused --out shards --workers 8
+jam prepare pairs-{000..099}.tar articles.parquet --model fused --out shards --max-rejects 0.05
+jam prepare 'datasets:owner/name?split=train&streaming=true' --model fused --out shards --device cuda
 """
 
 
 def parser() -> Parser:
-    made = make_parser("prepare", "Turn documents (JSON lines) into token shards for `jam train`.", EXAMPLES)
-    made.add_argument("documents", nargs="+", type=Path, help="JSON-lines files, pictures beside them")
+    made = make_parser(
+        "prepare", "Turn documents into token shards for `jam train`; goes on where it was killed.", EXAMPLES
+    )
+    made.add_argument(
+        "documents",
+        nargs="+",
+        type=str,
+        help="JSON lines (also .gz), Parquet, WebDataset tars, folders of such files, or datasets:NAME?split=...",
+    )
     made.add_argument("--model", type=Path, required=True, help="model folder whose tokenizers are used")
     made.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
+    made.add_argument("--workers", type=int, default=1, help="processes, of one thread each; the result is the same")
+    made.add_argument(
+        "--max_rejects",
+        type=int | float,
+        default=MAX_REJECTS,
+        help="documents that may be bad before the run stops: a number, or a share below 1",
+    )
     add_placement(made, dtype=False)
     return made
 
 
 def run(settings: Namespace) -> None:
     console = Console()
-    refuse_existing(settings.out)
-    total = count_documents(settings.documents)
+    refuse_prepared(settings.out)
+    check_limit(settings.max_rejects)
+    if settings.workers < 1:
+        raise ValueError(
+            f"--workers is {settings.workers}; it must be 1 or more (this machine has {os.cpu_count()} cores)"
+        )
+    sources = open_sources(settings.documents)
+    warm_up(settings.workers)
     codec = load_codec(settings.model, settings.device)
-    summary: dict[str, int | str] = {}
+    summary: dict[str, Any] = {}
     with progress_bar(console, transient=True) as progress:
-        task = progress.add_task("preparing", total=total, figures="")
-        for summary in prepare(read_all(settings.documents), codec, settings.out):
-            figures = f"{summary['images']} pictures, {summary['tokens']} tokens"
-            progress.update(task, completed=int(summary["documents"]), figures=figures)
+        task = progress.add_task("preparing", total=None, figures="")
+        first: dict[str, Any] = {}
+        started = time.perf_counter()
+        for summary in prepare(sources, codec, settings.out, settings.workers, settings.max_rejects):
+            first = first or summary  # a run that goes on begins with what is there
+            done, share = summary["documents"], summary["share"]
+            seconds = max(1e-9, time.perf_counter() - started)
+            rates = [f"{(summary[key] - first[key]) / seconds:.0f} {key}/s" for key in ("documents", "images")]
+            figures = f"{', '.join(rates)}, {summary['tokens']} tokens, {summary['rejects']} rejected"
+            progress.update(task, completed=done, total=round(done / share) if share else None, figures=figures)
+    rejected = f", {summary['rejects']} rejected (see {REJECTS})" if summary["rejects"] else ""
     console.print(
-        f"{settings.out}: {summary['documents']} documents, {summary['images']} pictures, {summary['tokens']} tokens",
+        f"{settings.out}: {summary['documents']} documents, {summary['images']} pictures, {summary['tokens']} tokens"
+        f"{rejected}",
         soft_wrap=True,
         markup=False,
     )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from jam.training import StepReport, Trainer
+from jam.training import Trainer
 
 T = TypeVar("T")
 
@@ -43,17 +43,26 @@ def track(items: Iterable[T], total: int | None, what: str, console: Console) ->
 
 def run_training(trainer: Trainer, what: str, console: Console) -> None:
     """Run a trainer to its end with a progress bar and smoothed losses."""
+    smooth = Smoothed()
     with progress_bar(console) as progress:
         task = progress.add_task(what, total=trainer.steps, figures="")
-        smooth: dict[str, float] = {}
         for report in trainer.train():
-            progress.update(task, completed=report.step, figures=_figures(report, smooth))
+            losses = smooth({"loss": report.loss, "text": report.text_loss, "image": report.image_loss})
+            rate = smooth({"tokens/s": report.tokens / report.seconds}, digits=0)
+            progress.update(task, completed=report.step, figures=f"{losses} {rate}")
+            if report.problem:
+                progress.console.print(report.problem, soft_wrap=True, markup=False)
 
 
-def _figures(report: StepReport, smooth: dict[str, float], rate: float = 0.1) -> str:
-    now = {"loss": report.loss, "text": report.text_loss, "image": report.image_loss}
-    now["tokens/s"] = report.tokens / report.seconds
-    for key, value in now.items():
-        smooth[key] = value if key not in smooth else (1 - rate) * smooth[key] + rate * value
-    losses = " ".join(f"{key} {smooth[key]:.3f}" for key in ("loss", "text", "image"))
-    return f"{losses} {smooth['tokens/s']:.0f} tokens/s"
+class Smoothed:
+    """Moving averages of figures, as a line of "name value"."""
+
+    def __init__(self, rate: float = 0.1) -> None:
+        self.rate = rate
+        self.values: dict[str, float] = {}
+
+    def __call__(self, now: dict[str, float], digits: int = 3) -> str:
+        for name, value in now.items():
+            before = self.values.get(name, value)
+            self.values[name] = (1 - self.rate) * before + self.rate * value
+        return " ".join(f"{name} {self.values[name]:.{digits}f}" for name in now)

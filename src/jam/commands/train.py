@@ -11,11 +11,14 @@ from jam.commands.arguments import Parser, make_parser
 from jam.commands.progress import run_training
 from jam.model import Model, load
 from jam.training import RESULT, TrainConfig, Trainer
+from jam.training.distributed import World, join, leave
 
 EXAMPLES = """
 jam train recipes/align.yaml --model fused --out runs/align
 jam train recipes/instruct.yaml --model runs/align/model --out runs/instruct --lr 2e-5
 jam train recipes/align.yaml --model fused --out runs/align --resume
+torchrun --nproc-per-node 8 -m jam.cli train recipes/align.yaml --model fused --out runs/align
+jam train recipes/align.yaml --model fused --out runs/cross --train cross --lr 1e-4
 jam train --model fused --out try --sources '[{"path": "shards"}]' --steps 30 --warmup-steps 3 --batch-tokens 4096
 """
 RECIPE = True
@@ -35,24 +38,34 @@ def read_config(settings: Namespace) -> TrainConfig:
     return TrainConfig(**{key: value for key, value in vars(settings).items() if key != "config"})
 
 
-def make_trainer(model: Model, config: TrainConfig) -> Trainer:
+def make_trainer(model: Model, config: TrainConfig, world: World | None = None) -> Trainer:
     """A trainer of a model folder's network.
 
     Raises:
         ValueError: shards are of other tokenizers, or the model could not be saved: known before training, not after.
     """
     model.image_tokenizer_folder()  # every checkpoint takes a copy
-    return Trainer(model.joint, config, model.save, model.load_weights, model.codec.fingerprint)
+    return Trainer(model.joint, config, model.save, model.codec.fingerprint, world)
 
 
 def run(settings: Namespace) -> None:
     config = read_config(settings)
-    console = Console()
-    model = load(config.model, config.device, config.dtype)
-    trainer = make_trainer(model, config)
+    world = join(config.device)
+    console = Console(quiet=not world.is_first)
+    try:
+        train(config, world, console)
+    finally:
+        leave()
+
+
+def train(config: TrainConfig, world: World, console: Console) -> None:
+    # Several processes load into the system's memory; each then puts its part where it computes.
+    model = load(config.model, config.device if world.size == 1 else "cpu", config.dtype)
+    trainer = make_trainer(model, config, world)
+    processes = f" on {world.size} processes" if world.size > 1 else ""
     console.print(
         f"{trainer.steps} steps of {trainer.accumulation} x {config.micro_batch_size} x {trainer.context} tokens "
-        f"from {config.model} ({model.manifest.stage})"
+        f"from {config.model} ({model.manifest.stage}){processes}"
     )
     run_training(trainer, "training", console)
     if trainer.validation_report.get("all_tokens"):

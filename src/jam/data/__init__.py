@@ -1,14 +1,20 @@
 """From documents to batches; the only place that makes labels, states, positions and document boundaries."""
 
-from jam.data.examples import PLAIN, Example, Objective, make_example
-from jam.data.loader import Loader, Source, plain_batches
-from jam.data.packing import Batch, assign, collate
-from jam.data.prepare import prepare
+from jam.data.examples import PLAIN, Example, Objective, draw_spans, example_length, label, make_example
+from jam.data.loader import Loader, plain_batches
+from jam.data.packing import TENSORS, Batch, assign, collate
+from jam.data.prepare import MAX_REJECTS, REJECTS, check_limit, prepare, refuse_prepared
+from jam.data.records import open_sources
 from jam.data.shards import Shards, ShardWriter
+from jam.data.source import Source
 from jam.data.split import split
+from jam.data.workers import warm_up
 
 __all__ = [
+    "MAX_REJECTS",
     "PLAIN",
+    "REJECTS",
+    "TENSORS",
     "Batch",
     "Example",
     "Loader",
@@ -17,9 +23,16 @@ __all__ = [
     "Shards",
     "Source",
     "assign",
+    "check_limit",
     "collate",
+    "draw_spans",
+    "example_length",
+    "label",
     "make_example",
+    "open_sources",
     "plain_batches",
     "prepare",
+    "refuse_prepared",
     "split",
+    "warm_up",
 ]

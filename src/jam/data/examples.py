@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from jam import cm3
 from jam.codec import Encoded
 from jam.grammar import Grammar, State
+from jam.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,45 @@ class Example:
         return len(self.inputs)
 
 
+def draw_spans(
+    encoded: Encoded, vocabulary: Vocabulary, objective: Objective, rng: np.random.Generator
+) -> list[cm3.Span]:
+    """What of a document is masked."""
+    spans: list[cm3.Span] = []
+    if encoded.answer_start == 1 and rng.random() < objective.unconditional_rate:
+        spans = cm3.text_spans(encoded.ids, vocabulary)
+    if objective.part_rate and not spans and rng.random() < objective.part_rate:
+        spans = cm3.part_span(encoded.ids, vocabulary, rng, encoded.answer_start)
+    if objective.cm3 and not spans:
+        spans = cm3.draw_spans(encoded.ids, vocabulary, rng, encoded.answer_start)
+    return spans
+
+
+def example_length(encoded: Encoded, spans: Sequence[cm3.Span], vocabulary: Vocabulary, limit: int) -> int:
+    """Positions of the example that `label` makes with these spans, without making it."""
+    ids = encoded.ids
+    plain = len(ids) - 1
+    masked = plain + 3 * len(spans) + (bool(spans) and ids[-1] != vocabulary.eos_id)
+    if masked <= limit:
+        return masked
+    stays = np.zeros(len(ids), dtype=bool)
+    stays[cm3.text_places(ids[encoded.answer_start :], vocabulary) + encoded.answer_start] = True
+    for left, right in spans:
+        stays[left:right] = False  # what is relocated is not cut
+    return limit if stays.sum() > masked - limit else plain
+
+
 def make_example(
     encoded: Encoded, grammar: Grammar, objective: Objective, rng: np.random.Generator, limit: int | None = None
 ) -> Example:
-    """Mask one document and make its labels.
+    """Mask one document by chance and make its labels (see `label`)."""
+    return label(encoded, draw_spans(encoded, grammar.vocabulary, objective, rng), grammar, objective, limit)
+
+
+def label(
+    encoded: Encoded, spans: Sequence[cm3.Span], grammar: Grammar, objective: Objective, limit: int | None = None
+) -> Example:
+    """Mask spans of one document and make its labels.
 
     The question (ids before `answer_start`) has weight 0, and so has what is no fact about documents: the sentinels
     that open relocated spans (the grammar forces them), frames of images behind their first token, the ``</s>`` where a
@@ -58,13 +95,6 @@ def make_example(
     """
     vocabulary = grammar.vocabulary
     ids, start = encoded.ids, encoded.answer_start
-    spans: list[cm3.Span] = []
-    if start == 1 and rng.random() < objective.unconditional_rate:
-        spans = cm3.text_spans(ids, vocabulary)
-    if objective.part_rate and not spans and rng.random() < objective.part_rate:
-        spans = cm3.part_span(ids, vocabulary, rng, start)
-    if objective.cm3 and not spans:
-        spans = cm3.draw_spans(ids, vocabulary, rng, start)
     masked = cm3.mask(ids, spans, vocabulary)
     closed_early = bool(spans) and ids[-1] != vocabulary.eos_id
     behind_cuts = np.array([], dtype=np.int64)

@@ -1,64 +1,41 @@
-"""The stream of batches: mixture, order, CM3 draws and packing as pure functions of (seed, window).
+"""The stream of batches: mixture, order, CM3 draws and packing as pure functions of (seed, place).
 
 A window is a fixed number of document visits. Which documents it holds follows from the weights and from one
 permutation a source and epoch; how they are masked and packed from (seed, window, place in the window). A run therefore
-resumes from two numbers, the window and the sequence within it.
+resumes from two numbers, the window and the sequence within it, on any number of processes: each of them finds out what
+the sequences hold, and makes the examples of its own ones only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from jam.cm3 import Span
 from jam.codec import Encoded
-from jam.data.examples import PLAIN, Example, Objective, make_example
+from jam.data.examples import PLAIN, Example, Objective, draw_spans, example_length, label, make_example
 from jam.data.packing import Batch, assign, collate
-from jam.data.shards import Shards
-from jam.data.split import split
+from jam.data.source import Source
 from jam.grammar import Grammar
 
-SEQUENCES_PER_WINDOW = 64
+SEQUENCES_PER_WINDOW = 256  # documents of so many sequences are packed together: more leave less padding
 
 
-@dataclass
-class Source:
-    """Shards with a weight in the mixture (share of the tokens). Long documents are visited piece by piece."""
+@dataclass(frozen=True)
+class Visit:
+    """One document, or piece of one, as it comes in one place of the stream."""
 
-    shards: Shards
-    weight: float
-    context: int
-    pieces: list[tuple[int, int]] = field(init=False)  # document, piece
+    source: int
+    piece: int
+    spans: tuple[Span, ...]  # what is masked
 
-    def __post_init__(self) -> None:
-        self._split = lru_cache(maxsize=16)(self._pieces_of)
-        self.pieces = []
-        for document, length in enumerate(self.shards.lengths()):
-            count = 1 if length <= self.context + 1 else len(self._split(document))
-            self.pieces += [(document, piece) for piece in range(count)]
 
-    def _pieces_of(self, document: int) -> list[Encoded]:
-        try:  # a document of n ids has n - 1 positions: the last id is only predicted
-            return split(self.shards[document], self.context + 1, self.shards.vocabulary)
-        except ValueError as error:
-            raise ValueError(
-                f"{self.shards.folder}, document {document + 1}: {error}; train on a longer context or leave it out"
-            ) from None
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def __getitem__(self, index: int) -> Encoded:
-        document, piece = self.pieces[index]
-        return self._split(document)[piece]
-
-    @property
-    def mean_length(self) -> float:
-        """Ids of a piece, without what is repeated in each."""
-        lengths = self.shards.lengths()
-        return float(lengths.sum() / len(self))
+Sequences = list[list[Visit]]  # the documents of each sequence of a micro-batch
+Place = dict[str, int]  # window, and sequence within it
 
 
 class Loader:
@@ -68,7 +45,7 @@ class Loader:
         sources: what to mix, by shares of tokens; each document of a source is visited once an epoch of that source.
         grammar: gives the states of the targets.
         context: positions of a sequence.
-        batch_size: sequences of a batch.
+        batch_size: sequences of a (micro-)batch.
         objective: masking and weights.
         seed: of order, masks and packing.
     """
@@ -90,31 +67,70 @@ class Loader:
         self.visit_shares = [rate / sum(rates) for rate in rates]
         mean = sum(share * source.mean_length for share, source in zip(self.visit_shares, sources, strict=True))
         self.window_size = max(len(sources), round(SEQUENCES_PER_WINDOW * context / mean))
-        self.window, self.sequence = 0, 0
-        self._sequences: list[list[Example]] | None = None
+        self._place: Place = {"window": 0, "sequence": 0}
         self._permutation = lru_cache(maxsize=2 * len(sources))(self._draw_permutation)
+        self._packed = lru_cache(maxsize=2)(self._pack)
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> Place:
         """The place in the stream: all that a resumed run needs."""
-        return {"window": self.window, "sequence": self.sequence}
+        return dict(self._place)
 
-    def load_state(self, state: dict[str, int]) -> None:
-        self.window, self.sequence, self._sequences = state["window"], state["sequence"], None
+    def load_state(self, state: Place) -> None:
+        self._place = {"window": state["window"], "sequence": state["sequence"]}
+
+    def micro_batches(self, place: Place, count: int) -> tuple[list[Sequences], Place]:
+        """The next `count` micro-batches from a place, not yet made, and the place behind them.
+
+        All processes of a run are given the same ones; process r of R makes (`batch`) numbers r, r + R, ... of them.
+        """
+        window, sequence = place["window"], place["sequence"]
+        rows: Sequences = []
+        while len(rows) < count * self.batch_size:
+            there = self._packed(window)[sequence : sequence + count * self.batch_size - len(rows)]
+            rows, sequence = rows + there, sequence + len(there)
+            if sequence == len(self._packed(window)):
+                window, sequence = window + 1, 0
+        batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        return batches, {"window": window, "sequence": sequence}
+
+    def batch(self, sequences: Sequences) -> Batch:
+        """Make a micro-batch; a pure function, for any thread or process."""
+        return collate([[self._example(visit) for visit in visits] for visits in sequences], self.context)
 
     def __iter__(self) -> Loader:
         return self
 
     def __next__(self) -> Batch:
-        rows: list[list[Example]] = []
-        while len(rows) < self.batch_size:
-            if self._sequences is None:
-                self._sequences = self._pack(self.window)
-            if self.sequence >= len(self._sequences):
-                self.window, self.sequence, self._sequences = self.window + 1, 0, None
-                continue
-            rows.append(self._sequences[self.sequence])
-            self.sequence += 1
-        return collate(rows, self.context)
+        (sequences,), self._place = self.micro_batches(self._place, 1)
+        return self.batch(sequences)
+
+    def steps(self, place: Place, count: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[list[Batch], Place]]:
+        """From a place on, step by step: this process's of the step's `count` micro-batches, and the place behind them.
+
+        The next step is made by a thread while one is taken; its batches are the same without.
+
+        Raises:
+            ValueError: there are fewer micro-batches than processes.
+        """
+        if count < ranks:
+            raise ValueError(f"a step has {count} micro-batches for {ranks} processes; each needs one at least")
+
+        def make(place: Place) -> tuple[list[Batch], Place]:
+            batches, behind = self.micro_batches(place, count)
+            return [self.batch(sequences) for sequences in batches[rank::ranks]], behind
+
+        with ThreadPoolExecutor(1, "loader") as thread:
+            coming = thread.submit(make, place)
+            while True:
+                made, place = coming.result()
+                coming = thread.submit(make, place)
+                yield made, place
+
+    def documents(self, place: Place, count: int) -> list[str]:
+        """Folder and number of every document in the next `count` micro-batches from a place."""
+        rows = [visits for batch in self.micro_batches(place, count)[0] for visits in batch]
+        named = [(self.sources[visit.source], visit.piece) for visits in rows for visit in visits]
+        return list(dict.fromkeys(f"{source.shards.folder} {source.document_of(piece) + 1}" for source, piece in named))
 
     def _draw_permutation(self, source: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, 1, source, epoch]).permutation(len(self.sources[source]))
@@ -122,7 +138,7 @@ class Loader:
     def sequences_per_epoch(self) -> float:
         """Sequences that visit each piece of the first source once, masks and padding included; of the first window."""
         visits_per_epoch = len(self.sources[0]) / self.visit_shares[0]
-        return len(self._pack(0)) * visits_per_epoch / len(self.documents_of(0))
+        return len(self._packed(0)) * visits_per_epoch / len(self.documents_of(0))
 
     def documents_of(self, window: int) -> list[tuple[int, int]]:
         """(source, piece) of every visit of a window."""
@@ -134,20 +150,20 @@ class Loader:
                 visits.append((source, int(self._permutation(source, epoch)[place])))
         return visits
 
-    def _pack(self, window: int) -> list[list[Example]]:
-        examples = [
-            make_example(
-                self.sources[source][piece],
-                self.grammar,
-                self.objective,
-                np.random.default_rng([self.seed, 2, window, place]),
-                self.context,
-            )
-            for place, (source, piece) in enumerate(self.documents_of(window))
-        ]
-        bins = assign([len(example) for example in examples], self.context)
+    def _pack(self, window: int) -> Sequences:
+        visits, lengths = [], []
+        for place, (source, piece) in enumerate(self.documents_of(window)):
+            encoded, rng = self.sources[source][piece], np.random.default_rng([self.seed, 2, window, place])
+            spans = draw_spans(encoded, self.grammar.vocabulary, self.objective, rng)
+            visits.append(Visit(source, piece, tuple(spans)))
+            lengths.append(example_length(encoded, spans, self.grammar.vocabulary, self.context))
+        bins = assign(lengths, self.context)
         order = np.random.default_rng([self.seed, 3, window]).permutation(len(bins))
-        return [[examples[index] for index in bins[number]] for number in order]
+        return [[visits[index] for index in bins[number]] for number in order]
+
+    def _example(self, visit: Visit) -> Example:
+        encoded = self.sources[visit.source][visit.piece]
+        return label(encoded, visit.spans, self.grammar, self.objective, self.context)
 
 
 def plain_batches(documents: Sequence[Encoded], grammar: Grammar, context: int, batch_size: int) -> Iterator[Batch]:

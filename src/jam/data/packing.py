@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from jam.data.examples import Example
+from jam.packed import Packed
 
 PADDING = -1
+TENSORS = ("inputs", "targets", "states", "weights", "positions", "documents")
 
 
 @dataclass(frozen=True)
 class Batch:
     """Tensors ``[batch, context]``.
 
-    `documents` numbers the document of every position (-1: padding); attention, positions and spans stay within one.
-    `states` are those of the targets (`jam.grammar.State`); `weights` are 0 where nothing is learnt.
+    `documents` numbers the document of every position (-1: padding), and `packed` says the same to attention:
+    attention, positions and spans stay within one. `states` are those of the targets (`jam.grammar.State`); `weights`
+    are 0 where nothing is learnt.
     """
 
     inputs: torch.Tensor
@@ -27,16 +30,14 @@ class Batch:
     weights: torch.Tensor
     positions: torch.Tensor
     documents: torch.Tensor
+    packed: Packed
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
-
-    def attention_mask(self) -> torch.Tensor:
-        """Bool ``[batch, 1, context, context]``, True where a position may look: earlier in its own document."""
-        length = self.inputs.shape[1]
-        same = self.documents.unsqueeze(2) == self.documents.unsqueeze(1)
-        causal = torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
-        return (same & causal).unsqueeze(1)
+        return replace(
+            self,
+            **{name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS},
+            packed=self.packed.to(device),
+        )
 
 
 def assign(lengths: Sequence[int], context: int) -> list[list[int]]:
@@ -86,4 +87,5 @@ def collate(sequences: Sequence[Sequence[Example]], context: int) -> Batch:
         weights=torch.from_numpy(weights),
         positions=torch.from_numpy(arrays["positions"]),
         documents=torch.from_numpy(documents),
+        packed=Packed.of(tuple(tuple(map(len, examples)) for examples in sequences), context),
     )

@@ -1,38 +1,235 @@
-"""Documents to token shards."""
+"""Documents to token shards: any number of processes, any number of kills, the same files.
+
+Records are read in order, in blocks that never go beyond a source; the blocks are encoded wherever there is a worker,
+and written in their order. After each of them a small file says how far everything is: a run that is killed is gone on
+with from there by the next one. A result `shards` is made in `.shards.partial` beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from jam.checkpoints import new_folder
+from filelock import FileLock, Timeout
+
+from jam.checkpoints import write_json
+from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
+from jam.checkpoints.resume import place_beside
 from jam.codec import Codec, Encoded
-from jam.data.shards import ShardWriter
+from jam.data.records import Documents, Records
+from jam.data.shards import Counts, ShardWriter
+from jam.data.workers import Block, Reject, encode_blocks
 from jam.documents import Document
 
-BATCH = 64  # documents whose pictures are tokenized together
+BLOCK = 64  # records that are encoded together
+REJECTS = "rejects.jsonl"
+MAX_REJECTS = 0.01
+SHOWN = 3  # rejects in the message that stops a run
+SETTLED = 1000  # records from which on a share of them is taken at its word while the run goes on
+
+
+@dataclass
+class State:
+    """How far a preparation is: what a killed run leaves behind.
+
+    Args:
+        source: number of the source that is being read.
+        records: how many of its records are done.
+        counts: what is written.
+        rejects: how many were rejected.
+        rejects_size: bytes of their file.
+        seen: records of all sources.
+        share: how much of everything is read; None where that is not known.
+    """
+
+    source: int = 0
+    records: int = 0
+    counts: Counts = field(default_factory=Counts)
+    rejects: int = 0
+    rejects_size: int = 0
+    seen: int = 0
+    share: float | None = None
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> State:
+        return cls(**values | {"counts": Counts(**values["counts"])})
 
 
 def encode_all(documents: Iterable[Document], codec: Codec) -> Iterator[Encoded]:
     """Encode documents in order, the pictures of several documents in one batch."""
     stream = iter(documents)
-    while batch := list(islice(stream, BATCH)):
+    while batch := list(islice(stream, BLOCK)):
         yield from codec.encode_batch(batch)
 
 
-def prepare(documents: Iterable[Document], codec: Codec, out: str | Path) -> Iterator[dict[str, int | str]]:
+def prepare(
+    documents: Iterable[Document] | Sequence[Records],
+    codec: Codec,
+    out: str | Path,
+    workers: int = 1,
+    max_rejects: int | float = MAX_REJECTS,
+) -> Iterator[dict[str, Any]]:
     """Write shards to the new folder `out`; yields counts after every document and at last the summary.
 
+    Records that are no documents for this model are left out and listed in ``rejects.jsonl``. `out` is the same
+    whatever the number of workers, and however often a run was killed and gone on with.
+
+    Args:
+        documents: documents at hand, or sources (`open_sources`); only a run from sources can be gone on with.
+        workers: processes; one is this process.
+        max_rejects: how many records may be rejected, or (a float below 1) which share of them.
+
     Raises:
-        ValueError: a document cannot be read (file and line are named), or `out` exists. Nothing is left then.
+        ValueError: `out` exists, a source cannot be read or has nothing in it, too many records are rejected, or the
+            disk is full.
     """
-    with new_folder(out) as folder:
-        with ShardWriter(folder, codec.vocabulary, codec.fingerprint) as writer:
-            for encoded in encode_all(documents, codec):
-                writer.add(encoded)
-                yield {"documents": writer.documents, "images": writer.images, "tokens": writer.tokens}
-        if not writer.documents:
-            raise ValueError("there are no documents to prepare")
-        summary = writer.finish()
-    yield summary
+    sources = [source for source in documents if isinstance(source, Records)] if isinstance(documents, Sequence) else []
+    if not sources:
+        sources = [Documents(documents)]  # type: ignore[arg-type]
+    check_limit(max_rejects)
+    out = Path(out)
+    with _place(out, _key(sources, codec)) as (place, state):
+        made = place / "shards"
+        try:
+            with (
+                ShardWriter(made, codec.vocabulary, codec.fingerprint, state.counts, place) as writer,
+                (made / REJECTS).open("r+b" if (made / REJECTS).exists() else "w+b") as rejects,
+            ):
+                rejects.truncate(state.rejects_size)
+                rejects.seek(state.rejects_size)
+                for block, result in encode_blocks(codec, _blocks(sources, state), workers):
+                    for one in result:
+                        if isinstance(one, Reject):
+                            state.rejects += 1
+                            rejects.write((json.dumps(asdict(one), ensure_ascii=False) + "\n").encode())
+                        else:
+                            writer.add(one)
+                            yield _figures(writer.counts, state)
+                    rejects.flush()
+                    _advance(state, sources, block, writer.flush(), rejects.tell())
+                    write_json(place / "state.json", asdict(state))
+                    _refuse_rejects(state, max_rejects, made / REJECTS)
+            _refuse_rejects(state, max_rejects, made / REJECTS, final=True)
+            if not state.seen:
+                raise ValueError("there are no documents to prepare")
+            summary = writer.finish()
+        except OSError as error:
+            if is_disk_full(error):
+                raise disk_full(out, None, "what was prepared is kept; the same command goes on from there") from error
+            raise
+        refuse_existing(out)  # another process may have been faster
+        made.rename(out)
+    yield {**summary, **_figures(writer.counts, state)}
+
+
+def check_limit(limit: int | float) -> None:
+    """Raises ValueError for a limit that is neither a number of records nor a share of them."""
+    if limit < 0 or (isinstance(limit, float) and limit > 1):
+        raise ValueError(f"--max-rejects is {limit}; give a number of documents (100) or a share of them (0.01)")
+
+
+def _blocks(sources: Sequence[Records], state: State) -> Iterator[Block]:
+    """Blocks from the state's place on. Raises ValueError for a source that has nothing."""
+    first, skip = state.source, state.records
+    for number in range(first, len(sources)):
+        records = sources[number].read(skip if number == first else 0)
+        empty = not (skip and number == first)
+        while block := list(islice(records, BLOCK)):
+            empty = False
+            yield Block(number, block)
+        if empty and not isinstance(sources[number], Documents):
+            raise ValueError(f"{sources[number].name}: there are no documents in it; leave it out")
+
+
+def _advance(state: State, sources: Sequence[Records], block: Block, counts: Counts, rejects_size: int) -> None:
+    """Count a block that is written."""
+    if state.source != block.source:
+        state.source, state.records = block.source, 0
+    state.records += len(block.records)
+    state.seen += len(block.records)
+    state.counts, state.rejects_size = counts, rejects_size
+    share, sizes = block.records[-1].share, [source.size for source in sources]
+    if share is not None:
+        state.share = (sum(sizes[: state.source]) + share * sizes[state.source]) / sum(sizes)
+
+
+def _figures(counts: Counts, state: State) -> dict[str, Any]:
+    return {**asdict(counts), "rejects": state.rejects, "share": state.share}
+
+
+def _refuse_rejects(state: State, limit: int | float, path: Path, final: bool = False) -> None:
+    share = isinstance(limit, float)
+    allowed = limit * (state.seen if final else max(state.seen, SETTLED)) if share else limit
+    if state.rejects <= allowed:
+        return
+    with path.open(encoding="utf-8") as lines:
+        first = [json.loads(line) for line in islice(lines, SHOWN)]
+    shown = "; ".join(f"{one['source']}:{one['key']}: {one['reason']}" for one in first)
+    raise ValueError(
+        f"{state.rejects} of {state.seen} documents were rejected, --max-rejects allows {limit}: {shown}; all are in "
+        f"{path}; correct them, or go on with a higher --max-rejects"
+    )
+
+
+def _key(sources: Sequence[Records], codec: Codec) -> str | None:
+    """All that decides the result; None where a run cannot be gone on with."""
+    identities = [source.identity() for source in sources]
+    if None in identities:
+        return None
+    return json.dumps([BLOCK, codec.vocabulary.hash, codec.fingerprint, codec.grammar.image_tokens, identities])
+
+
+def refuse_prepared(out: Path) -> None:
+    """Raises ValueError when there is something at `out`; what a run left that was killed at its end is removed."""
+    place = place_beside(out)
+    if out.is_dir() and place.is_dir() and not (place / "shards").exists():
+        shutil.rmtree(place)
+    refuse_existing(out)
+
+
+@contextmanager
+def _place(out: Path, key: str | None) -> Iterator[tuple[Path, State]]:
+    """The folder in which `out` is made, and how far it is; removed at the end, or if it cannot be gone on with.
+
+    What a run with another key left there is thrown away.
+    """
+    refuse_prepared(out)
+    place = place_beside(out)
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(place / "lock", timeout=0).acquire()
+    except Timeout:
+        raise ValueError(f"another process is making {out}; wait for it, or choose another --out") from None
+    with lock:
+        state = _left(place, key)
+        try:
+            yield place, state
+        except BaseException:
+            if key is None or not state.seen:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
+        shutil.rmtree(place)
+
+
+def _left(place: Path, key: str | None) -> State:
+    """What an earlier run with this key left, or a new beginning."""
+    try:
+        if key is not None and (place / "shards").is_dir() and (place / "key.json").read_text(encoding="utf-8") == key:
+            return State.of(json.loads((place / "state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    for path in place.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+    (place / "shards").mkdir()
+    if key is not None:
+        (place / "key.json").write_text(key, encoding="utf-8")
+    return State()

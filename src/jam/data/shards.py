@@ -8,68 +8,120 @@ A folder holds ``ids.bin`` (uint16 where the vocabulary fits, else uint32), ``of
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jam.codec import Encoded
 from jam.vocabulary import Vocabulary
 
+DTYPES: dict[str, np.dtype] = {"ends": np.dtype(np.int64), "answers": np.dtype(np.int32), "images": np.dtype(np.int64)}
+
 
 def dtype_for(vocabulary: Vocabulary) -> np.dtype:
     return np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.uint32)
 
 
-class ShardWriter:
-    """Writes encoded documents into an existing, empty folder: `add` them inside a ``with`` block, then `finish`.
+@dataclass
+class Counts:
+    """How much a folder of shards holds."""
 
-    `fingerprint` is that of the codec which encoded them; None (not known) fits no model that is asked for its own.
+    documents: int = 0
+    tokens: int = 0
+    images: int = 0
+
+
+class ShardWriter:
+    """Writes encoded documents into an existing folder: `add` them inside a ``with`` block, then `finish`.
+
+    What is not yet of final form lies in files beside the ids, so that memory does not grow, and so that a writer goes
+    on from what another one, which was killed, had flushed.
+
+    Args:
+        fingerprint: that of the codec which encoded the documents; None (not known) fits no model that is asked for its
+            own.
+        counts: what of the folder's contents an earlier writer had flushed; everything behind it is cut off.
+        beside: folder of the files that are not of the result; default: `folder`, from which they are removed.
+
+    Raises:
+        ValueError: there is less in the folder than `counts` says.
     """
 
-    def __init__(self, folder: Path, vocabulary: Vocabulary, fingerprint: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        vocabulary: Vocabulary,
+        fingerprint: str | None = None,
+        counts: Counts | None = None,
+        beside: Path | None = None,
+    ) -> None:
         self.folder, self.vocabulary, self.fingerprint = folder, vocabulary, fingerprint
-        self._file = (folder / "ids.bin").open("wb")
-        self._offsets = [0]
-        self._answers: list[int] = []
-        self._images: list[tuple[int, int]] = []
+        self.counts = replace(counts) if counts is not None else Counts()
+        self._beside, self._removes = beside or folder, beside is None
+        self._dtypes: dict[str, np.dtype] = {"ids": dtype_for(vocabulary), **DTYPES}
+        self._files = {name: self._open(name) for name in self._dtypes}
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "ids.bin" if name == "ids" else self._beside / f"{name}.raw"
+
+    def _open(self, name: str) -> BinaryIO:
+        documents, tokens, images = self.counts.documents, self.counts.tokens, self.counts.images
+        rows = {"ids": tokens, "ends": documents, "answers": documents, "images": 2 * images}
+        path, size = self._path(name), rows[name] * self._dtypes[name].itemsize
+        file = path.open("r+b" if path.exists() else "w+b")
+        if file.seek(0, 2) < size:
+            raise ValueError(f"{path} has {file.tell()} of {size} bytes; remove {self._beside} to begin anew")
+        file.truncate(size)
+        file.seek(size)
+        return file
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        for file in self._files.values():
+            file.close()
 
     @property
     def documents(self) -> int:
-        return len(self._answers)
-
-    @property
-    def tokens(self) -> int:
-        return self._offsets[-1]
-
-    @property
-    def images(self) -> int:
-        return len(self._images)
+        return self.counts.documents
 
     def add(self, encoded: Encoded) -> None:
-        ids = np.asarray(encoded.ids, dtype=dtype_for(self.vocabulary))
+        ids = np.asarray(encoded.ids, dtype=self._dtypes["ids"])
         is_image = (ids >= self.vocabulary.image_start) & (ids < self.vocabulary.control_start)
         edges = np.flatnonzero(np.diff(np.concatenate([[0], is_image.view(np.int8), [0]])))
-        self._images += [(self.tokens + int(a), self.tokens + int(b)) for a, b in edges.reshape(-1, 2)]
-        self._file.write(ids.tobytes())
-        self._offsets.append(self.tokens + len(ids))
-        self._answers.append(encoded.answer_start)
+        self._write("ids", ids)
+        self._write("images", edges + self.counts.tokens)
+        self.counts.images += len(edges) // 2
+        self.counts.tokens += len(ids)
+        self.counts.documents += 1
+        self._write("ends", self.counts.tokens)
+        self._write("answers", encoded.answer_start)
+
+    def _write(self, name: str, values: object) -> None:
+        self._files[name].write(np.asarray(values, dtype=self._dtypes[name]).tobytes())
+
+    def flush(self) -> Counts:
+        """Hand everything to the system, which keeps it when this process is killed; returns what there is now."""
+        for file in self._files.values():
+            file.flush()
+        return replace(self.counts)
 
     def finish(self) -> dict[str, int | str]:
         """Write what lies beside the ids; returns what ``shards.json`` says."""
-        assert self._file.closed
-        np.save(self.folder / "offsets.npy", np.asarray(self._offsets, dtype=np.int64))
-        np.save(self.folder / "answers.npy", np.asarray(self._answers, dtype=np.int32))
-        np.save(self.folder / "images.npy", np.asarray(self._images, dtype=np.int64).reshape(-1, 2))
+        assert all(file.closed for file in self._files.values())
+        offsets = np.zeros(self.documents + 1, dtype=np.int64)
+        offsets[1:] = self._raw("ends")
+        np.save(self.folder / "offsets.npy", offsets)
+        np.save(self.folder / "answers.npy", self._raw("answers"))
+        np.save(self.folder / "images.npy", self._raw("images").reshape(-1, 2))
+        if self._removes:
+            for name in DTYPES:
+                self._path(name).unlink()
         summary: dict[str, int | str] = {
-            "documents": self.documents,
-            "tokens": self.tokens,
-            "images": self.images,
+            **asdict(self.counts),
             "dtype": dtype_for(self.vocabulary).name,
             "vocabulary": self.vocabulary.hash,
         }
@@ -77,6 +129,9 @@ class ShardWriter:
             summary["fingerprint"] = self.fingerprint
         (self.folder / "shards.json").write_text(json.dumps(summary, indent=2) + "\n")
         return summary
+
+    def _raw(self, name: str) -> np.ndarray:
+        return np.fromfile(self._path(name), dtype=self._dtypes[name])
 
 
 class Shards:
@@ -92,10 +147,9 @@ class Shards:
     def __init__(self, folder: str | Path, vocabulary: Vocabulary, fingerprint: str | None = None) -> None:
         folder = Path(folder)
         if not (folder / "shards.json").is_file():
-            raise ValueError(
-                f"{folder}: no token shards here; make them with `jam prepare DOCS.jsonl --model DIR --out {folder}`"
-            )
-        summary = json.loads((folder / "shards.json").read_text())
+            missing = "no token shards here" if folder.is_dir() else "there is no such folder of token shards"
+            raise ValueError(f"{folder}: {missing}; make them with `jam prepare DOCS.jsonl --model DIR --out {folder}`")
+        summary = _read_summary(folder / "shards.json")
         if summary["vocabulary"] != vocabulary.hash:
             raise ValueError(
                 f"{folder}: prepared for vocabulary {summary['vocabulary']}, the model has {vocabulary.hash}; "
@@ -116,7 +170,7 @@ class Shards:
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{folder}: the token shards are incomplete ({error}); prepare them again") from None
         if not len(self):
-            raise ValueError(f"{folder}: these shards hold no documents")
+            raise ValueError(f"{folder}: these shards hold no documents; prepare them from a source that has some")
         dtype = np.dtype(summary["dtype"])
         expected = int(self.offsets[-1]) * dtype.itemsize
         if expected != found:
@@ -133,3 +187,14 @@ class Shards:
     def lengths(self) -> np.ndarray:
         """Ids of each document, int64 ``[documents]``."""
         return np.diff(self.offsets)
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_text())
+        missing = {"dtype", "vocabulary"} - summary.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); prepare these shards again") from None
+    if missing:
+        raise ValueError(f"{path} does not say {', '.join(sorted(missing))}; prepare these shards again")
+    return summary

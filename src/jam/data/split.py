@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jam.cm3 import parts
+from jam.cm3 import Span, parts
 from jam.codec import Encoded
 from jam.vocabulary import Vocabulary
 
@@ -16,52 +16,64 @@ def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]
     Raises:
         ValueError: the question, or an image together with it, does not fit into `limit`.
     """
+    return [cut(encoded, span, vocabulary) for span in split_spans(encoded, limit, vocabulary)]
+
+
+def cut(encoded: Encoded, span: Span, vocabulary: Vocabulary) -> Encoded:
+    """The piece of a document that holds a span of its answer."""
+    (left, right), ids, start = span, encoded.ids, encoded.answer_start
+    opening = [vocabulary.break_id] * (left > start and vocabulary.is_image(ids[left]))
+    return Encoded([*ids[:start], *opening, *ids[left:right]], start)
+
+
+def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Span]:
+    """What the pieces of `split` hold of the answer; between two of them at most ``<break>`` is left out."""
     ids, start = encoded.ids, encoded.answer_start
     if len(ids) <= limit:
-        return [encoded]
-    spans = parts(ids, vocabulary, start)
-    tail = ids[spans[-1][1] if spans else start :]
-    prefix = ids[:start]
-    room = limit - len(prefix) - len(tail)
+        return [(start, len(ids))]
+    found = parts(ids, vocabulary, start)
+    tail = len(ids) - (found[-1][1] if found else start)
+    room = limit - start - tail
     if room < 1:
-        raise ValueError(f"a question of {len(prefix)} ids leaves no room for its answer in a context of {limit}")
-    units: list[list[list[int]]] = []  # text and the picture behind it
-    for left, right in spans:
-        part = ids[left:right]
-        if not units or not vocabulary.begins_image(part[0]) or vocabulary.begins_image(units[-1][-1][0]):
-            units.append([])
-        units[-1].append(part)
-    bodies: list[list[int]] = [[]]
-    for unit in units:
-        whole = _joined(bodies[-1], unit, vocabulary)
-        if len(whole) <= room:
-            bodies[-1] = whole
+        raise ValueError(f"a question of {start} ids leaves no room for its answer in a context of {limit}")
+
+    def size(span: Span) -> int:
+        return span[1] - span[0] + vocabulary.is_image(ids[span[0]])  # an image in front needs its <break>
+
+    spans: list[Span] = []
+    body: Span | None = None  # of the piece that is being filled
+    for unit in _units(found, ids, vocabulary):
+        longer = (body[0] if body else unit[0][0], unit[-1][1])
+        if size(longer) <= room:
+            body = longer
             continue
-        if bodies[-1]:
-            bodies.append([])
+        if body:
+            spans.append(body)
+            body = None
         for part in unit:
-            if len(longer := _joined(bodies[-1], [part], vocabulary)) > room and bodies[-1]:
-                bodies.append([])
-                longer = _joined([], [part], vocabulary)
-            if vocabulary.begins_image(part[0]) and len(longer) > room:
+            longer = (body[0] if body else part[0], part[1])
+            if body and size(longer) > room:
+                spans.append(body)
+                longer = part
+            if vocabulary.begins_image(ids[part[0]]) and size(longer) > room:
                 raise ValueError(
-                    f"an image of {len(part)} tokens behind a question of {len(prefix)} ids does not fit "
+                    f"an image of {part[1] - part[0]} tokens behind a question of {start} ids does not fit "
                     f"into a context of {limit}"
                 )
-            while len(longer) > room:
-                bodies[-1], longer = longer[:room], longer[room:]
-                bodies.append([])
-            bodies[-1] = longer
-    bodies[-1] += tail
-    return [Encoded(prefix + body, start) for body in bodies]
+            while size(longer) > room:
+                spans.append((longer[0], longer[0] + room))
+                longer = (longer[0] + room, longer[1])
+            body = longer
+    assert body is not None
+    return [*spans, (body[0], len(ids))]
 
 
-def _joined(body: list[int], parts: list[list[int]], vocabulary: Vocabulary) -> list[int]:
-    """`body` and the parts behind it, with `<break>` where a picture without frame begins or ends."""
-    if vocabulary.layout is not None:
-        return [*body, *(token for part in parts for token in part)]
-    result = list(body)
+def _units(parts: list[Span], ids: list[int], vocabulary: Vocabulary) -> list[list[Span]]:
+    """Texts, each with the picture behind it, and pictures without a text."""
+    units: list[list[Span]] = []
     for part in parts:
-        after_image = bool(result) and vocabulary.is_image(result[-1])
-        result += [vocabulary.break_id] * (after_image + vocabulary.is_image(part[0])) + part
-    return result
+        if units and vocabulary.begins_image(ids[part[0]]) and not vocabulary.begins_image(ids[units[-1][-1][0]]):
+            units[-1].append(part)
+        else:
+            units.append([part])
+    return units

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import VQModel
 from torch import Tensor
 
+from jam.tokenizer_training import PictureSource, TokenizerConfig
+from jam.tokenizer_training.network import build_tokenizer, decode, encode, quantise
 from jam.tutorials.scenes import random_scene
 
 CODES = 512
@@ -25,20 +26,21 @@ PICTURES = 8000
 
 def build_image_tokenizer(seed: int = 0) -> Any:
     """An untrained tokenizer, f8: 64 x 64 pixels to 8 x 8 codes, a tile for each code."""
-    torch.manual_seed(seed)
-    return VQModel(
-        in_channels=3 * PATCH**2,
-        out_channels=3 * PATCH**2,
-        down_block_types=("DownEncoderBlock2D",),
-        up_block_types=("UpDecoderBlock2D",),
-        block_out_channels=(64,),
-        layers_per_block=1,
-        latent_channels=16,
-        vq_embed_dim=16,
-        num_vq_embeddings=CODES,
-        norm_num_groups=8,
-        sample_size=1,
-        mid_block_add_attention=False,
+    return build_tokenizer(
+        TokenizerConfig(
+            out="",
+            sources=[PictureSource("the built-in world")],
+            resolution=PATCH,
+            patch=PATCH,
+            channels=[64],
+            layers_per_block=1,
+            attention=False,
+            latent_channels=16,
+            code_channels=16,
+            codebook_size=CODES,
+            norm_groups=8,
+            seed=seed,
+        )
     )
 
 
@@ -60,11 +62,11 @@ def train_image_tokenizer(
         if step == warm:
             _initialise_codebook(model, blocks, counts)
         batch = blocks[torch.multinomial(counts.sqrt(), batch_size, replacement=True, generator=generator)]
-        latents = model.encode(batch).latents
+        latents = encode(model, batch)
         commitment = torch.zeros(())
         if step >= warm:
-            latents, commitment, _ = model.quantize(latents)
-        difference = model.decoder(model.post_quant_conv(latents)) - batch
+            latents, commitment, _ = quantise(model, latents)
+        difference = decode(model, latents) - batch
         loss = difference.abs().mean() + difference.square().mean() + commitment
         optimizer.zero_grad()
         loss.backward()
@@ -75,7 +77,7 @@ def train_image_tokenizer(
 
 
 def distinct_blocks(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The distinct blocks of `count` pictures, -1 .. 1, ``[blocks, 192, 1, 1]``, and how often each occurs."""
+    """The distinct blocks of `count` pictures, -1 .. 1, ``[blocks, 3, 8, 8]``, and how often each occurs."""
     rng = random.Random(seed)
     drawn = []
     for _ in range(count):
@@ -83,7 +85,7 @@ def distinct_blocks(count: int, seed: int) -> tuple[Tensor, Tensor]:
         drawn.append(np.asarray(scene.first(rng.randint(1, len(scene.parts))).draw()))
     grids = F.pixel_unshuffle(torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2), PATCH)
     blocks, counts = torch.unique(grids.permute(0, 2, 3, 1).flatten(0, 2), dim=0, return_counts=True)
-    return blocks.float()[:, :, None, None] / 127.5 - 1, counts.float()
+    return F.pixel_shuffle(blocks.float()[:, :, None, None], PATCH) / 127.5 - 1, counts.float()
 
 
 @torch.no_grad()
@@ -92,4 +94,4 @@ def _initialise_codebook(model: Any, blocks: Tensor, counts: Tensor) -> None:
     frequent = counts.argsort(descending=True)[:CODES]
     codebook = model.quantize.embedding.weight
     codebook.fill_(1000.0)
-    codebook[: len(frequent)] = model.encode(blocks[frequent]).latents.flatten(1)
+    codebook[: len(frequent)] = encode(model, blocks[frequent]).flatten(1)

@@ -63,7 +63,7 @@ def measure(model: JointModel, group: list[Encoded], batch_size: int, counts: Pe
     allowed = model.grammar.allowed().to(model.device)
     for batch in plain_batches(pieces, model.grammar, length, batch_size):
         batch = batch.to(model.device)
-        hidden = model.hidden(batch.inputs, batch.positions, batch.attention_mask())
+        hidden = model.hidden(batch.inputs, batch.positions, batch.packed)
         at = (batch.weights.flatten() > 0).nonzero()[:, 0]
         targets, states = batch.targets.flatten()[at], batch.states.flatten()[at]
         nll = token_nll(model, hidden.flatten(0, 1)[at], targets, states, allowed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jam.grammar import Grammar
 from jam.models.cache import RowCache
@@ -15,6 +15,7 @@ from jam.models.cross_config import CrossConfig
 from jam.models.quantize import is_quantized, quantize
 from jam.models.single import SingleStream
 from jam.models.towers import JointTower, Tower
+from jam.packed import Mask
 from jam.vocabulary import Vocabulary
 
 
@@ -34,13 +35,17 @@ class JointModel(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    def layer_pairs(self) -> list[list[nn.Module]]: ...
+
+    def readout_parameters(self) -> list[nn.Parameter]: ...
+
     def new_cache(self, rows: int, max_length: int) -> RowCache: ...
 
     def hidden(
         self,
         input_ids: Tensor,
         position_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         cache: RowCache | None = None,
     ) -> Tensor: ...
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jam.grammar import Grammar
 from jam.models.cache import RowCache
+from jam.packed import Mask, Packed
 from jam.vocabulary import Vocabulary
 
 
@@ -33,12 +34,15 @@ class JointBase:
         return RowCache(self.config.num_hidden_layers, rows, max_length)
 
     def _positions(
-        self, input_ids: Tensor, position_ids: Tensor | None, attention_mask: Tensor | None, cache: RowCache | None
+        self, input_ids: Tensor, position_ids: Tensor | None, attention_mask: Mask, cache: RowCache | None
     ) -> Tensor:
         """The positions that `hidden` takes, 0, 1, 2, ... by default; raises ValueError if its arguments don't fit."""
         if cache is not None and attention_mask is None:
             raise ValueError("a cache needs the positions and the mask that RowCache.step returns")
-        if attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.ndim != 4):
+        if isinstance(attention_mask, Packed):
+            if position_ids is None or cache is not None:
+                raise ValueError("packed documents need their own positions, and no cache")
+        elif attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.ndim != 4):
             raise ValueError(
                 f"attention_mask is {attention_mask.dtype} {list(attention_mask.shape)}; it must be bool [batch, 1, "
                 "time, keys], True where visible (right padding needs no mask)"

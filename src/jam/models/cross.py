@@ -20,6 +20,7 @@ from jam.models.cross_config import CrossConfig
 from jam.models.rows import JointRows
 from jam.models.streaming import StreamedLinear, product
 from jam.models.towers import Context, JointTower, Tower, family_of
+from jam.packed import Mask
 from jam.vocabulary import Vocabulary
 
 
@@ -126,6 +127,22 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         elif module is self and self.config.readout == "exact":
             self._fill_tables()
 
+    def layer_pairs(self) -> list[list[nn.Module]]:
+        """By depth: the layers of both towers, and the cross blocks behind them."""
+        towers = [list(tower.layers) for tower in (self.text_tower, self.image_tower)]
+        pairs: list[list[nn.Module]] = [
+            [layers[depth] for layers in towers if depth < len(layers)] for depth in range(max(map(len, towers)))
+        ]
+        for index, depth in enumerate(self.config.exchanges):
+            pairs[depth] += [self.to_text[index], self.to_image[index]]
+        return pairs
+
+    def readout_parameters(self) -> list[nn.Parameter]:
+        """What `logits` reads beside hidden states."""
+        if self.config.readout == "paper":
+            return list((self.lm_head or self.embed_tokens).parameters())
+        return [parameter for tower in self._joint_towers() for parameter in tower.readout_parameters()]
+
     def get_input_embeddings(self) -> nn.Module:
         return self.text_tower.embedding if self.config.readout == "exact" else self.embed_tokens
 
@@ -133,7 +150,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         self,
         input_ids: Tensor,
         position_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         cache: RowCache | None = None,
     ) -> Tensor:
         """The states that `logits` reads, [B, T, H].
@@ -141,7 +158,8 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         Args:
             input_ids: joint ids, long [B, T].
             position_ids: long [B, T] (or [1, T]); None: 0, 1, 2, ...
-            attention_mask: bool [B, 1, T, K], True where visible; None: plain causal.
+            attention_mask: bool [B, 1, T, K], True where visible; packed documents, each of which sees itself; None:
+                plain causal.
             cache: after `RowCache.step`, whose positions and mask are the other arguments.
         """
         position_ids = self._positions(input_ids, position_ids, attention_mask, cache)
@@ -173,7 +191,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         return text, image
 
     def _enter(
-        self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: RowCache | None
+        self, input_ids: Tensor, position_ids: Tensor, mask: Mask, cache: RowCache | None
     ) -> list[tuple[Tensor, Context]]:
         """First input and context of each tower."""
         if self.config.readout == "exact":
@@ -225,7 +243,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         input_ids: Tensor,
         states: Tensor | None = None,
         position_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         past_key_values: RowCache | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, V] of the next tokens.

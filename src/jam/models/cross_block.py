@@ -6,13 +6,15 @@ Shapes: B batch, T time, K keys, d width of the receiving tower, o width of the 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from jam.models.towers.attention import attend
+from jam.packed import Mask
 
 
 class Projection(nn.Linear):
@@ -68,14 +70,14 @@ class CrossBlock(GradientCheckpointingLayer):
         self,
         hidden: Tensor,
         other: Tensor,
-        mask: Tensor | None,
+        mask: Mask,
         rotary: tuple[Tensor, Tensor] | None,
         cache: Cache | None,
     ) -> Tensor:
         """Receiving stream [B, T, d] and the other stream [B, T, o] to the receiving stream [B, T, d].
 
-        The mask is the towers' (bool [B, 1, T, K]; None: plain causal): a token sees of the other stream the positions
-        that it sees of its own.
+        The mask is the towers' (bool [B, 1, T, K], packed documents, or None: plain causal): a token sees of the other
+        stream the positions that it sees of its own.
         """
         query = self._split_heads(self.q_proj(self.attention_norm(hidden)))
         key, value = self._split_heads(self.k_proj(other)), self._split_heads(self.v_proj(other))
@@ -83,7 +85,7 @@ class CrossBlock(GradientCheckpointingLayer):
             query, key = rotated(query, key, *rotary)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        attended = attend(query, key, value, mask)
         hidden = hidden + self.o_proj(attended.transpose(1, 2).flatten(2))
         return hidden + self.fc2(self.activation(self.fc1(self.ffn_norm(hidden))))
 

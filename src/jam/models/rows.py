@@ -71,6 +71,8 @@ def select(table: Tensor, rows: slice | Tensor, dim: int = 0) -> Tensor:
     """Some rows (`dim` 1: columns) of a table [N, M]; a slice is not copied."""
     if isinstance(rows, Tensor):
         return table.index_select(dim, rows)
+    if rows.stop - rows.start == table.shape[dim]:
+        return table  # whose gradient then is none of a part, padded with zeros
     return table.narrow(dim, rows.start, rows.stop - rows.start)
 
 

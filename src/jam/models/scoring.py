@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,24 +18,116 @@ if TYPE_CHECKING:
 
 
 def token_nll(
-    model: JointModel, hidden: Tensor, targets: Tensor, states: Tensor, allowed: Tensor | None = None
+    model: JointModel,
+    hidden: Tensor,
+    targets: Tensor,
+    states: Tensor,
+    allowed: Tensor | None = None,
+    max_logits: int | None = None,
 ) -> Tensor:
     """-log p(target) in nats, fp32 ``[N]``, from ``hidden [N, H]``, ``targets [N]`` and their states ``[N]``.
 
     Text and image targets go through the readout apart, so that a head is computed only where it answers.
     With `allowed` (`Grammar.allowed()`) the softmax runs inside the grammar for every model, not only for those whose
-    readout does so by itself.
+    readout does so by itself. `max_logits`: at most so many exist at a time (without gradients).
     """
-    is_image = IMAGE_STATES.to(states.device)[states]
     nll = hidden.new_zeros(len(targets), dtype=torch.float32)
+    size = len(targets) if max_logits is None else max(1, max_logits // model.vocabulary.size)
+    for at in pieces(states, size):
+        logits = model.logits(hidden.index_select(0, at), states[at])
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed[states[at]], -torch.inf)
+        nll = nll.index_copy(0, at, F.cross_entropy(logits.float(), targets[at], reduction="none"))
+    return nll
+
+
+def pieces(states: Tensor, size: int) -> Iterator[Tensor]:
+    """Indices of the text targets among ``states [N]``, then of the image targets, at most `size` at a time."""
+    is_image = IMAGE_STATES.to(states.device)[states]
     for selected in (~is_image, is_image):
         at = selected.nonzero()[:, 0]
         if len(at):
-            logits = model.logits(hidden.index_select(0, at), states[at])
-            if allowed is not None:
-                logits = logits.masked_fill(~allowed[states[at]], -torch.inf)
-            nll = nll.index_copy(0, at, F.cross_entropy(logits.float(), targets[at], reduction="none"))
-    return nll
+            yield from at.split(size)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How targets were predicted, all ``[N]``: losses in nats, and whether the target had the greatest logit."""
+
+    nll: Tensor
+    is_right: Tensor
+
+
+def weighted_loss(
+    model: JointModel,
+    hidden: Tensor,
+    targets: Tensor,
+    states: Tensor,
+    weights: Tensor,
+    z_loss: float = 0.0,
+    max_logits: int = 2**25,
+) -> tuple[Tensor, Scores]:
+    """Sum of the weighted losses of ``hidden [N, H]``, for training; the logits never exist as a whole.
+
+    Piece by piece of the positions, logits are made, scored and differentiated at once, so that the backward pass finds
+    the gradients of `hidden` and of the readout ready. Every parameter of the readout gets a gradient, if only zeros:
+    processes that share them must agree on which have one.
+
+    Args:
+        weights: of the targets, ``[N]``.
+        z_loss: weight of the squared logarithm of the softmax's sum.
+        max_logits: a piece has at most so many logits, or one position.
+    """
+    nll = hidden.new_zeros(len(targets), dtype=torch.float32)
+    is_right = torch.zeros_like(targets, dtype=torch.bool)
+
+    def score(piece: Tensor, at: Tensor) -> Tensor:
+        logits = model.logits(piece, states[at]).float()
+        losses = F.cross_entropy(logits, targets[at], reduction="none")
+        found = logits.gather(1, targets[at, None])[:, 0]
+        nll[at] = losses.detach()
+        is_right[at] = found.detach() >= logits.detach().amax(-1)
+        if z_loss:
+            losses = losses + z_loss * (losses + found).square()  # the sum's logarithm is nll + logit
+        return (losses * weights[at]).sum()
+
+    parameters = [parameter for parameter in model.readout_parameters() if parameter.requires_grad]
+    size = max(1, max_logits // model.vocabulary.size)
+    loss = _Pieces.apply(hidden, score, list(pieces(states, size)), *parameters)
+    return loss, Scores(nll, is_right)
+
+
+class _Pieces(torch.autograd.Function):
+    """The sum of a function of pieces of `hidden`, differentiated in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, score: Callable[[Tensor, Tensor], Tensor], places: list[Tensor], *parameters: Tensor
+    ) -> Tensor:
+        total = hidden.new_zeros((), dtype=torch.float32)
+        hidden_gradient = torch.zeros_like(hidden)
+        gradients = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
+        for at in places:
+            with torch.enable_grad():
+                piece = hidden.index_select(0, at).detach().requires_grad_()
+                loss = score(piece, at)
+            found = torch.autograd.grad(loss, [piece, *parameters], allow_unused=True)
+            total += loss.detach()
+            hidden_gradient[at] = found[0]
+            for gradient, more in zip(gradients, found[1:], strict=True):
+                if more is not None:
+                    gradient += more
+        ctx.gradients = [hidden_gradient, *gradients]
+        ctx.dtypes = [hidden.dtype, *(parameter.dtype for parameter in parameters)]
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> Any:
+        gradients, ctx.gradients = ctx.gradients, None  # large, and asked for once
+        first, *others = (
+            gradient.mul_(outer[0]).to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+        )
+        return first, None, None, *others
 
 
 @dataclass

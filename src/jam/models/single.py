@@ -13,6 +13,7 @@ from jam.models.base import JointBase
 from jam.models.cache import RowCache
 from jam.models.rows import JointRows, spread
 from jam.models.towers import Tower
+from jam.packed import Mask
 from jam.vocabulary import ParentRows, Vocabulary
 
 
@@ -75,11 +76,19 @@ class SingleStream(JointBase, nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    def layer_pairs(self) -> list[list[nn.Module]]:
+        """Each layer, alone: where the cross model has pairs."""
+        return [[layer] for layer in self.tower.layers]
+
+    def readout_parameters(self) -> list[nn.Parameter]:
+        """What `logits` reads beside hidden states."""
+        return self.tower.readout_parameters()
+
     def hidden(
         self,
         input_ids: Tensor,
         position_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         cache: RowCache | None = None,
     ) -> Tensor:
         """The head's input, [B, T, H]; arguments as in `CrossForCausalLM.hidden`."""
@@ -124,6 +133,25 @@ class SingleStream(JointBase, nn.Module):
             logits[:, first:end] = -torch.inf
         return logits.view(*hidden.shape[:-1], -1)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Save the plain model, which opens in `transformers`."""
-        self.whole.save_pretrained(folder)
+    def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save the plain model, which opens in `transformers`.
+
+        Args:
+            state_dict: tensors to save in the place of its own, by the names that they have here without adapters.
+        """
+        if state_dict is not None:
+            state_dict = self._of_whole(state_dict)
+        self.whole.save_pretrained(folder, state_dict=state_dict)
+
+    def _of_whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of `whole` by its own names, those of the decoder taken from `tensors`."""
+        inside = {id(parameter): name for name, parameter in self.named_parameters(remove_duplicate=False)}
+        found = {}
+        for name, value in self.whole.state_dict(keep_vars=True).items():
+            own = inside.get(id(value), "")
+            if ".lora_" in own:
+                continue
+            tensor = tensors.get(own.replace(".base_layer.", ".")) if own else value.detach()
+            if tensor is not None:  # None: tied to one that is there
+                found[name.replace(".base_layer.", ".")] = tensor
+        return found

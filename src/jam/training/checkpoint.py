@@ -1,21 +1,35 @@
-"""Checkpoints of a run: a whole model folder with the optimiser's state beside the weights, in safetensors and JSON."""
+"""Checkpoints of a run: distributed (DCP), written beside the training, there as a whole or not at all.
+
+``checkpoints/step-NNNNNN`` holds the tensors that are trained and the optimisers' state, in files of
+`torch.distributed.checkpoint` that any number of processes can read, and ``run.json``. While it is written it is called
+``.step-NNNNNN.partial``. `jam export` makes a model folder of one.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from collections.abc import Callable
+import warnings
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 
-from jam.checkpoints import new_folder, write_json
+from jam.checkpoints import write_json
+from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full
+from jam.training.distributed import World
 
-OPTIMIZER = "optimizer.safetensors"
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
+
 STATE = "run.json"
+MODEL, OPTIMIZER = "model", "optimizer"  # beginnings of the names of tensors
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -23,60 +37,169 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name))
 
 
-def save_checkpoint(
-    run: Path,
-    step: int,
-    save_model: Callable[[Path], None],
-    optimizers: list[torch.optim.Optimizer],
-    names: dict[torch.Tensor, str],
-    state: dict[str, Any],
-    keep: int,
-) -> Path:
-    """Write ``checkpoints/step-NNNNNN`` unless it is there, then remove all but the last `keep` (0: none)."""
-    path = run / "checkpoints" / f"step-{step:06d}"
-    if path.exists():
-        return path
-    with new_folder(path) as folder:
-        save_model(folder)
-        moments = {
-            f"{key}/{names[parameter]}": value.contiguous()
-            for optimizer in optimizers
-            for parameter, values in optimizer.state.items()
-            for key, value in values.items()
-        }
-        save_file(moments, folder / OPTIMIZER)
-        write_json(folder / STATE, {"step": step, **state})
-    for old in checkpoints(run)[:-keep] if keep else []:
-        shutil.rmtree(old)
-    return path
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / STATE).read_text())
 
 
-def load_optimizers(checkpoint: Path, optimizers: list[torch.optim.Optimizer], names: dict[torch.Tensor, str]) -> None:
-    """Restore the moments; a parameter that never had a gradient has none.
+@dataclass(frozen=True)
+class Rule:
+    """Which checkpoints stay: the last ones (0: all), those at the ends of epochs, the one with the best validation."""
+
+    last: int
+    epochs: bool = False
+    best: bool = False
+
+    def superfluous(self, states: list[dict[str, Any]]) -> list[int]:
+        """Indices of checkpoints, given by what their `STATE` says, oldest first, that go."""
+        if not self.last:
+            return []
+        kept = set(range(len(states))[-self.last :])
+        if self.epochs:
+            kept |= {index for index, state in enumerate(states) if state.get("ends_epoch")}
+        measured = [index for index, state in enumerate(states) if state.get("validation") is not None]
+        if self.best and measured:
+            kept.add(min(measured, key=lambda index: states[index]["validation"]))
+        return sorted(set(range(len(states))) - kept)
+
+
+@dataclass
+class _Pending:
+    """A checkpoint that is being written."""
+
+    partial: Path
+    path: Path
+    state: dict[str, Any]
+    future: Future[Any]
+
+
+class Checkpoints:
+    """Those of a run: `save` begins one, `settle` gives it its name when it is whole.
+
+    Args:
+        run: folder of the run.
+        rule: which stay.
+        world: the processes, each of which calls every method at the same step.
+    """
+
+    def __init__(self, run: Path, rule: Rule, world: World) -> None:
+        self.run, self.rule, self.world = run, rule, world
+        self._pending: _Pending | None = None
+
+    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], wait: bool = False) -> None:
+        """Copy the tensors and write them in the background, unless this step has its checkpoint.
+
+        Raises:
+            ValueError: the disk is full (found out here, or of the previous checkpoint). Earlier checkpoints stay.
+        """
+        self.settle(wait=True)
+        path = self.run / "checkpoints" / f"step-{state['step']:06d}"
+        if self.world.of_first(path.exists()):
+            return
+        partial = path.with_name(f".{path.name}.partial")
+        needed = self.world.sum([float(sum(_local(tensor).nbytes for tensor in tensors.values()))])[0]
+        if self.world.is_first:
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            path.parent.mkdir(exist_ok=True)
+        if self.world.of_first(needed > free_bytes(path) if self.world.is_first else None):
+            raise disk_full(path, int(needed), self._kept())
+        writer = dcp.FileSystemWriter(partial)
+        group, alone = self.world.background, self.world.size == 1
+        future = dcp.async_save(dict(tensors), storage_writer=writer, process_group=group, no_dist=alone)
+        assert isinstance(future, Future)
+        self._pending = _Pending(partial, path, state, future)
+        self.settle(wait)
+
+    def settle(self, wait: bool = False) -> None:
+        """Give a checkpoint that is written its name, and remove those that the rule does not keep.
+
+        Raises:
+            ValueError: the disk was full.
+        """
+        pending = self._pending
+        if pending is None or not (wait or self._is_written(pending)):
+            return
+        self._pending = None
+        try:
+            pending.future.result()
+        except (CheckpointException, OSError, RuntimeError) as error:
+            if self.world.is_first:
+                shutil.rmtree(pending.partial, ignore_errors=True)
+            if is_disk_full(error) or "No space left on device" in str(error):
+                raise disk_full(pending.path, None, self._kept()) from None
+            raise
+        if self.world.is_first:
+            write_json(pending.partial / STATE, pending.state)
+            pending.partial.rename(pending.path)
+            self._remove_superfluous()
+        self.world.wait()
+
+    def _is_written(self, pending: _Pending) -> bool:
+        return self.world.sum([float(pending.future.done())])[0] == self.world.size
+
+    def _kept(self) -> str:
+        found = checkpoints(self.run)
+        return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+
+    def _remove_superfluous(self) -> None:
+        found = checkpoints(self.run)
+        for index in self.rule.superfluous([read_state(path) for path in found]):
+            gone = found[index].with_name(f".{found[index].name}.partial")  # at once: never half a checkpoint
+            found[index].rename(gone)
+            shutil.rmtree(gone)
+
+    def clean(self) -> None:
+        """Remove what a run that was killed left unfinished."""
+        for place in (self.run, self.run / "checkpoints"):
+            for left in place.glob(".*.partial*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def state_tensors(parameters: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """What a checkpoint holds: trained parameters ``model/NAME`` and the optimisers' state ``optimizer/KIND/NAME``."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in parameters.items()}
+    found: dict[str, Tensor] = {f"{MODEL}/{name}": parameter.detach() for name, parameter in parameters.items()}
+    for optimizer in optimizers:
+        for parameter, values in optimizer.state.items():
+            found |= {f"{OPTIMIZER}/{kind}/{names[parameter]}": value for kind, value in values.items()}
+    return found
+
+
+def load_tensors(
+    checkpoint: Path, parameters: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer], world: World
+) -> None:
+    """Restore parameters and optimisers' state in place; a parameter that never had a gradient has no state.
 
     Raises:
-        ValueError: they are of other parameters.
+        ValueError: the checkpoint is of other parameters.
     """
-    moments = load_file(checkpoint / OPTIMIZER)
-    parameters = {name: parameter for parameter, name in names.items()}
-    states = {
+    stored: dict[str, Any] = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    expected = {f"{MODEL}/{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
+    found = {name: tuple(entry.size) for name, entry in stored.items() if name.startswith(f"{MODEL}/")}
+    if found != expected:
+        differing = sorted(name.partition("/")[2] for name, _ in expected.items() ^ found.items())
+        raise ValueError(
+            f"{checkpoint} does not fit the model: {len(set(differing))} tensors are missing, not trained or of "
+            f"another shape ({', '.join(dict.fromkeys(differing[:4]))}); resume with the model of this run"
+        )
+    target: dict[str, Tensor] = {f"{MODEL}/{name}": parameter.detach() for name, parameter in parameters.items()}
+    state_of = {
         parameter: optimizer.state
         for optimizer in optimizers
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    unknown = sorted({key.partition("/")[2] for key in moments} - set(parameters))
-    if unknown:
-        raise ValueError(
-            f"{checkpoint}: optimiser state of {len(unknown)} parameters that are not trained "
-            f"({', '.join(unknown[:4])}); resume with the model of this run"
-        )
-    for key, value in moments.items():
-        kind, _, name = key.partition("/")
-        parameter = parameters[name]
-        # The fused optimiser keeps its step counts, too, on the parameter's device.
-        states[parameter][parameter][kind] = value.to(parameter.device)
-
-
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / STATE).read_text())
+    for key, entry in stored.items():
+        beginning, _, rest = key.partition("/")
+        if beginning == OPTIMIZER and optimizers:
+            kind, _, name = rest.partition("/")
+            parameter = parameters[name]
+            if tuple(entry.size) == tuple(parameter.shape):
+                value = torch.zeros_like(parameter, dtype=entry.properties.dtype)
+            else:  # the fused optimiser keeps its step counts, too, on the parameter's device
+                value = torch.zeros(entry.size, dtype=entry.properties.dtype, device=parameter.device)
+            state_of[parameter][parameter][kind] = target[key] = value
+    dcp.load(target, storage_reader=dcp.FileSystemReader(checkpoint), no_dist=world.size == 1)

@@ -29,6 +29,11 @@ class TrainConfig:
         sources: what to train on.
         validation: token shards whose perplexity is measured, by modality.
         stage: what the result is called in its manifest.
+        train: "all"; "cross" for cross blocks, readout and new rows, with frozen towers; "lora" for these and adapters
+            in the layers of the towers (`jam[lora]`), which are merged into the result.
+        lora_rank: rank of an adapter.
+        lora_alpha: an adapter's product is scaled by `lora_alpha / lora_rank`.
+        lora_dropout: on the input of an adapter.
         steps: optimiser steps; give this or `epochs`.
         epochs: passes over the first source, to the nearest step; give this or `steps`.
         context: positions of a sequence; default: the model's.
@@ -36,6 +41,7 @@ class TrainConfig:
         micro_batch_size: sequences in one forward; a batch has as many of these as it takes.
         optimizer: "adamw", or "muon" for the matrices inside the blocks and AdamW for the rest.
         lr: peak learning rate.
+        lr_factors: factors on it by part ("text", "image", "cross", "readout"; "tower" of a single decoder).
         warmup_steps: linear warm-up from 0.
         schedule: what follows the warm-up.
         min_lr_ratio: learning rate at the end, relative to the peak.
@@ -50,11 +56,22 @@ class TrainConfig:
         part_rate: share of documents that mask exactly one whole part, a picture or a text, for `jam fill`.
         sentinel_weight: weight of predicting a sentinel inside the source.
         image_weight: weight of image tokens against text tokens.
-        precision: "bf16" runs matrix products under autocast.
+        z_loss: weight of the squared logarithm of the softmax's sum (PaLM, section 5), which keeps logits small.
+        max_logits: at most so many logits exist at a time; the loss goes through the positions in pieces.
+        precision: "bf16" runs matrix products under autocast; with FSDP its parameters are gathered in bf16.
+        sharding: with several processes: "full" divides parameters among all, "hybrid" among those of a node, with a
+            copy on every node.
+        activation_checkpointing: keep only what goes between layers, and compute the rest again for the gradients.
+        compile: compile every layer and cross block.
+        on_bad_step: what a step does whose loss or gradient is no number, or jumps: "stop" ends the run, "skip" leaves
+            the weights as they are, at most 10 times in a row.
+        spike: a loss jumps if it is more than this times the mean of the last 32 steps; 0: never.
         validate_every: steps between validations; 0: only at the end.
         validation_documents: at most so many documents of each validation source.
         checkpoint_every: steps between checkpoints, or "epoch" for one at the end of each; 0: only at the end.
         keep_checkpoints: how many of the last checkpoints to keep; 0: all.
+        keep_epochs: keep the checkpoints at the ends of epochs, too.
+        keep_best: save and keep the checkpoint of the best validation, too.
         resume: go on from the last checkpoint in `out`.
         seed: of order, masks and packing.
         device: default: a GPU if there is one.
@@ -66,6 +83,10 @@ class TrainConfig:
     sources: list[DataSource]
     validation: list[str] = field(default_factory=list)
     stage: Literal["parent", "aligned", "instructed"] = "aligned"
+    train: Literal["all", "cross", "lora"] = "all"
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
     steps: int | None = None
     epochs: float | None = None
     context: int | None = None
@@ -73,6 +94,7 @@ class TrainConfig:
     micro_batch_size: int = 1
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 3e-5
+    lr_factors: dict[str, float] = field(default_factory=dict)
     warmup_steps: int = 500
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     min_lr_ratio: float = 0.1
@@ -87,11 +109,20 @@ class TrainConfig:
     part_rate: float = 0.0
     sentinel_weight: float = 0.0
     image_weight: float = 1.0
+    z_loss: float = 0.0
+    max_logits: int = 2**25
     precision: Literal["fp32", "bf16"] = "fp32"
+    sharding: Literal["full", "hybrid"] = "full"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    on_bad_step: Literal["stop", "skip"] = "stop"
+    spike: float = 0.0
     validate_every: int = 0
     validation_documents: int = 256
     checkpoint_every: int | Literal["epoch"] = 0
     keep_checkpoints: int = 2
+    keep_epochs: bool = False
+    keep_best: bool = False
     resume: bool = False
     seed: int = 0
     device: str | None = None
@@ -105,11 +136,12 @@ class TrainConfig:
         if isinstance(self.checkpoint_every, str) and self.checkpoint_every != "epoch":
             raise ValueError(f'checkpoint_every is {self.checkpoint_every!r}; it must be a number of steps or "epoch"')
         positive = ("steps", "epochs", "context", "batch_tokens", "micro_batch_size", "lr", "max_grad_norm")
-        for name in (*positive, "validation_documents"):
+        for name in (*positive, "validation_documents", "lora_rank", "lora_alpha", "max_logits"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
-        for name in ("warmup_steps", "validate_every", "checkpoint_every", "keep_checkpoints", "seed", "weight_decay"):
+        counts = ("warmup_steps", "validate_every", "checkpoint_every", "keep_checkpoints", "seed")
+        for name in (*counts, "weight_decay", "z_loss", "spike"):
             value = getattr(self, name)
             if not isinstance(value, str) and value < 0:
                 raise ValueError(f"{name} is {value}; it must not be negative")
@@ -117,6 +149,8 @@ class TrainConfig:
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 choices = ", ".join(map(str, get_args(hint)))
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
-        for name in ("unconditional_rate", "part_rate", "min_lr_ratio", "momentum"):
+        for name in ("unconditional_rate", "part_rate", "min_lr_ratio", "momentum", "lora_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if self.keep_best and not (self.validation and self.validate_every):
+            raise ValueError("keep_best needs validation and validate_every: they say which checkpoint is the best")

@@ -1,15 +1,19 @@
-"""Which optimiser moves which parameter."""
+"""Which optimiser moves which parameter, and how large the gradients are."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from jam.models.cross_block import CrossBlock
 from jam.models.towers import Tower
 from jam.training.config import TrainConfig
+from jam.training.distributed import whole
+from jam.training.parts import part_of
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -17,25 +21,35 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
 
     "adamw": AdamW for all. "muon": Muon (Jordan et al., 2024) for the matrices inside the blocks, with its updates
     scaled to AdamW's size (Liu et al., 2025, eq. 4), so that both take one learning rate; AdamW for embeddings, heads
-    and vectors. Weight decay is for matrices.
+    and vectors. Weight decay is for matrices. A group's `factor` is that of its part on the learning rate.
+
+    Raises:
+        ValueError: `lr_factors` names a part that the model has not.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [(part_of(name), parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    parts = list(dict.fromkeys(part for part, _ in trained))
+    if unknown := sorted(config.lr_factors.keys() - set(parts)):
+        raise ValueError(f"lr_factors names {', '.join(unknown)}; what is trained here is {', '.join(parts)}")
     inside = _block_matrices(model) if config.optimizer == "muon" else set()
-    block = [p for p in trained if p in inside]
-    matrices = [p for p in trained if p.ndim >= 2 and p not in inside]
-    vectors = [p for p in trained if p.ndim < 2]
+    adamw, muon = [], []
+    for part in parts:
+        own = [parameter for of, parameter in trained if of == part]
+        group = {"factor": config.lr_factors.get(part, 1.0)}
+        matrices = [p for p in own if p.ndim >= 2 and p not in inside]
+        vectors = [p for p in own if p.ndim < 2]
+        adamw += [
+            group | {"params": matrices, "weight_decay": config.weight_decay},
+            group | {"params": vectors, "weight_decay": 0.0},
+        ]
+        if block := [p for p in own if p in inside]:
+            muon.append(group | {"params": block})
+    betas = (config.beta1, config.beta2)
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            fused=True,
-        )
+        torch.optim.AdamW(adamw, lr=config.lr, betas=betas, eps=config.eps, fused=True)
     ]
-    if block:
+    if muon:
         settings: dict[str, Any] = {"momentum": config.momentum, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers.append(torch.optim.Muon(block, lr=config.lr, weight_decay=config.weight_decay, **settings))
+        optimizers.append(torch.optim.Muon(muon, lr=config.lr, weight_decay=config.weight_decay, **settings))
     return optimizers
 
 
@@ -48,3 +62,18 @@ def _block_matrices(model: nn.Module) -> set[Tensor]:
         elif isinstance(module, CrossBlock):
             blocks.append(module)
     return {inner.weight for block in blocks for inner in block.modules() if isinstance(inner, nn.Linear)}
+
+
+def gradient_norms(parameters: dict[str, nn.Parameter]) -> dict[str, float]:
+    """Norm of the gradients by part, and of all ("all")."""
+    gradients: dict[str, list[Tensor]] = defaultdict(list)
+    for name, parameter in parameters.items():
+        if parameter.grad is not None:
+            gradients[part_of(name)].append(parameter.grad)
+    norms = {part: float(whole(get_total_norm(tensors))) for part, tensors in gradients.items()}
+    return norms | {"all": sum(norm**2 for norm in norms.values()) ** 0.5}
+
+
+def clip(parameters: dict[str, nn.Parameter], norm: float, max_norm: float) -> None:
+    """Scale gradients whose norm is `norm` down to `max_norm`, if it is greater."""
+    clip_grads_with_norm_(parameters.values(), max_norm, torch.tensor(norm))

@@ -2,82 +2,65 @@
 
 from __future__ import annotations
 
-import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor
 
 from jam.checkpoints import new_folder, write_json
 from jam.checkpoints.folders import refuse_existing
-from jam.data import Batch, Loader, Objective, Shards, Source, plain_batches, split
-from jam.models import JointModel
-from jam.models.scoring import Perplexity, token_nll
-from jam.training.checkpoint import checkpoints, load_optimizers, read_state, save_checkpoint
+from jam.data import Batch, Loader, Objective, Shards, Source
+from jam.models.scoring import Scores, weighted_loss
+from jam.training.checkpoint import Checkpoints, Rule, checkpoints, load_tensors, read_state, state_tensors
 from jam.training.config import TrainConfig
-from jam.training.interrupts import interrupts_wait
-from jam.training.optimizers import make_optimizers
+from jam.training.distributed import World, reshard, shard
+from jam.training.forward import autocast, batch_hidden, is_image, select
+from jam.training.interrupts import interrupts_wait, signals_noted
+from jam.training.optimizers import clip, gradient_norms, make_optimizers
+from jam.training.parts import choose_trained, merged, named_parameters, prepare_layers, whole_tensors
+from jam.training.recipe import compare, settings_of_run
+from jam.training.records import Records
+from jam.training.report import StepReport
 from jam.training.schedule import lr_factor
+from jam.training.totals import Totals, tally
+from jam.training.validation import validate
+from jam.training.watch import Watch
 
 RESULT = "model"
-RECORDS = "metrics.jsonl"
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step did. `loss`: weighted mean in nats; `tokens`: positions that are no padding."""
-
-    step: int
-    loss: float
-    text_loss: float
-    image_loss: float
-    grad_norm: float
-    lr: float
-    tokens: int
-    seconds: float
-
-
-def select(batch: Batch, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Hidden states, targets, states and weights of the positions that count, flattened to [N, ...]."""
-    at = (batch.weights.flatten() > 0).nonzero()[:, 0]
-    flat = [tensor.flatten()[at] for tensor in (batch.targets, batch.states, batch.weights)]
-    return (hidden.flatten(0, 1).index_select(0, at), *flat)
-
-
-def batch_hidden(model: JointModel, batch: Batch) -> torch.Tensor:
-    return model.hidden(batch.inputs, batch.positions, batch.attention_mask())
+SaveModel = Callable[[Path, str, dict[str, Tensor]], None]
 
 
 class Trainer:
     """Trains `model` in place.
 
     Args:
-        model: a joint model that is a `torch.nn.Module` too.
+        model: a joint model that is a `torch.nn.Module` too; with several processes its parameters are divided.
         config: the recipe.
-        save_model: writes a whole model folder; called with an empty folder and the stage reached.
-        load_weights: takes the weights of a folder that `save_model` wrote.
+        save_model: writes a whole model folder; called with an empty folder, the stage reached and the tensors.
         fingerprint: `Codec.fingerprint` that all shards must have; None: don't compare.
+        world: the processes of the run.
+
+    Raises:
+        ValueError: the recipe does not fit the model, its data or the number of processes.
     """
 
     def __init__(
         self,
         model: Any,
         config: TrainConfig,
-        save_model: Callable[[Path, str], None],
-        load_weights: Callable[[Path], None],
+        save_model: SaveModel,
         fingerprint: str | None = None,
+        world: World | None = None,
     ) -> None:
-        self.model, self.config = model, config
-        self.save_model, self.load_weights = save_model, load_weights
+        self.model, self.config, self.save_model, self.world = model, config, save_model, world or World()
         self.run = Path(config.out)
-        self.device = next(model.parameters()).device
         self.context = config.context or model.context_length
         if self.context > model.context_length:
             raise ValueError(f"context is {self.context}, the model takes {model.context_length} positions")
@@ -85,10 +68,17 @@ class Trainer:
             Source(Shards(source.path, model.vocabulary, fingerprint), source.weight, self.context)
             for source in config.sources
         ]
+        self.validation = [Shards(path, model.vocabulary, fingerprint) for path in config.validation]
         c = config
         objective = Objective(c.cm3, c.unconditional_rate, c.sentinel_weight, c.image_weight, c.part_rate)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
         self.accumulation = max(1, round(config.batch_tokens / (config.micro_batch_size * self.context)))
+        if self.accumulation < self.world.size:
+            raise ValueError(
+                f"batch_tokens is {config.batch_tokens}, which is {self.accumulation} x {config.micro_batch_size} "
+                f"sequences of {self.context}: too few for {self.world.size} processes; raise batch_tokens, lower "
+                "micro_batch_size or start fewer processes"
+            )
         self.steps_per_epoch = self.loader.sequences_per_epoch() / (self.accumulation * config.micro_batch_size)
         self.steps = config.steps or math.ceil((config.epochs or 1.0) * self.steps_per_epoch)
         if config.schedule != "constant" and config.warmup_steps >= self.steps:
@@ -96,59 +86,74 @@ class Trainer:
                 f"warmup_steps is {config.warmup_steps}, the run has {self.steps} steps: none is left for the "
                 f"{config.schedule} schedule; lower warmup_steps, train longer or choose schedule constant"
             )
-        self.names: dict[torch.Tensor, str] = {
-            parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
-        }
+        choose_trained(model, config)
+        prepare_layers(model, config)
+        if self.world.size > 1:
+            shard(model, self.world, config.sharding, bf16=config.precision == "bf16")
+        self.device = self.world.device or next(model.parameters()).device
+        self.parameters = named_parameters(model)
         self.optimizers = make_optimizers(model, config)
+        self.watch = Watch(config)
+        rule = Rule(config.keep_checkpoints, config.keep_epochs, config.keep_best)
+        self.checkpoints = Checkpoints(self.run, rule, self.world)
         self.step = 0
-        self.place = self.loader.state()  # in the data, after the last whole step
+        self.place: dict[str, int] = {}  # in the data, after the last whole step
+        self.stream: Iterator[tuple[list[Batch], dict[str, int]]] = iter(())
+        self._go_to(self.loader.state())
         self.validation_report: dict[str, float | int | None] = {}
-        self.validation = [Shards(path, model.vocabulary, fingerprint) for path in config.validation]
 
     def train_step(self) -> StepReport:
-        """One optimiser step over `accumulation` micro-batches, each weighted by its share of what counts."""
+        """One optimiser step over the global batch: `accumulation` micro-batches, divided among the processes."""
         started = time.perf_counter()
-        self._seed_dropout()
-        batches = [next(self.loader) for _ in range(self.accumulation)]
-        total = sum(float(batch.weights.sum()) for batch in batches)
-        lr = self._set_lr()
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        counts = Perplexity()
-        loss_sum = 0.0
-        for batch in batches:
-            batch = batch.to(self.device)
-            with self._autocast():
-                hidden, targets, states, weights = select(batch, batch_hidden(self.model, batch))
-                nll = token_nll(self.model, hidden, targets, states)
-            loss = (nll * weights).sum() / total
+        batches, behind = next(self.stream)
+        (total,) = self.world.sum([sum(float(batch.weights.double().sum()) for batch in batches)])
+        tallies = []
+        for number, is_own in self.world.turns(self.accumulation):
+            batch = batches[number // self.world.size]
+            self._seed_dropout(number)
+            loss, scores, of_images = self._loss(batch.to(self.device))
+            loss = loss * (is_own / total if total else 0.0)
             loss.backward()
-            loss_sum += loss.item()
-            counts.add(nll.detach(), self._is_image(targets))
-        norm = float(torch.nn.utils.clip_grad_norm_(self.names, self.config.max_grad_norm))
-        if not math.isfinite(loss_sum) or not math.isfinite(norm):
-            raise ValueError(
-                f"after step {self.step}: loss {loss_sum} and gradient norm {norm}; lower lr, or resume earlier"
-            )
+            if is_own:
+                tallies.append(tally(loss, scores, of_images, tokens=int((batch.documents >= 0).sum())))
+        totals = Totals(*self.world.sum(torch.stack(tallies).cpu().double().sum(0).tolist()))
+        norms = gradient_norms(self.parameters)
+        problem = self.watch.problem(totals.loss, norms["all"])
+        if problem:
+            problem = self.watch.report(self.step, problem, self.loader.documents(self.place, self.accumulation))
+        else:
+            clip(self.parameters, norms["all"], self.config.max_grad_norm)
+        lr = self._set_lr()
         with interrupts_wait():  # what a checkpoint holds changes together
             for optimizer in self.optimizers:
-                optimizer.step()
+                if not problem:
+                    optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             self.step += 1
-            self.place = self.loader.state()
+            self.place = behind
         return StepReport(
             step=self.step,
-            loss=loss_sum,
-            text_loss=counts.text_nats / max(1, counts.text_tokens),
-            image_loss=counts.image_nats / max(1, counts.image_tokens),
-            grad_norm=norm,
+            loss=totals.loss,
+            **totals.means(),
+            grad_norm=norms.pop("all"),
+            grad_norms=norms,
             lr=lr,
-            tokens=sum(int((batch.documents >= 0).sum()) for batch in batches),
+            tokens=int(totals.tokens),
             seconds=time.perf_counter() - started,
+            problem=problem,
         )
 
-    def _seed_dropout(self) -> None:
-        """Make the dropout of parents that have it a function of (seed, step), so that a run resumes exactly."""
-        seeds = np.random.SeedSequence([self.config.seed, 4, self.step])
+    def _loss(self, batch: Batch) -> tuple[Tensor, Scores, Tensor]:
+        """Sum of the weighted losses, how its targets [N] were predicted, and which of them are image codes."""
+        c = self.config
+        with autocast(self.device, c.precision == "bf16" and self.world.size == 1):
+            hidden, targets, states, weights = select(batch, batch_hidden(self.model, batch))
+            loss, scores = weighted_loss(self.model, hidden, targets, states, weights, c.z_loss, c.max_logits)
+        return loss, scores, is_image(targets, self.model)
+
+    def _seed_dropout(self, number: int) -> None:
+        """Make dropout a function of (seed, step, micro-batch), so that a run resumes exactly, on any processes."""
+        seeds = np.random.SeedSequence([self.config.seed, 4, self.step, number])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
 
     def _set_lr(self) -> float:
@@ -156,146 +161,130 @@ class Trainer:
         lr = c.lr * lr_factor(self.step, self.steps, c.warmup_steps, c.schedule, c.min_lr_ratio)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
         return lr
 
-    def _autocast(self) -> Any:
-        if self.config.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
-
-    def _is_image(self, targets: torch.Tensor) -> torch.Tensor:
-        v = self.model.vocabulary
-        return (targets >= v.image_start) & (targets < v.control_start)
-
-    @torch.no_grad()
     def validate(self) -> dict[str, float | int | None]:
-        """Perplexity by modality over the validation documents, unmasked and without dropout."""
-        counts = Perplexity()
-        was_training = self.model.training
-        self.model.eval()
-        for shards in self.validation:
-            pieces = [
-                piece
-                for document in range(min(len(shards), self.config.validation_documents))
-                for piece in split(shards[document], self.context + 1, shards.vocabulary)
-            ]
-            for batch in plain_batches(pieces, self.model.grammar, self.context, self.config.micro_batch_size):
-                batch = batch.to(self.device)
-                with self._autocast():
-                    hidden, targets, states, _ = select(batch, batch_hidden(self.model, batch))
-                    counts.add(token_nll(self.model, hidden, targets, states), self._is_image(targets))
-        self.model.train(was_training)
-        return counts.report()
+        """Perplexity by modality over the validation documents."""
+        return validate(self.model, self.validation, self.context, self.config, self.world, self.device)
 
     def train(self) -> Iterator[StepReport]:
         """Run to the end, yielding after every step; afterwards the model lies in ``out/model``.
 
-        An interrupt (or closing the iterator) saves a checkpoint first; ``resume`` goes on from it.
+        Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it.
+
+        Raises:
+            SystemExit: after SIGTERM (and with several processes Ctrl-C, which waits for the step's end there).
         """
         self._begin()
         self.model.train()
-        with (
-            SummaryWriter(self.run / "tensorboard", purge_step=self.step + 1) as board,
-            (self.run / RECORDS).open("a") as records,
-        ):
-            try:
+        records = Records(self.run if self.world.is_first else None, self.step)
+        noted = (signal.SIGTERM,) if self.world.size == 1 else (signal.SIGTERM, signal.SIGINT)
+        try:
+            with signals_noted(*noted) as received:
                 while self.step < self.steps:
                     report = self.train_step()
-                    self._record(asdict(report), board, records)
+                    records.write(report.record())
                     yield report
-                    if self._is_due(self.config.checkpoint_every):
+                    best = self._validate_if_due(records)
+                    if best or self._is_due(self.config.checkpoint_every):
                         self.save_checkpoint()
-                    if self.validation and self._is_due(self.config.validate_every):
-                        self._record(self._validation_record(), board, records)
-                self.save_checkpoint()
-                if self.validation:
-                    self._record(self._validation_record(), board, records)
-            except (KeyboardInterrupt, GeneratorExit):
-                self.save_checkpoint()
-                raise
-        with new_folder(self.run / RESULT) as folder:
-            self.save_model(folder, self.config.stage)
+                    self.checkpoints.settle()
+                    if self.world.sum([float(len(received))])[0]:
+                        self.save_checkpoint(wait=True)
+                        raise SystemExit(128 + signal.SIGTERM)
+                if self.validation and not self.validation_report:
+                    self._validate(records)
+                self.save_checkpoint(wait=True)
+        except (KeyboardInterrupt, GeneratorExit):
+            self.save_checkpoint(wait=True)
+            raise
+        except ValueError:
+            self.checkpoints.settle(wait=True)  # the last one is whole and counts
+            raise
+        finally:
+            records.close()
+        reshard(self.model)
+        tensors = merged(whole_tensors(self.model, keep=self.world.is_first), self.config)
+        if self.world.is_first:
+            with new_folder(self.run / RESULT) as folder:
+                self.save_model(folder, self.config.stage, tensors)
+        self.world.wait()
 
-    def _validation_record(self) -> dict[str, Any]:
+    def _validate_if_due(self, records: Records) -> bool:
+        """Validate where the recipe says so; whether this was the best so far, and is to be kept."""
+        self.validation_report = {}
+        if not self.validation or not (self.step == self.steps or self._is_due(self.config.validate_every)):
+            return False
+        self._validate(records)
+        best = [read_state(path).get("validation") for path in checkpoints(self.run)]
+        now = self.validation_report["all_ppl"]
+        return self.config.keep_best and now is not None and all(value is None or now < value for value in best)
+
+    def _validate(self, records: Records) -> None:
         self.validation_report = self.validate()
-        return {"step": self.step} | {f"validation_{key}": value for key, value in self.validation_report.items()}
+        values = {f"validation_{key}": value for key, value in self.validation_report.items()}
+        records.write({"step": self.step} | values)
 
     def _is_due(self, every: int | Literal["epoch"]) -> bool:
         if self.step == self.steps or not every:
             return False
-        if every == "epoch":
-            return self.step // self.steps_per_epoch > (self.step - 1) // self.steps_per_epoch
-        return self.step % every == 0
+        return self._ends_epoch() if every == "epoch" else self.step % every == 0
+
+    def _ends_epoch(self) -> bool:
+        return self.step // self.steps_per_epoch > (self.step - 1) // self.steps_per_epoch
 
     def _begin(self) -> None:
-        found = checkpoints(self.run)
-        if (self.run / RESULT).exists():
+        found = self.world.of_first(checkpoints(self.run))
+        if self.world.of_first((self.run / RESULT).exists()):
             raise ValueError(f"{self.run} holds a finished run; choose another --out or remove it")
         if found and not self.config.resume:
             raise ValueError(f"{self.run} holds a run at {found[-1].name}; pass --resume, or choose another --out")
-        if not self.config.resume:
+        if not self.config.resume and self.world.is_first:
             refuse_existing(self.run)
-        self.run.mkdir(parents=True, exist_ok=True)
         if found:
             self.load_checkpoint(found[-1])
-        self._forget_later_records()
-        write_json(self.run / "recipe.json", asdict(self.config))
+        if self.world.is_first:
+            self.run.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.clean()
+            write_json(self.run / "recipe.json", asdict(self.config))
+        self.world.wait()
 
-    def _forget_later_records(self) -> None:
-        """Drop the records of steps behind the checkpoint; they come again."""
-        path = self.run / RECORDS
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            path.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.step))
-
-    def save_checkpoint(self) -> Path:
-        """Write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole.
+    def save_checkpoint(self, wait: bool = False) -> None:
+        """Begin to write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole.
 
         Raises:
             ValueError: the disk is full.
         """
-        return save_checkpoint(
-            self.run,
-            self.step,
-            lambda folder: self.save_model(folder, self.config.stage),
-            self.optimizers,
-            self.names,
-            {"place": self.place, "data": self._data_settings(), "config": asdict(self.config)},
-            self.config.keep_checkpoints,
-        )
+        state = {
+            "step": self.step,
+            "place": self.place,
+            "watch": self.watch.state(),
+            "settings": self._settings(),
+            "ends_epoch": self._ends_epoch(),
+            "validation": self.validation_report.get("all_ppl"),
+        }
+        self.checkpoints.save(state_tensors(self.parameters, self.optimizers), state, wait)
 
     def load_checkpoint(self, checkpoint: Path) -> None:
-        """Weights, moments, step and place in the data. Raises ValueError if the data are not those of the run."""
+        """Weights, moments, step and place in the data. Raises ValueError if the recipe is not that of the run."""
         state = read_state(checkpoint)
-        for name, now in self._data_settings().items():
-            if (before := state["data"][name]) != now:
-                raise ValueError(f"{checkpoint}: {name} was {before} and is {now}; resume a run with the data it had")
-        before, now = state["config"].get("optimizer", "adamw"), self.config.optimizer
-        if before != now:
-            raise ValueError(f"{checkpoint}: optimizer was {before} and is {now}; resume a run with the one it had")
-        self.load_weights(checkpoint)
-        load_optimizers(checkpoint, self.optimizers, self.names)
-        self.step, self.place = state["step"], state["place"]
-        self.loader.load_state(self.place)
+        compare(checkpoint, state["settings"], self._settings())
+        load_tensors(checkpoint, self.parameters, self.optimizers, self.world)
+        self.watch.load_state(state["watch"])
+        self.step = state["step"]
+        self._go_to(state["place"])
 
-    def _data_settings(self) -> dict[str, Any]:
-        """What the place in the data depends on."""
-        c = self.config
-        return {
-            "context": self.context,
-            "seed": c.seed,
-            "cm3": c.cm3,
-            "unconditional_rate": c.unconditional_rate,
-            "part_rate": c.part_rate,
-            "pieces": [len(source) for source in self.loader.sources],
-            "weights": [source.weight for source in self.loader.sources],
-        }
+    def _go_to(self, place: dict[str, int]) -> None:
+        self.place = place
+        self.stream = self.loader.steps(place, self.accumulation, self.world.rank, self.world.size)
 
-    @staticmethod
-    def _record(values: dict[str, Any], board: SummaryWriter, records: Any) -> None:
-        records.write(json.dumps(values) + "\n")
-        records.flush()
-        for key, value in values.items():
-            if key != "step" and value is not None:
-                board.add_scalar(key, value, values["step"])
+    def _settings(self) -> dict[str, Any]:
+        sources = self.loader.sources
+        return settings_of_run(
+            self.config,
+            context=self.context,
+            pieces=[len(source) for source in sources],
+            tokens=[int(source.shards.lengths().sum()) for source in sources],
+            weights=[source.weight for source in sources],
+        )

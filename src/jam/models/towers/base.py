@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from jam.layout import NamedLayout
+from jam.packed import Mask
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers, by their names in configs of `transformers`
 Rotary = tuple[Tensor, Tensor] | None  # cosines and sines, [B, T, rotated dims of a head] each
@@ -30,7 +31,7 @@ class Context:
     """
 
     rotary: dict[str, tuple[Tensor, Tensor]]
-    masks: dict[str, Tensor | None]
+    masks: dict[str, Mask]
     cache: Cache | None
 
     @property
@@ -97,9 +98,7 @@ class Family(ABC):
         return hidden
 
     @abstractmethod
-    def call_layer(
-        self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None
-    ) -> Tensor:
+    def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         """One decoder layer, [B, T, d] to [B, T, d]."""
 
     def attention_of(self, layer: nn.Module) -> Any:

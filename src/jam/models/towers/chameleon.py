@@ -31,6 +31,7 @@ from jam.layout import NamedLayout
 from jam.models.towers.base import Rotary
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
+from jam.packed import Mask
 
 
 class ChameleonDecoder(ChameleonPreTrainedModel):
@@ -71,9 +72,7 @@ class ChameleonFamily(LlamaFamily):
     model_class = ChameleonDecoder
     layouts = (CHAMELEON, LUMINA_MGPT)
 
-    def call_layer(
-        self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None
-    ) -> Tensor:
+    def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache)[0]
 
 

@@ -7,6 +7,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from jam.models.towers.base import FULL, SLIDING, Family, Rotary
+from jam.packed import Mask
 
 
 class LlamaFamily(Family):
@@ -20,7 +21,5 @@ class LlamaFamily(Family):
     def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         return dict.fromkeys((FULL, SLIDING), model.model.rotary_emb(hidden, position_ids))
 
-    def call_layer(
-        self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None
-    ) -> Tensor:
+    def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache)

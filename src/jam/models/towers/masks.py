@@ -5,17 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jam.packed import Mask, Packed
 
-def windowed(mask: Tensor | None, position_ids: Tensor, window: int, cached: bool) -> Tensor | None:
+
+def windowed(mask: Mask, position_ids: Tensor, window: int, cached: bool) -> Mask:
     """What `mask` shows and lies fewer than `window` positions back, bool [B or 1, 1, T, K].
 
     Positions are those of `position_ids`, so that a window ends where a packed document begins anew; with a cache the
     keys are its slots, whose numbers are their positions. A window that none of the keys can be out of changes nothing.
 
     Args:
-        mask: bool [B, 1, T, K], True where visible; None: plain causal, K = T.
+        mask: bool [B, 1, T, K], True where visible; packed documents, or None (plain causal), where K = T.
         position_ids: long [B or 1, T]; from one token to the next they grow by one or begin anew.
     """
+    if isinstance(mask, Packed):
+        return mask.windowed(window)
     keys = position_ids.shape[-1] if mask is None else mask.shape[-1]
     if keys < window:
         return mask
@@ -30,9 +34,12 @@ def windowed(mask: Tensor | None, position_ids: Tensor, window: int, cached: boo
     return mask & (query - key < window)
 
 
-def additive(mask: Tensor | None, hidden: Tensor) -> Tensor:
+def additive(mask: Mask, hidden: Tensor) -> Tensor:
     """The mask as numbers that eager attention adds to its scores of `hidden` [B, T, d]; None: plain causal."""
-    mask = causal(hidden.shape[1], hidden.device) if mask is None else mask
+    if mask is None:
+        mask = causal(hidden.shape[1], hidden.device)
+    elif isinstance(mask, Packed):
+        mask = mask.dense()
     return torch.where(mask, torch.zeros((), dtype=hidden.dtype, device=hidden.device), torch.finfo(hidden.dtype).min)
 
 

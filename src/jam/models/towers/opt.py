@@ -7,6 +7,7 @@ from transformers import OPTForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from jam.models.towers.base import Family, Rotary
+from jam.packed import Mask
 
 
 class OPTFamily(Family):
@@ -28,7 +29,5 @@ class OPTFamily(Family):
         project = model.model.decoder.project_out
         return hidden if project is None else project(hidden)
 
-    def call_layer(
-        self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Tensor | None, cache: Cache | None
-    ) -> Tensor:
+    def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, past_key_values=cache)

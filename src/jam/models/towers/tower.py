@@ -21,6 +21,7 @@ from jam.models.streaming import StreamedLinear, product
 from jam.models.towers.base import FULL, SLIDING, Context
 from jam.models.towers.masks import additive, windowed
 from jam.models.towers.registry import decoder_config, family_of
+from jam.packed import Mask
 from jam.vocabulary import ParentRows, Vocabulary
 
 
@@ -128,6 +129,11 @@ class Tower(nn.Module):
         assert isinstance(part, nn.ModuleList)
         return part
 
+    def readout_parameters(self) -> list[nn.Parameter]:
+        """What logits are made with, beside hidden states."""
+        image_head = self.image_head
+        return [self.head.weight, *(image_head.parameters() if image_head is not None else ())]
+
     def scaled(self, rows: Tensor) -> Tensor:
         """Rows of the embedding's table as the embedding gives them when it looks them up."""
         scale = self.family.embedding_scale(self.config)
@@ -165,19 +171,20 @@ class Tower(nn.Module):
         return lambda rows: some(rows) if self.streamed and isinstance(rows, slice) else select(whole(), rows, dim=1)
 
     def enter(
-        self, embedded: Tensor, position_ids: Tensor, mask: Tensor | None = None, cache: Cache | None = None
+        self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None
     ) -> tuple[Tensor, Context]:
         """Embedded tokens [B, T, embedding width] to the first layer's input [B, T, d], and what the layers share.
 
         Args:
             position_ids: long [B or 1, T].
-            mask: bool [B, 1, T, K], True where visible; None: plain causal, without a cache only.
+            mask: bool [B, 1, T, K], True where visible, or the documents of packed rows; None: plain causal, without a
+                cache only.
         """
         hidden = self.family.widen(self.model, embedded)
         table = self._part(self.family.positions)
         if table is not None:
             hidden = hidden + self.family.positions_of(table, position_ids)
-        masks: dict[str, Tensor | None] = {}
+        masks: dict[str, Mask] = {}
         for kind in set(self.layer_types):
             seen = mask
             if kind == SLIDING:
@@ -197,9 +204,7 @@ class Tower(nn.Module):
         norm = self._part(self.family.norm)
         return self.family.narrow(self.model, hidden if norm is None else norm(hidden))
 
-    def forward(
-        self, embedded: Tensor, position_ids: Tensor, mask: Tensor | None = None, cache: Cache | None = None
-    ) -> Tensor:
+    def forward(self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None) -> Tensor:
         """The plain decoder: embedded tokens [B, T, embedding width] to the head's input [B, T, head width].
 
         The other arguments are those of `enter`.
@@ -240,6 +245,10 @@ class JointTower(Tower):
                 f"the vocabulary has {vocabulary.image_size} codes, whose rows begin at {rows.image_start}; give the "
                 "image tokenizer of this parent"
             )
+
+    def readout_parameters(self) -> list[nn.Parameter]:
+        own = super().readout_parameters()
+        return own if self.absent_output is None else [*own, self.absent_output]
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Joint ids [B, T] to embedded tokens [B, T, embedding width]."""

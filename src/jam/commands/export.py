@@ -1,0 +1,59 @@
+"""`jam export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from jam.checkpoints import new_folder
+from jam.commands.arguments import Parser, make_parser
+from jam.model import load
+from jam.training import DataSource, TrainConfig
+from jam.training.checkpoint import checkpoints
+from jam.training.export import restore
+
+EXAMPLES = """
+jam export runs/instruct --out instruct-latest
+jam export runs/instruct --step 9000 --out instruct-9
+"""
+
+
+def parser() -> Parser:
+    made = make_parser("export", "Make a model folder of a checkpoint of a run, which may still be going on.", EXAMPLES)
+    made.add_argument("run", type=Path, help="the --out of `jam train`")
+    made.add_argument("--out", type=Path, required=True, help="the model folder to write")
+    made.add_argument("--step", type=int | None, default=None, help="which checkpoint; default: the last")
+    made.add_argument("--model", type=str | None, default=None, help="what the run began with, if it moved")
+    return made
+
+
+def run(settings: Namespace) -> None:
+    config, checkpoint = read_recipe(settings.run), find_checkpoint(settings.run, settings.step)
+    model = load(settings.model or config.model, "cpu", config.dtype)
+    model.image_tokenizer_folder()
+    tensors = restore(model.joint, config, checkpoint)
+    with new_folder(settings.out) as folder:
+        model.save(folder, config.stage, tensors)
+    Console().print(f"{settings.out}: the model at {checkpoint.name}, stage {config.stage}", soft_wrap=True)
+
+
+def read_recipe(run: Path) -> TrainConfig:
+    """The recipe that a run goes by. Raises ValueError for a folder that is none."""
+    path = run / "recipe.json"
+    if not path.is_file():
+        raise ValueError(f"{run} is no run of `jam train`: it has no recipe.json")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return TrainConfig(**values | {"sources": [DataSource(**source) for source in values["sources"]]})
+
+
+def find_checkpoint(run: Path, step: int | None) -> Path:
+    """That of a step, or the last. Raises ValueError if it is not there."""
+    found = {int(path.name.removeprefix("step-")): path for path in checkpoints(run)}
+    if not found:
+        raise ValueError(f"{run} has no checkpoint yet; the recipe's checkpoint_every says when there will be one")
+    if step is not None and step not in found:
+        raise ValueError(f"{run} has no checkpoint of step {step}; there are {', '.join(map(str, found))}")
+    return found[max(found) if step is None else step]

@@ -1,0 +1,61 @@
+"""`jam train-tokenizer`."""
+
+from __future__ import annotations
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from jam.commands.arguments import Parser, make_parser
+from jam.commands.progress import Smoothed, progress_bar
+from jam.tokenizer_training import TOKENIZER, TokenizerConfig, TokenizerTrainer
+
+EXAMPLES = """
+jam train-tokenizer recipes/image-tokenizer-64.yaml --out runs/tokenizer --sources '[{"path": "pictures"}]'
+jam train-tokenizer recipes/image-tokenizer.yaml --out runs/tokenizer --sources '[{"path": "captions.jsonl"}]'
+jam train-tokenizer recipes/image-tokenizer-64.yaml --out runs/tokenizer --resume
+"""
+RECIPE = True
+
+
+def parser() -> Parser:
+    description = "Train an image tokenizer (VQGAN) by a recipe (YAML); every key is an option too."
+    made = make_parser("train-tokenizer", description, EXAMPLES)
+    made.add_argument("--config", action="config", help="the recipe; may stand first without --config")
+    made.add_class_arguments(TokenizerConfig, skip={"resume"})
+    made.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    return made
+
+
+def read_config(settings: Namespace) -> TokenizerConfig:
+    """The parsed arguments as settings of a run. Raises ValueError for values that don't fit together."""
+    return TokenizerConfig(**{key: value for key, value in vars(settings).items() if key != "config"})
+
+
+def run(settings: Namespace) -> None:
+    config = read_config(settings)
+    console = Console(soft_wrap=True, highlight=False)
+    trainer = TokenizerTrainer(config)
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    learnt, held = len(trainer.pictures), len(trainer.held)
+    console.print(
+        f"{config.steps} steps of {config.batch_size} of {learnt} pictures, {held} are left out; "
+        f"{config.resolution} x {config.resolution} pixels to {config.grid} x {config.grid} of "
+        f"{config.codebook_size:,} codes, {parameters / 1e6:.1f}M parameters"
+    )
+    smooth = Smoothed()
+    with progress_bar(console) as progress:
+        task = progress.add_task("training", total=config.steps, completed=0, figures="")
+        for step in trainer.train():
+            names = ("loss", "pixel_loss", "perceptual_loss", "commitment")
+            figures = smooth({name: getattr(step, name) for name in names})
+            rate = smooth({"pictures/s": step.pictures / step.seconds}, digits=0)
+            progress.update(task, completed=step.step, figures=f"{figures} codes {step.codes_used} {rate}")
+    report = trainer.report
+    console.print(
+        f"{report['pictures']} pictures left out: PSNR {report['psnr']:.2f} dB, SSIM {report['ssim']:.3f}, "
+        f"{report['codes_used']:,} of {config.codebook_size:,} codes used ({report['code_usage']:.0%}), "
+        f"perplexity of the codes {report['code_perplexity']:.0f}"
+    )
+    if unreadable := len(trainer.pictures.unreadable) + len(trainer.held.unreadable):
+        console.print(f"{unreadable} pictures could not be read; unreadable.jsonl lists them", markup=False)
+    console.print(f"{config.out}/{TOKENIZER}: the image tokenizer; records are in {config.out}", markup=False)

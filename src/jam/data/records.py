@@ -1,0 +1,254 @@
+"""Raw records of any source, in order, from any place on: JSON lines, Parquet, WebDataset tars, `datasets`.
+
+Reading is cheap and done by one process; what a record says (`jam.data.converters`) is found out by the workers.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import importlib
+import tarfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import parse_qsl
+
+from jam.documents import Document
+
+LINES, TABLES, TARS = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), (".parquet",), (".tar", ".tar.gz", ".tgz")
+HUB = "datasets:"
+TEXTS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One raw document.
+
+    Args:
+        source: file or data set.
+        key: line, row or key within it.
+        value: a JSON line, the columns of a row, the files of a sample by extension, or a document.
+        share: how much of the source is read up to here; None where its size is not known.
+    """
+
+    source: str
+    key: str
+    value: bytes | dict[str, Any] | Document
+    share: float | None = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}:{self.key}: "
+
+
+class Records(ABC):
+    """A source. `size` weighs it against the others for the time left; `identity` says whether it is still the same."""
+
+    name: str
+    size: float = 1.0
+
+    @abstractmethod
+    def read(self, skip: int = 0) -> Iterator[Record]:
+        """All records but the first `skip`. Raises ValueError that names the source where it cannot be read."""
+
+    def identity(self) -> Any:
+        """What can be compared with an earlier run's; None: a run with this source cannot be gone on with."""
+        return None
+
+
+class Files(Records):
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file of documents")
+        self.path, self.name = path, str(path)
+        self.size = path.stat().st_size
+        if not self.size:
+            raise ValueError(f"{path}: there are no documents in it; the file is empty")
+
+    def identity(self) -> Any:
+        status = self.path.stat()
+        return [self.name, status.st_size, status.st_mtime_ns]
+
+    def broken(self, error: Exception, after: str) -> ValueError:
+        reason = str(error) or type(error).__name__
+        return ValueError(
+            f"{self.path}: cannot be read behind {after} ({reason}); is it whole? write or fetch it again"
+        )
+
+
+class JsonLines(Files):
+    """One document a line; ``.gz`` is unpacked."""
+
+    def read(self, skip: int = 0) -> Iterator[Record]:
+        number = 0
+        with self.path.open("rb") as raw:
+            lines: Any = gzip.GzipFile(fileobj=raw) if self.path.suffix == ".gz" else raw
+            try:
+                for number, line in enumerate(lines, 1):
+                    if not line.strip():
+                        continue
+                    if skip:
+                        skip -= 1
+                        continue
+                    yield Record(self.name, str(number), line, raw.tell() / self.size)
+            except (OSError, EOFError, zlib.error) as error:
+                raise self.broken(error, f"line {number}") from None
+
+
+class Parquet(Files):
+    """One document a row."""
+
+    def read(self, skip: int = 0) -> Iterator[Record]:
+        parquet = _extra("pyarrow.parquet", "Parquet files")
+        row = 0
+        try:
+            with parquet.ParquetFile(self.path) as table:
+                total, groups = table.metadata.num_rows, list(range(table.num_row_groups))
+                while groups and skip >= row + table.metadata.row_group(groups[0]).num_rows:
+                    row += table.metadata.row_group(groups.pop(0)).num_rows
+                for batch in table.iter_batches(64, row_groups=groups):
+                    for value in batch.to_pylist():
+                        row += 1
+                        if row > skip:
+                            yield Record(self.name, str(row), value, row / total)
+        except (OSError, _extra("pyarrow", "Parquet files").ArrowException) as error:
+            raise self.broken(error, f"row {row}") from None
+
+
+class Tar(Files):
+    """A WebDataset: files that share a name up to their first dot are one sample, by the rest of their names."""
+
+    def read(self, skip: int = 0) -> Iterator[Record]:
+        key, sample = "", dict[str, Any]()
+        with self.path.open("rb") as raw:
+            try:
+                with tarfile.open(fileobj=raw, mode="r|*") as archive:
+                    for member in archive:
+                        if not member.isfile():
+                            continue
+                        folder, _, name = member.name.rpartition("/")
+                        stem, _, extension = name.partition(".")
+                        stem = f"{folder}/{stem}" if folder else stem
+                        if stem != key and sample:
+                            if not skip:
+                                yield Record(self.name, key, sample, raw.tell() / self.size)
+                            skip = max(0, skip - 1)
+                            sample = {}
+                        key = stem
+                        if not skip:
+                            content: BinaryIO | None = archive.extractfile(member)  # type: ignore[assignment]
+                            assert content is not None
+                            sample[extension.lower()] = content.read()
+                        else:
+                            sample[extension.lower()] = b""
+            except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+                raise self.broken(error, f"sample {key!r}") from None
+        if sample and not skip:
+            yield Record(self.name, key, sample, 1.0)
+
+
+class HubDataset(Records):
+    """Anything `datasets` opens: ``datasets:NAME?split=train&streaming=true&...``, or a folder that it saved.
+
+    What stands behind the question mark are arguments of `datasets.load_dataset`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.name = address
+        self.dataset, query = address.removeprefix(HUB).split("?", 1) if "?" in address else (address[len(HUB) :], "")
+        self.options: dict[str, Any] = {key: TEXTS.get(value, value) for key, value in parse_qsl(query)}
+        self.options.setdefault("split", "train")
+
+    def read(self, skip: int = 0) -> Iterator[Record]:
+        library = _extra("datasets", "data sets")
+        folder = Path(self.dataset)
+        try:
+            if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+                rows = library.load_from_disk(self.dataset)
+                rows = rows[self.options["split"]] if isinstance(rows, dict) else rows
+            else:
+                rows = library.load_dataset(self.dataset, **self.options)
+        except Exception as error:  # of the library, of its readers, of the network
+            raise ValueError(f"{self.name}: `datasets` cannot open it ({_first_line(error)})") from None
+        total = len(rows) if hasattr(rows, "__len__") else None
+        if total is not None and skip >= total:
+            return
+        for column, feature in (rows.features or {}).items():
+            if (stored := _stored(feature, library.Image)) != feature:
+                rows = rows.cast_column(column, stored)
+        number = skip
+        try:
+            for number, value in enumerate(rows.skip(skip) if skip else rows, skip + 1):
+                yield Record(self.name, str(number), dict(value), number / total if total else None)
+        except Exception as error:
+            raise ValueError(f"{self.name}: cannot be read behind row {number} ({_first_line(error)})") from None
+
+    def identity(self) -> Any:
+        return [self.name]
+
+
+class Documents(Records):
+    """Documents at hand."""
+
+    name = "documents"
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        self.documents = documents
+
+    def read(self, skip: int = 0) -> Iterator[Record]:
+        total = len(self.documents) if isinstance(self.documents, Sequence) else None
+        for number, document in enumerate(islice(self.documents, skip, None), skip + 1):
+            yield Record(self.name, str(number), document, number / total if total else None)
+
+
+def open_sources(names: Sequence[str | Path]) -> list[Records]:
+    """Sources by their names: files, folders of files, and ``datasets:...``; each must be there.
+
+    Raises:
+        ValueError: there is no such file, or none of a kind that is read.
+    """
+    kinds: list[tuple[tuple[str, ...], type[Files]]] = [(LINES, JsonLines), (TABLES, Parquet), (TARS, Tar)]
+    known = tuple(suffix for suffixes, _ in kinds for suffix in suffixes)
+    sources: list[Records] = []
+    for name in map(str, names):
+        if name.startswith(HUB):
+            sources.append(HubDataset(name))
+            continue
+        path = Path(name)
+        files = sorted(file for file in path.iterdir() if file.name.endswith(known)) if path.is_dir() else [path]
+        if not files:
+            raise ValueError(f"{path}: there are no documents in this folder; files end in {', '.join(known)}")
+        for file in files:
+            kind = next((kind for suffixes, kind in kinds if file.name.endswith(suffixes)), None)
+            if kind is None and file.exists():
+                raise ValueError(f"{file}: not a known kind of file of documents; known: {', '.join(known)}")
+            sources.append((kind or JsonLines)(file))
+    return sources
+
+
+def _stored(feature: Any, image: Any) -> Any:
+    """A column's type with pictures as they are stored: the workers decode them."""
+    if isinstance(feature, image):
+        return image(decode=False)
+    if isinstance(feature, dict):
+        return {name: _stored(part, image) for name, part in feature.items()}
+    if hasattr(feature, "feature"):
+        feature = copy.copy(feature)
+        feature.feature = _stored(feature.feature, image)
+    return feature
+
+
+def _extra(module: str, what: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ValueError(f"{what} are read by an optional part: pip install 'jam-fusion[data]'") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,155 @@
+"""Blocks of records to ids, in this process or in several; the results come in the order of the blocks.
+
+A block's result depends on nothing but the block: its pictures are tokenized in batches of their own, on one thread.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from jam.codec import Codec, Encoded
+from jam.data.converters import name_of, to_document
+from jam.data.records import Record
+from jam.documents import Document, Text
+
+PRELOADED = [__name__, "diffusers.models.autoencoders.vq_model", "transformers.models.auto.tokenization_auto"]
+AHEAD = 3  # blocks a worker that are read before they are needed
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that is no document for this model, and why."""
+
+    source: str
+    key: str
+    id: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """Records of one source (its number among the sources)."""
+
+    source: int
+    records: list[Record]
+
+
+Result = list[Encoded | Reject]
+T = TypeVar("T")
+
+
+def encode_block(codec: Codec, block: Block) -> Result:
+    """Encode a block's records, the pictures of all together."""
+    documents: list[Document] = []
+    errors: dict[int, ValueError] = {}
+    for number, record in enumerate(block.records):
+        try:
+            document = to_document(record)
+            if not any(not isinstance(part, Text) or part.text.strip() for part in document.parts):
+                raise ValueError("the document is empty: it has neither text nor picture")
+            documents.append(document)
+        except ValueError as error:
+            errors[number] = error
+    encoded = iter(codec.encode_each(documents))
+    result: Result = []
+    for number, record in enumerate(block.records):
+        one = errors[number] if number in errors else next(encoded)
+        if isinstance(one, Encoded):
+            result.append(one)
+        else:
+            result.append(Reject(record.source, record.key, name_of(record), str(one).removeprefix(record.where)))
+    return result
+
+
+def encode_blocks(codec: Codec, blocks: Iterable[Block], workers: int) -> Iterator[tuple[Block, Result]]:
+    """Every block with its result, in order.
+
+    Raises:
+        ValueError: a worker died.
+    """
+    if workers == 1:
+        for block in blocks:
+            yield block, _on_one_thread(lambda block=block: encode_block(codec, block))  # type: ignore[misc]
+        return
+    waiting: deque[tuple[Block, Future[Result]]] = deque()
+    try:
+        with ProcessPoolExecutor(workers, _context(), _begin, (pickle.dumps(codec),)) as pool:
+            try:
+                for block in blocks:
+                    waiting.append((block, pool.submit(_work, block)))
+                    while len(waiting) >= AHEAD * workers or (waiting and waiting[0][1].done()):
+                        first, future = waiting.popleft()
+                        yield first, future.result()
+                while waiting:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+    except BrokenProcessPool:
+        raise ValueError(
+            f"one of {workers} worker processes died, perhaps for want of memory; the same command goes on from here; "
+            "try fewer --workers"
+        ) from None
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Processes that start from a server which has imported everything once, where the system has that."""
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(kind)
+    if kind == "forkserver":
+        context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def warm_up(workers: int) -> None:
+    """Let the server of processes import what it needs while this process does something else."""
+    if workers > 1 and _context().get_start_method() == "forkserver":
+        from multiprocessing.forkserver import ensure_running
+
+        ensure_running()
+
+
+_codec: Codec | None = None
+
+
+def _begin(codec: bytes) -> None:
+    """A worker's first moment: one thread, no interrupts of its own, and an end when its parent ends."""
+    global _codec
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _codec = pickle.loads(codec)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(block: Block) -> Result:
+    assert _codec is not None
+    return encode_block(_codec, block)
+
+
+def _on_one_thread(work: Callable[[], T]) -> T:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return work()
+    finally:
+        torch.set_num_threads(threads)

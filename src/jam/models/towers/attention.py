@@ -1,0 +1,100 @@
+"""Attention over packed documents, each by itself: no mask of T x T is made, and nothing is computed between documents.
+
+On a GPU in half precision the variable-length kernel of torch takes all runs at once; elsewhere every run is one call
+of SDPA. Layers of `transformers` reach it under the library's own name "sdpa", behind which all other calls stay as
+they are.
+Shapes: B batch, T time, R run, h heads, k heads of keys, D head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from jam.models.towers.masks import causal
+from jam.packed import Mask, Packed
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # a build of torch without it
+    varlen_attn = None  # type: ignore[assignment]
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Mask, dropout: float = 0.0, scale: float | None = None
+) -> Tensor:
+    """Queries [B, h, T, D], keys and values [B, k, K, D] to [B, h, T, D]; without a mask plain causal, K = T."""
+    if isinstance(mask, Packed) and not mask.is_causal:
+        return _packed(query, key, value, mask, dropout, scale)
+    dense = None if isinstance(mask, Packed) else mask
+    shared = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=dense, dropout_p=dropout, is_causal=dense is None, scale=scale, enable_gqa=shared
+    )
+
+
+def _packed(query: Tensor, key: Tensor, value: Tensor, packed: Packed, dropout: float, scale: float | None) -> Tensor:
+    batch, _, time, _ = query.shape
+    q, k, v = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))  # [B T, heads, D]
+    if has_varlen(query, dropout):
+        window = (-1 if packed.window is None else packed.window - 1, 0)
+        ends = packed.ends
+        result = varlen_attn(q, k, v, ends, ends, time, time, scale=scale, window_size=window, enable_gqa=True)
+        assert isinstance(result, Tensor)
+    else:
+        result = _run_by_run(q, k, v, packed, dropout, scale)
+    return result.view(batch, time, *result.shape[1:]).transpose(1, 2)
+
+
+def has_varlen(query: Tensor, dropout: float) -> bool:
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return varlen_attn is not None and query.is_cuda and half and not dropout and query.shape[-1] <= 256
+
+
+@torch.compiler.disable
+def _run_by_run(
+    query: Tensor, key: Tensor, value: Tensor, packed: Packed, dropout: float, scale: float | None
+) -> Tensor:
+    """[B T, h, D]; zeros for padding. `split`, not slices: its backward writes every gradient once."""
+    lengths = packed.lengths
+    sizes = [abs(length) for length in lengths]
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = (states.repeat_interleave(repeats, dim=1) for states in (key, value))
+    results = []
+    for length, q, k, v in zip(lengths, query.split(sizes), key.split(sizes), value.split(sizes), strict=True):
+        if length < 0:
+            results.append(torch.zeros_like(q))
+            continue
+        mask = None
+        if packed.window is not None and length > packed.window:
+            mask = causal(length, q.device)[0].triu(1 - packed.window)
+        heads = [states.transpose(0, 1)[None] for states in (q, k, v)]
+        out = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], mask, dropout, mask is None, scale=scale)
+        results.append(out[0].transpose(0, 1))
+    return torch.cat(results)
+
+
+def layer_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Mask,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What the library calls: heads [B, h, T, D] to [B, T, h, D]."""
+    if isinstance(attention_mask, Packed) and not attention_mask.is_causal:
+        return attend(query, key, value, attention_mask, dropout, scaling).transpose(1, 2), None
+    mask = None if isinstance(attention_mask, Packed) else attention_mask
+    return sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, **kwargs)
+
+
+AttentionInterface.register("sdpa", layer_attention)

@@ -1,0 +1,73 @@
+"""Where documents lie in packed rows: what attention needs to keep them apart.
+
+Shapes: B batch, T time, R runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """The runs of each row: its documents in order, and the padding behind them.
+
+    Args:
+        rows: lengths of the documents of every row.
+        context: T.
+        ends: cumulative lengths of all runs of all rows, padding included, int32 [R + 1]; on the model's device.
+        window: a position sees itself and this many before it less one; None: all of its document.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    context: int
+    ends: Tensor = field(repr=False)
+    window: int | None = None
+
+    @classmethod
+    def of(cls, rows: tuple[tuple[int, ...], ...], context: int) -> Packed:
+        runs = chain.from_iterable(_runs(row, context) for row in rows)
+        return cls(rows, context, torch.tensor([0, *runs]).cumsum(0).to(torch.int32))
+
+    def to(self, device: torch.device | str) -> Packed:
+        return replace(self, ends=self.ends.to(device, non_blocking=True))
+
+    def windowed(self, window: int) -> Packed:
+        return replace(self, window=window)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether every row is one document and all of it is seen: plain causal attention."""
+        return all(row == (self.context,) for row in self.rows) and (self.window or self.context) >= self.context
+
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths of all runs in order; padding is negative."""
+        return [
+            sign * length
+            for row in self.rows
+            for sign, length in [*((1, length) for length in row), (-1, self.context - sum(row))]
+            if length
+        ]
+
+    def dense(self) -> Tensor:
+        """Bool [B, 1, T, T], True where a position may look: earlier in its own run, and no further than the window."""
+        runs = [_runs(row, self.context) for row in self.rows]
+        numbers = torch.stack([torch.arange(len(row)).repeat_interleave(torch.tensor(row)) for row in runs])
+        place = torch.arange(self.context)
+        distance = place[:, None] - place
+        seen = (distance >= 0) & (distance < (self.window or self.context))
+        return ((numbers[:, :, None] == numbers[:, None]) & seen)[:, None].to(self.ends.device)
+
+
+Mask = Tensor | Packed | None  # bool [B, 1, T, K], True where visible; None: plain causal
+
+
+def _runs(row: tuple[int, ...], context: int) -> tuple[int, ...]:
+    """Documents of a row and its padding, which is a run of its own."""
+    padding = context - sum(row)
+    return (*row, padding) if padding else row

@@ -1,0 +1,115 @@
+"""Memory of a forward and a backward pass, found by running the network on tensors that have a shape and no memory.
+
+So that every family, data type, recomputed layer and frozen part counts as it is, and nothing is estimated twice.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from jam.models import CrossForCausalLM
+from jam.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class PassMemory:
+    """Bytes of one micro-batch's pass through the layers, without weights.
+
+    Args:
+        kept: alive between forward and backward.
+        peak: the most at a time, gradients of weights not counted.
+        peak_with_gradients: the most at a time when the pass begins without gradients of weights, and these count.
+    """
+
+    kept: int
+    peak: int
+    peak_with_gradients: int
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of the storages that operations make, as long as they live."""
+
+    def __init__(self, known: list[Tensor]) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}  # by the address of a storage
+        self.ignored = {tensor.untyped_storage()._cdata for tensor in known}
+        self.gradients: set[int] = set()
+        self.now = self.of_gradients = self.peak = self.peak_with_gradients = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.sizes or key in self.ignored:
+            return
+        self.sizes[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        weakref.finalize(storage, self._remove, key)
+        self.peak = max(self.peak, self.now)
+        self.peak_with_gradients = max(self.peak_with_gradients, self.now + self.of_gradients)
+
+    def _remove(self, key: int) -> None:
+        size = self.sizes.pop(key)
+        if key in self.gradients:
+            self.gradients.discard(key)
+            self.of_gradients -= size
+        else:
+            self.now -= size
+
+    def keep_gradient(self, parameter: Tensor) -> None:
+        """A gradient is whole: it is no temporary value from here on."""
+        assert parameter.grad is not None
+        key = parameter.grad.untyped_storage()._cdata
+        if key in self.sizes and key not in self.gradients:
+            self.gradients.add(key)
+            self.now -= self.sizes[key]
+            self.of_gradients += self.sizes[key]
+
+
+def simulate(build: Callable[[], nn.Module], recipe: TrainConfig, context: int, dtype: torch.dtype) -> PassMemory:
+    """Run one micro-batch of whole rows, each of which is one document.
+
+    Args:
+        build: makes the network.
+        dtype: of its parameters.
+        context: positions of a row.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            network = build()
+        finally:
+            torch.set_default_dtype(before)
+        live = _Live([*network.parameters(), *network.buffers()])
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(live.keep_gradient)
+        positions = torch.zeros(recipe.micro_batch_size, context, dtype=torch.long)
+        with live:
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+                hidden = _hidden(network, positions)
+            kept = live.now
+            hidden.backward(torch.empty_like(hidden))
+    return PassMemory(kept, live.peak, live.peak_with_gradients)
+
+
+def _hidden(network: Any, positions: Tensor) -> Tensor:
+    if isinstance(network, CrossForCausalLM):
+        return network.hidden(positions, positions)
+    return network.tower(network.tower.embedding(positions), positions)

@@ -1,0 +1,63 @@
+"""Checkpoints of a tokenizer's run: all tensors in one safetensors file, the rest in JSON; one process writes them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from jam.checkpoints import new_folder, write_json
+from jam.training.checkpoint import STATE, checkpoints
+
+TENSORS = "state.safetensors"
+
+
+def save_state(run: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any], keep: int) -> Path:
+    """Write ``checkpoints/step-NNNNNN`` unless it is there, then remove all but the last `keep` (0: none).
+
+    Raises:
+        ValueError: the disk is full; earlier checkpoints are kept.
+    """
+    path = run / "checkpoints" / f"step-{step:06d}"
+    if path.exists():
+        return path
+    needed = sum(tensor.nbytes for tensor in tensors.values())
+    with new_folder(path, bytes_needed=needed) as folder:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+        write_json(folder / STATE, {"step": step, **state})
+    for old in checkpoints(run)[:-keep] if keep else []:
+        shutil.rmtree(old)
+    return path
+
+
+def collect(name: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and moments of a module, by names that begin with `name`."""
+    tensors = {f"{name}/weights/{key}": value for key, value in module.state_dict().items()}
+    for key, parameter in module.named_parameters():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{kind}/{key}"] = value
+    return tensors
+
+
+def restore(name: str, tensors: dict[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """The inverse of `collect`. Raises RuntimeError if the weights are of another shape."""
+    own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+    weights = {key.removeprefix("weights/"): value for key, value in own.items() if key.startswith("weights/")}
+    module.load_state_dict(weights)
+    parameters = dict(module.named_parameters())
+    for key, value in own.items():
+        kind, _, parameter = key.partition("/")
+        if kind == "weights":
+            continue
+        owner = parameters[parameter]
+        # The fused optimiser keeps its step counts, too, on the parameter's device, and takes moments of its layout.
+        restored = torch.empty_like(owner).copy_(value) if value.shape == owner.shape else value.to(owner.device)
+        optimizer.state[owner][kind] = restored.detach()
+
+
+def load_tensors(checkpoint: Path) -> dict[str, Tensor]:
+    return load_file(checkpoint / TENSORS)

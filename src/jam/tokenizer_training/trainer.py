@@ -1,0 +1,315 @@
+"""The image tokenizer's trainer: one readable `train_step`, and around it records, checkpoints and measurements."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jam.checkpoints import new_folder, write_json
+from jam.checkpoints.folders import refuse_existing
+from jam.tokenizer_training.codebook import revive_codes, start_codes, usage
+from jam.tokenizer_training.config import TokenizerConfig
+from jam.tokenizer_training.losses import LPIPS, PatchDiscriminator, adaptive_weight, edge_loss, hinge_loss
+from jam.tokenizer_training.network import build_tokenizer, decode, encode, quantise
+from jam.tokenizer_training.pictures import Pictures, find_pictures, leave_out
+from jam.tokenizer_training.quality import psnr, reconstruction_grid, ssim
+from jam.tokenizer_training.state import collect, load_tensors, restore, save_state
+from jam.training.checkpoint import checkpoints, read_state
+from jam.training.interrupts import interrupts_wait, signals_noted
+from jam.training.recipe import compare
+from jam.training.records import Records
+from jam.training.schedule import lr_factor
+
+TOKENIZER = "image_tokenizer"
+GRIDS = "reconstructions"
+SHOWN = 32  # pictures of a grid
+LATENTS = 2**16  # that the codebook starts from, at most (and at least as many as it has codes)
+# What does not change what is computed. Pictures are compared by what they are.
+FREE = {"out", "sources", "validation", "resume", "device", "workers", "cache_mb", "validate_every", "checkpoint_every"}
+FREE |= {"keep_checkpoints", "max_unreadable"}
+
+
+@dataclass(frozen=True)
+class TokenizerStep:
+    """What one step did; losses as they are before their weights."""
+
+    step: int
+    loss: float
+    pixel_loss: float
+    perceptual_loss: float
+    commitment: float
+    adversarial: float
+    discriminator: float
+    codes_used: int
+    revived: int
+    grad_norm: float
+    lr: float
+    pictures: int
+    unreadable: int
+    seconds: float
+
+
+class TokenizerTrainer:
+    """Trains a `diffusers.VQModel` by a recipe; `train` ends with a whole folder ``out/image_tokenizer``.
+
+    Raises:
+        ValueError: the recipe does not fit together, or there are no pictures.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        self.config, self.run = config, Path(config.out)
+        self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        found = find_pictures(config.sources)
+        if config.validation:
+            held = find_pictures(config.validation)
+            keys = {picture.key for picture in held}
+            learnt = [picture for picture in found if picture.key not in keys]
+            held = leave_out(held, config.held_out, config.seed)[1] if len(held) > config.held_out else held
+            if not learnt:
+                raise ValueError("all pictures of sources are in validation too: none is left to learn from")
+        else:
+            learnt, held = leave_out(found, config.held_out, config.seed)
+        settings: dict[str, Any] = {"cache_bytes": config.cache_mb * 2**20, "workers": config.workers}
+        self.pictures = Pictures(
+            learnt, config.resolution, config.seed, config.flip, max_unreadable=config.max_unreadable, **settings
+        )
+        self.held = Pictures(held, config.resolution, **settings)
+        self.model = build_tokenizer(config).to(self.device, memory_format=torch.channels_last)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed + 1)
+            self.discriminator = PatchDiscriminator(config.discriminator_channels, config.resolution).to(self.device)
+        self.lpips = LPIPS(config.perceptual_files).to(self.device) if config.perceptual_files else None
+        betas = (config.beta1, config.beta2)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=betas, fused=True)
+        self.judge = torch.optim.Adam(self.discriminator.parameters(), lr=config.lr, betas=betas, fused=True)
+        self.used_K = torch.zeros(config.codebook_size, dtype=torch.long)  # since codes were last revived
+        self.step = 0
+        self.report: dict[str, Any] = {}
+
+    def train_step(self) -> TokenizerStep:
+        """One step of the autoencoder and, from `adversarial_from` on, one of the discriminator."""
+        c, started = self.config, time.perf_counter()
+        if self.step == c.codebook_from:
+            self._start_codebook()
+        lr = c.lr * lr_factor(self.step, c.steps, c.warmup_steps, c.schedule, c.min_lr_ratio)
+        for optimizer in (self.optimizer, self.judge):
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+        pixels = self.pictures.batch(self.step, c.batch_size)
+        sums: dict[str, float] = {}
+        share = c.forward_size / c.batch_size
+        for part in pixels.split(c.forward_size):
+            losses, latents = self._forward_backward(part.to(self.device), share)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + share * float(loss.detach())
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm))
+        if not math.isfinite(norm) or not all(map(math.isfinite, sums.values())):
+            raise ValueError(
+                f"after step {self.step}: losses {sums}, gradient norm {norm}; lower lr, or resume earlier"
+            )
+        revived = 0
+        with interrupts_wait():  # what a checkpoint holds changes together
+            self.optimizer.step()
+            if self._is_adversarial:
+                torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), c.max_grad_norm)
+                self.judge.step()
+            self.step += 1
+            used = int((self.used_K > 0).sum())
+            if c.revive_every and self.step > c.codebook_from and self.step % c.revive_every == 0:
+                if self.step < c.steps - c.revive_every:  # a code needs some steps to find its place
+                    revived = revive_codes(
+                        self.model, self.used_K.to(latents.device), latents, self.optimizer, self._generator(1)
+                    )
+                self.used_K.zero_()
+        return TokenizerStep(
+            step=self.step,
+            **{"adversarial": 0.0, "discriminator": 0.0, **sums},
+            codes_used=used,
+            revived=revived,
+            grad_norm=norm,
+            lr=lr,
+            pictures=c.batch_size,
+            unreadable=len(self.pictures.unreadable),
+            seconds=time.perf_counter() - started,
+        )
+
+    @property
+    def _is_adversarial(self) -> bool:
+        return self.config.adversarial_weight > 0 and self.step >= self.config.adversarial_from
+
+    def _forward_backward(self, pixels: Tensor, share: float) -> tuple[dict[str, Any], Tensor]:
+        """Losses of a part of the batch, whose gradients count by its `share`; and its latents, [positions, width]."""
+        c = self.config
+        pixels = pixels.to(memory_format=torch.channels_last)
+        losses: dict[str, Any] = {}
+        with self._autocast():
+            latents = encode(self.model, pixels)
+            quantised, commitment = latents, latents.new_zeros(())
+            if self.step >= c.codebook_from:
+                quantised, commitment, codes = quantise(self.model, latents)
+                self.used_K += torch.bincount(codes.cpu(), minlength=c.codebook_size)
+            reconstruction = decode(self.model, quantised)
+            difference = reconstruction.float() - pixels
+            pixel_loss = c.l1_weight * difference.abs().mean() + c.l2_weight * difference.square().mean()
+            perceptual = (self.lpips or edge_loss)(reconstruction, pixels) if c.perceptual_weight else 0 * pixel_loss
+            near = pixel_loss + c.perceptual_weight * perceptual
+            loss = near + c.commitment_weight * commitment
+            if self._is_adversarial:
+                self.discriminator.requires_grad_(False)
+                adversarial = -self.discriminator(reconstruction).mean()
+                weight = adaptive_weight(near, adversarial, self.model.decoder.conv_out.weight)
+                loss = loss + c.adversarial_weight * weight * adversarial
+                losses["adversarial"] = adversarial
+        (share * loss).backward()
+        if self._is_adversarial:
+            self.discriminator.requires_grad_(True)
+            with self._autocast():
+                judged = hinge_loss(self.discriminator(pixels), self.discriminator(reconstruction.detach()))
+            (share * judged).backward()
+            losses["discriminator"] = judged
+        losses |= {"loss": loss, "pixel_loss": pixel_loss, "perceptual_loss": perceptual, "commitment": commitment}
+        return losses, latents.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
+
+    @torch.no_grad()
+    def _start_codebook(self) -> None:
+        """Codes begin as the centres of the latents of this step's pictures and of those that follow."""
+        wanted = max(4 * self.config.codebook_size, LATENTS)
+        latents: list[Tensor] = []
+        step = self.step
+        while sum(map(len, latents)) < wanted and step < self.step + 256:
+            for part in self.pictures.batch(step, self.config.batch_size).split(self.config.forward_size):
+                latents.append(encode(self.model, part.to(self.device)).permute(0, 2, 3, 1).flatten(0, 2))
+            step += 1
+        start_codes(self.model, torch.cat(latents)[:wanted], self._generator(0))
+
+    def _generator(self, purpose: int) -> torch.Generator:
+        """Random numbers that depend on seed and step alone."""
+        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + 2 * self.step + purpose)
+
+    def _autocast(self) -> Any:
+        is_half = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if is_half else nullcontext()
+
+    @torch.no_grad()
+    def measure(self) -> tuple[dict[str, Any], Any]:
+        """PSNR, SSIM and use of the codebook on the pictures left out, and the grid of the first of them."""
+        self.model.eval()
+        pixels = self.held.first()
+        counts = torch.zeros(self.config.codebook_size, dtype=torch.long)
+        made: list[Tensor] = []
+        for part in pixels.split(self.config.forward_size):
+            quantised, _, codes = quantise(self.model, encode(self.model, part.to(self.device)))
+            counts += torch.bincount(codes.cpu(), minlength=len(counts))
+            made.append(decode(self.model, quantised).clamp(-1, 1).float().cpu())
+        self.model.train()
+        others = torch.cat(made)
+        report = {"psnr": float(psnr(pixels, others).mean()), "ssim": float(ssim(pixels, others).mean())}
+        report |= usage(counts) | {"pictures": len(pixels), "tokens": int(counts.sum())}
+        return report, reconstruction_grid(pixels[:SHOWN], others[:SHOWN])
+
+    def train(self) -> Iterator[TokenizerStep]:
+        """Run to the end, yielding after every step; afterwards the tokenizer lies in ``out/image_tokenizer``.
+
+        Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it.
+
+        Raises:
+            SystemExit: after SIGTERM.
+        """
+        self._begin()
+        self.model.train()
+        c = self.config
+        records = Records(self.run, self.step)
+        try:
+            with signals_noted(signal.SIGTERM) as received:
+                while self.step < c.steps:
+                    report = self.train_step()
+                    records.write(asdict(report))
+                    yield report
+                    if self._is_due(c.checkpoint_every):
+                        self.save_checkpoint()
+                    if self._is_due(c.validate_every):
+                        self._validate(records)
+                    if received:
+                        self.save_checkpoint()
+                        raise SystemExit(128 + signal.SIGTERM)
+            self.save_checkpoint()
+            self._validate(records)
+        except (KeyboardInterrupt, GeneratorExit):
+            self.save_checkpoint()
+            raise
+        finally:
+            records.close()
+            self.pictures.close()
+            self.held.close()
+            self._list_unreadable()
+        with new_folder(self.run / TOKENIZER) as folder:
+            self.save_tokenizer(folder)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """An ordinary `VQModel` folder; ``preprocessor_config.json`` has the pictures' size."""
+        self.model.eval().to(memory_format=torch.contiguous_format).save_pretrained(folder)
+        side = self.config.resolution
+        write_json(folder / "preprocessor_config.json", {"size": {"height": side, "width": side}})
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.step < self.config.steps and self.step % every == 0
+
+    def _begin(self) -> None:
+        found = checkpoints(self.run)
+        if (self.run / TOKENIZER).exists():
+            raise ValueError(f"{self.run} holds a finished run; choose another --out or remove it")
+        if found and not self.config.resume:
+            raise ValueError(f"{self.run} holds a run at {found[-1].name}; pass --resume, or choose another --out")
+        if not self.config.resume:
+            refuse_existing(self.run)
+        (self.run / GRIDS).mkdir(parents=True, exist_ok=True)
+        if found:
+            self.load_checkpoint(found[-1])
+        write_json(self.run / "recipe.json", asdict(self.config))
+
+    def save_checkpoint(self) -> Path:
+        """Write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole."""
+        tensors = collect("model", self.model, self.optimizer)
+        tensors |= collect("discriminator", self.discriminator, self.judge) | {"used": self.used_K}
+        state = {"settings": self._settings()}
+        return save_state(self.run, self.step, tensors, state, self.config.keep_checkpoints)
+
+    def load_checkpoint(self, checkpoint: Path) -> None:
+        """Weights, moments and step. Raises ValueError, with all differences, if the recipe is another one."""
+        state = read_state(checkpoint)
+        compare(checkpoint, state["settings"], self._settings())
+        tensors = load_tensors(checkpoint)
+        restore("model", tensors, self.model, self.optimizer)
+        restore("discriminator", tensors, self.discriminator, self.judge)
+        self.used_K.copy_(tensors["used"])
+        self.step = state["step"]
+
+    def _settings(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one before."""
+        keys = "\n".join(picture.key for picture in self.pictures.pictures)
+        own = {key: value for key, value in asdict(self.config).items() if key not in FREE}
+        digest = hashlib.sha256(keys.encode()).hexdigest()[:16]
+        return own | {"number of pictures": len(self.pictures), "names of pictures (SHA-256)": digest}
+
+    def _validate(self, records: Records) -> None:
+        self.report, grid = self.measure()
+        grid.save(self.run / GRIDS / f"step-{self.step:06d}.png")
+        records.write({"step": self.step} | {f"validation_{key}": value for key, value in self.report.items()})
+
+    def _list_unreadable(self) -> None:
+        reasons = self.pictures.unreadable | self.held.unreadable
+        if reasons:
+            lines = (json.dumps({"picture": place, "reason": reason}) + "\n" for place, reason in reasons.items())
+            (self.run / "unreadable.jsonl").write_text("".join(lines))

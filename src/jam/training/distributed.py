@@ -1,0 +1,147 @@
+"""The processes of a run: one alone, or those that `torchrun` started, with parameters divided among them (FSDP2)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from jam.models import JointModel
+
+TIMEOUT = timedelta(minutes=30)  # a validation or an export of the first process may take as long
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run.
+
+    Args:
+        rank: its number.
+        size: how many there are; 1: no process group, and nothing is divided.
+        local_size: how many are on this node.
+        device: where it computes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_size: int = 1
+    device: torch.device | None = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @cached_property
+    def background(self) -> dist.ProcessGroup | None:
+        """A group for what goes on beside the training (asynchronous checkpoints)."""
+        return dist.new_group(backend="gloo", timeout=TIMEOUT) if self.size > 1 else None
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Sums over the processes, in float64."""
+        if self.size == 1:
+            return values
+        summed = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(summed)
+        return summed.tolist()
+
+    def of_first(self, value: Any) -> Any:
+        """What the first process has."""
+        if self.size == 1:
+            return value
+        shared = [value]
+        dist.broadcast_object_list(shared)
+        return shared[0]
+
+    def turns(self, count: int) -> list[tuple[int, bool]]:
+        """Numbers below `count` that fall to this process: `rank`, `rank + size`, ...
+
+        All processes have as many turns, for they compute together; who has none left repeats its last, marked False.
+        """
+        numbers = range(self.rank, self.rank + -(-count // self.size) * self.size, self.size)
+        last = max(0, (count - 1 - self.rank) // self.size * self.size + self.rank)
+        return [(min(number, last), number < count) for number in numbers]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def mesh(self, sharding: Literal["full", "hybrid"]) -> DeviceMesh:
+        """All processes in a row, or (hybrid) nodes with copies by processes with parts.
+
+        Raises:
+            ValueError: hybrid, and the nodes have different numbers of processes.
+        """
+        assert self.device is not None
+        if sharding == "full":
+            return init_device_mesh(self.device.type, (self.size,), mesh_dim_names=("shard",))
+        if self.size % self.local_size:
+            raise ValueError(
+                f"sharding is hybrid and {self.size} processes are not divided evenly among nodes of "
+                f"{self.local_size}; start as many on every node, or choose sharding full"
+            )
+        shape = (self.size // self.local_size, self.local_size)
+        return init_device_mesh(self.device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def join(device: str | None = None) -> World:
+    """Join the processes of `torchrun`, if this is one of them; on GPUs each takes its own.
+
+    Args:
+        device: "cpu" for processes without GPUs although there are some.
+    """
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return World()
+    on_gpu = torch.cuda.is_available() and device != "cpu"
+    local_rank = int(os.environ["LOCAL_RANK"])
+    place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(place)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return World(dist.get_rank(), dist.get_world_size(), local_size, place)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def shard(model: nn.Module & JointModel, world: World, sharding: Literal["full", "hybrid"], bf16: bool) -> None:  # type: ignore[valid-type]
+    """Divide the parameters of `model` in place: a unit for every layer pair, one for all that lies around them.
+
+    Gradients are summed over the processes, not averaged: each process divides by the weight of the global batch.
+    """
+    options: dict[str, Any] = {"mesh": world.mesh(sharding)}
+    if bf16:
+        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for pair in model.layer_pairs():
+        fully_shard(pair, **options)
+    root = fully_shard(model, reshard_after_forward=False, **options)  # `logits` reads it behind `hidden`
+    register_fsdp_forward_method(root, "hidden")
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def reshard(model: nn.Module) -> None:
+    """Divide again what a forward without a backward has left whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be divided; every process must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

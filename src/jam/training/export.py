@@ -1,0 +1,24 @@
+"""From a checkpoint of a run back to the tensors of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from jam.training.checkpoint import load_tensors
+from jam.training.config import TrainConfig
+from jam.training.distributed import World
+from jam.training.parts import choose_trained, merged, named_parameters, whole_tensors
+
+
+def restore(model: Any, config: TrainConfig, checkpoint: Path) -> dict[str, Tensor]:
+    """The tensors of `model`, which the run began with, as they are in `checkpoint`; adapters are merged.
+
+    Raises:
+        ValueError: the checkpoint is of another model.
+    """
+    choose_trained(model, config)
+    load_tensors(checkpoint, named_parameters(model), [], World())
+    return merged(whole_tensors(model), config)

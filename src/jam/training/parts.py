@@ -1,0 +1,111 @@
+"""What of a model is trained, and which part a parameter belongs to."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from jam.models import CrossForCausalLM
+from jam.models.towers import Tower
+from jam.training.config import TrainConfig
+from jam.training.distributed import whole
+
+PARTS = {"text_tower": "text", "image_tower": "image", "to_text": "cross", "to_image": "cross", "tower": "tower"}
+ADAPTER = "default"  # its name among those that a layer may have
+
+
+def part_of(name: str) -> str:
+    """The part of a parameter by its name: "text", "image", "cross", "readout"; of a single decoder "tower"."""
+    return PARTS.get(name.partition(".")[0], "readout")
+
+
+def choose_trained(model: nn.Module, config: TrainConfig) -> None:
+    """Leave `requires_grad` to what `config.train` names, after putting adapters into the towers where it says so.
+
+    "cross" freezes the parents inside the towers, with their embeddings and heads; their new rows lie outside. "lora"
+    does the same and puts adapters (Hu et al., 2021) beside all matrices of the towers' layers.
+
+    Raises:
+        ValueError: nothing is left to train, or PEFT is not installed.
+    """
+    if config.train == "all":
+        return
+    if config.train == "cross" and not isinstance(model, CrossForCausalLM):
+        raise ValueError("train is cross, and a single decoder has no cross blocks; choose all or lora")
+    towers = [module for module in model.modules() if isinstance(module, Tower)]
+    for tower in towers:
+        tower.model.requires_grad_(False)
+        if config.train == "lora":
+            _add_adapters(tower, config)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"train is {config.train}, which leaves this model nothing to train; choose lora or all")
+
+
+def _add_adapters(tower: Tower, config: TrainConfig) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ValueError("train is lora, which needs PEFT: pip install 'jam-fusion[lora]'") from None
+    inside = {module for layer in tower.layers for module in layer.modules() if isinstance(module, nn.Linear)}
+    targets = [name for name, module in tower.model.named_modules() if module in inside]
+    rank, dropout = config.lora_rank, config.lora_dropout
+    settings = LoraConfig(r=rank, lora_alpha=config.lora_alpha, lora_dropout=dropout, target_modules=targets)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # every process makes the same ones
+        inject_adapter_in_model(settings, tower.model, ADAPTER)
+
+
+def merged(tensors: dict[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
+    """The tensors of a model as its own classes name them, adapters added to the matrices beside which they lie."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if ".lora_" in name:
+            continue
+        if ".base_layer." in name:
+            stem = name.partition(".base_layer.")[0]
+            if name.endswith(".weight"):
+                down, up = (tensors[f"{stem}.lora_{side}.{ADAPTER}.weight"].float() for side in "AB")
+                change = config.lora_alpha / config.lora_rank * (up @ down)
+                tensor = (tensor.float() + change).to(tensor.dtype)
+        found[re.sub(r"\.base_layer\.", ".", name)] = tensor
+    return found
+
+
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that are trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def whole_tensors(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
+    """All tensors of a model, tied ones once; divided ones are put together, which every process must ask for.
+
+    Args:
+        keep: whether this process wants them.
+    """
+    parameters = dict(model.named_parameters())
+    with_tied = dict(model.named_parameters(remove_duplicate=False))
+    buffers = {name: value for name, value in model.state_dict().items() if name not in with_tied}
+    found = {}
+    for name, value in (parameters | buffers).items():
+        together = whole(value.detach())
+        if keep:
+            found[name] = together.cpu() if isinstance(value, DTensor) else together
+    return found
+
+
+def prepare_layers(model: Any, config: TrainConfig) -> None:
+    """Activation checkpointing and compilation of the layers and cross blocks, where the recipe asks for them."""
+    blocks = [block for pair in model.layer_pairs() for block in pair]
+    if config.activation_checkpointing:
+        for block in blocks:  # as `gradient_checkpointing_enable` does, under whichever name the library has it
+            block.gradient_checkpointing = True
+            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    if config.compile:
+        for block in blocks:
+            block.compile()

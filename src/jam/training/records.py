@@ -1,0 +1,52 @@
+"""What a run writes down: one JSON line a step, and the same for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+RECORDS = "metrics.jsonl"
+
+
+class Records:
+    """The records of a run that has come to `step`; those of later steps are dropped, since the steps come again.
+
+    Args:
+        folder: of the run; None: nothing is written down (a process that is not the first).
+    """
+
+    def __init__(self, folder: Path | None, step: int) -> None:
+        self.file: Any = None
+        if folder is None:
+            return
+        path = folder / RECORDS
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+            path.write_text("".join(kept))
+        self.file = path.open("a")
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+    def write(self, values: dict[str, Any]) -> None:
+        if self.file is None:
+            return
+        self.file.write(json.dumps(values) + "\n")
+        self.file.flush()
+        for key, value in values.items():
+            if key != "step" and isinstance(value, int | float):
+                self.board.add_scalar(key, value, values["step"])
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.board.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a record; of one that a kill has cut, later than all."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")

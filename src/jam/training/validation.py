@@ -1,0 +1,45 @@
+"""Perplexity of a model in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from jam.data import Shards, plain_batches, split
+from jam.models.scoring import Perplexity, token_nll
+from jam.training.config import TrainConfig
+from jam.training.distributed import World, reshard
+from jam.training.forward import autocast, batch_hidden, is_image, select
+
+
+@torch.no_grad()
+def validate(
+    model: Any, sources: Sequence[Shards], context: int, config: TrainConfig, world: World, device: torch.device
+) -> dict[str, float | int | None]:
+    """Perplexity by modality over the validation documents, unmasked and without dropout.
+
+    The processes divide the batches among them; all get the report.
+    """
+    counts = Perplexity()
+    was_training = model.training
+    model.eval()
+    for shards in sources:
+        pieces = [
+            piece
+            for document in range(min(len(shards), config.validation_documents))
+            for piece in split(shards[document], context + 1, shards.vocabulary)
+        ]
+        batches = list(plain_batches(pieces, model.grammar, context, config.micro_batch_size))
+        for number, is_own in world.turns(len(batches)):
+            batch = batches[number].to(device)
+            with autocast(device, config.precision == "bf16" and world.size == 1):
+                hidden, targets, states, _ = select(batch, batch_hidden(model, batch))
+                nll = token_nll(model, hidden, targets, states, max_logits=config.max_logits)
+            if is_own:
+                counts.add(nll, is_image(targets, model))
+    model.train(was_training)
+    reshard(model)
+    sums = world.sum([counts.text_nats, counts.text_tokens, counts.image_nats, counts.image_tokens])
+    return Perplexity(sums[0], int(sums[1]), sums[2], int(sums[3])).report()

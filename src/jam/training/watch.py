@@ -1,0 +1,53 @@
+"""Steps that must not move the weights: a loss or gradient that is no number, or a loss that jumps."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from jam.training.config import TrainConfig
+
+RECENT, FEWEST, MOST_SKIPPED = 32, 8, 10
+NAMED = 8  # documents in a message
+
+
+class Watch:
+    """Decides about each step by its loss and gradient norm; a pure function of the steps before it."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.skipped = 0
+
+    def state(self) -> dict[str, list[float] | int]:
+        return {"recent": list(self.recent), "skipped": self.skipped}
+
+    def load_state(self, state: dict) -> None:
+        self.recent, self.skipped = deque(state["recent"], RECENT), state["skipped"]
+
+    def problem(self, loss: float, norm: float) -> str | None:
+        """What is wrong with a step; None: nothing, and its loss counts from now on."""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return f"loss {loss} and gradient norm {norm}"
+        if self.config.spike and len(self.recent) >= FEWEST:
+            mean = sum(self.recent) / len(self.recent)
+            if loss > self.config.spike * mean:
+                return f"loss {loss:.4g} is more than {self.config.spike:g} times {mean:.4g}, the mean before it"
+        self.recent.append(loss)
+        self.skipped = 0
+        return None
+
+    def report(self, step: int, problem: str, documents: list[str]) -> str:
+        """Count a step that is skipped, and say so.
+
+        Raises:
+            ValueError: the recipe says to stop, or too many steps in a row were skipped.
+        """
+        more = f" and {len(documents) - NAMED} more" if len(documents) > NAMED else ""
+        what = f"after step {step}: {problem}; its batch: {', '.join(documents[:NAMED])}{more}"
+        self.skipped += 1
+        if self.config.on_bad_step == "stop":
+            raise ValueError(f"{what}; lower lr, look at these documents, or choose on_bad_step skip")
+        if self.skipped > MOST_SKIPPED:
+            raise ValueError(f"{what}; {MOST_SKIPPED} steps were skipped before it: lower lr, or resume earlier")
+        return f"{what}; skipped"

@@ -1,0 +1,183 @@
+"""Runs of one and of two processes, for tests to compare: ``python ranks.py OUT [slow]``.
+
+Processes are forked from one that has imported everything, since that takes longer than the runs. The result of a
+run is ``OUT/NAME.pt``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from runs import trainer, write_corpora
+
+from jam.training import trainer as trainer_module
+from jam.training.distributed import World, join, leave, whole
+
+STEPS = 20
+BATCH = {"batch_tokens": 5 * 64, "micro_batch_size": 1, "validation": [], "steps": STEPS}  # 5: one rank is left over
+
+
+def start(size: int, function: Callable[..., Any], *arguments: Any, local_size: int | None = None) -> list[Any]:
+    """Processes that call `function(world, ...)`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    started = []
+    for rank in range(size):
+        values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": local_size or size}
+        values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        process = fork.Process(target=_in_process, args=(values, function, arguments))
+        process.start()
+        started.append(process)
+    return started
+
+
+def _in_process(values: dict[str, Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {name: str(value) for name, value in values.items()}
+    torch.set_num_threads(1)
+    function(join("cpu"), *arguments)
+    leave()
+
+
+def on(size: int, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    started = start(size, function, *arguments, **options)
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * size, function
+
+
+def save(world: World, path: Path, value: Any) -> None:
+    if world.is_first:
+        torch.save(value, path)
+
+
+def run(world: World, out: Path, name: str, changes: dict[str, Any]) -> None:
+    """Losses of all steps, gradients of the first, and what the reports say."""
+    gradients: dict[str, torch.Tensor] = {}
+    clip = trainer_module.clip
+
+    def recording(parameters: Any, *arguments: float) -> None:
+        if not gradients:
+            gradients.update({name: whole(parameter.grad).clone() for name, parameter in parameters.items()})
+        clip(parameters, *arguments)
+
+    trainer_module.clip = recording
+    made = trainer(out / "shards", out / name, world=world, **(BATCH | changes))
+    trainable = sorted(made.parameters)
+    reports = list(made.train())
+    result = {"losses": [report.loss for report in reports], "gradients": gradients, "trainable": trainable}
+    result["state"] = sorted({names for optimizer in made.optimizers for names in _names(made.parameters, optimizer)})
+    result["reports"] = [report.record() | {"seconds": 0} for report in reports]
+    save(world, out / f"{name}.pt", result)
+
+
+def _names(parameters: dict[str, Any], optimizer: torch.optim.Optimizer) -> list[str]:
+    return [name for name, parameter in parameters.items() if parameter in optimizer.state]
+
+
+def stop(world: World, out: Path, name: str, steps: int, changes: dict[str, Any]) -> None:
+    """A run that ends after some steps, with a checkpoint, and goes on no more."""
+    made = trainer(out / "shards", out / name, world=world, **(BATCH | changes))
+    for report in made.train():
+        if report.step == steps:
+            break
+
+
+def refused(world: World, out: Path, name: str) -> None:
+    try:
+        trainer(out / "shards", out / name, world=world, batch_tokens=64, micro_batch_size=1)
+    except ValueError as error:
+        save(world, out / f"{name}.pt", str(error))
+
+
+def killed(out: Path, size: int, kills: int, steps: int) -> None:
+    """The same run twice: once as it is, once killed and resumed `kills` times, at moments drawn at random."""
+    name, changes = f"killed-{size}", {"steps": steps, "checkpoint_every": 1, "keep_checkpoints": 1}
+    on(size, run, out, f"whole-{size}", {"steps": steps})
+    records, rng = out / name / "metrics.jsonl", random.Random(size)
+    for _ in range(kills):
+        target = lines(records) + rng.choice([0, 1, 1, 2])
+        processes = start(size, run, out, name, changes | {"resume": True})
+        while lines(records) < target and all(process.is_alive() for process in processes):
+            time.sleep(0.001)
+        time.sleep(0.1 * rng.random())
+        assert all(process.is_alive() for process in processes), "it ended before it was killed"
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+        for process in processes:
+            process.join()
+    on(size, run, out, name, changes | {"resume": True})
+
+
+def lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def terminated(out: Path) -> None:
+    """SIGTERM to one of two processes."""
+    name, changes = "terminated", {"steps": 200, "checkpoint_every": 0}
+    processes = start(2, run, out, name, changes)
+    while lines(out / name / "metrics.jsonl") < 2 and all(process.is_alive() for process in processes):
+        time.sleep(0.001)
+    os.kill(processes[1].pid, signal.SIGTERM)
+    for process in processes:
+        process.join()
+    torch.save([process.exitcode for process in processes], out / "terminated.pt")
+
+
+FAST: dict[str, dict[str, Any]] = {
+    "all": {"parent": {"dropout": 0.3}, "activation_checkpointing": True, "z_loss": 1e-3, "max_logits": 3000},
+    "lora": {"train": "lora", "lora_rank": 4},
+}
+SLOW: dict[str, dict[str, Any]] = {
+    "cross": {"train": "cross"},
+    "plain": {},
+    "single": {"kind": "single"},
+    "paper": {"parent": {"readout": "paper"}},
+    "muon": {"optimizer": "muon"},
+}
+
+
+def fast(out: Path) -> None:
+    few = {"steps": 5, "warmup_steps": 2}
+    for name, changes in FAST.items():
+        on(1, run, out, f"{name}-1", few | changes)
+        on(2, run, out, f"{name}-2", few | changes)
+    on(2, stop, out, "resumed-2-1", 3, few | FAST["all"])
+    on(1, run, out, "resumed-2-1", few | FAST["all"] | {"resume": True})
+    on(2, refused, out, "refused")
+    killed(out, 1, kills=2, steps=9)
+    terminated(out)
+
+
+def slow(out: Path) -> None:
+    for name, changes in (FAST | SLOW).items():
+        on(1, run, out, f"{name}-1", changes)
+        on(2, run, out, f"{name}-2", changes)
+    on(2, run, out, "hybrid-2", {"sharding": "hybrid"}, local_size=1)
+    validated = {"validation": [str(out / "shards" / "held")], "validate_every": 3, "steps": 6}
+    for size in (1, 2):
+        on(size, run, out, f"bf16-{size}", {"precision": "bf16"})
+        on(size, run, out, f"validated-{size}", validated)
+    for before, after in ((1, 2), (2, 1), (2, 2)):
+        on(before, stop, out, f"resumed-{before}-{after}", 7, {})
+        on(after, run, out, f"resumed-{before}-{after}", {"resume": True})
+    killed(out, 1, kills=20, steps=60)
+    killed(out, 2, kills=6, steps=30)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    write_corpora(folder / "shards")
+    (slow if "slow" in sys.argv else fast)(folder)

@@ -1,0 +1,191 @@
+"""`jam plan`: parameters, operations and memory from configs alone, against counts of torch and the paper's sizes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import CODES, GRID, SENTINELS
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, LlamaConfig, OPTConfig
+
+from jam.cli import main
+from jam.models import CrossConfig, CrossForCausalLM
+from jam.planning import GPUS, find_gpu, make_plan
+from jam.planning.flops import flops_per_token
+from jam.planning.network import build, read_config
+from jam.planning.plan import USABLE
+from jam.training import DataSource, TrainConfig
+
+MODELS = Path(__file__).parents[1] / "recipes" / "models"
+TEXT, TIME = 300, 64
+
+
+def recipe(**changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "model": "",
+        "out": "",
+        "sources": [DataSource("")],
+        "steps": 10,
+        "batch_tokens": 4 * TIME,
+    }
+    return TrainConfig(**(values | {"context": TIME} | changes))
+
+
+def cross(readout: str = "exact", tie: bool = False) -> CrossConfig:
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"max_position_embeddings": TIME, "tie_word_embeddings": tie}
+    opt = OPTConfig(vocab_size=TEXT, ffn_dim=48, word_embed_proj_dim=32, dropout=0.0, **sizes)
+    llama = LlamaConfig(vocab_size=TEXT + CODES + 2 + SENTINELS, intermediate_size=64, **sizes)
+    controls = {"image_start": TEXT, "control_start": TEXT + CODES, "control_size": 2 + SENTINELS}
+    return CrossConfig(
+        text_config=opt,
+        image_config=llama,
+        vocabulary={"text_size": TEXT, "image_size": CODES, "eos_id": 0, "sentinels": SENTINELS},
+        image_grid=list(GRID),
+        text_rows={"text_size": TEXT},
+        image_rows={"text_size": TEXT} | controls,
+        cross_every=2,
+        readout=readout,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("uniform", 6.7), ("width", 26), ("cross-none", 13.2), ("cross-4", 16.4), ("cross-2", 19.6), ("cross-1", 26.1)],
+)
+def test_the_papers_sizes(name: str, billions: float) -> None:
+    """Its tables 1 and 4: 7B, 26B, 13B, 16B, 19B and 26B."""
+    with torch.device("meta"):
+        network = build(read_config(MODELS / name), recipe())
+    assert sum(parameter.numel() for parameter in network.parameters()) / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+@pytest.mark.parametrize("readout", ["exact", "paper"])
+@pytest.mark.parametrize("train", ["all", "cross"])
+def test_operations_are_those_that_torch_counts(readout: str, train: str) -> None:
+    """Of layers and what lies around them; torch counts attention whole, the plan what a causal mask lets through."""
+    changed = recipe(train=train)
+    model = build(cross(readout), changed)
+    ids = torch.randint(5, TEXT, (1, TIME))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the others are not counted
+        hidden = model.hidden(ids, torch.arange(TIME)[None], torch.ones(1, 1, TIME, TIME, dtype=torch.bool))
+        hidden.sum().backward()
+    found = flops_per_token(model, TIME, 0.5, recompute=False)
+    heads = _heads(model, train)
+    width = 32 * (2 * 2 + 2 * 1)  # of all heads of all layers and cross blocks
+    counted = counter.get_total_flops() / TIME - 12 * width * TIME
+    assert found.work - heads - found.attention == pytest.approx(counted)
+    assert found.attention == pytest.approx(12 * width * (TIME + 1) / 2)
+
+
+def _heads(model: CrossForCausalLM, train: str) -> float:
+    if model.config.readout == "paper":
+        return 6.0 * model.lm_head.weight.numel()  # type: ignore[union-attr]
+    rows = [tower.head.weight.numel() for tower in (model.text_tower, model.image_tower)]
+    return (6.0 if train == "all" else 4.0) * sum(rows) / 2
+
+
+def test_memory_is_what_a_step_holds() -> None:
+    config, plain = cross(), recipe()
+    with torch.device("meta"):
+        network = build(config, plain)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    plan = make_plan(config, plain, GPUS["h100-80gb"])
+    assert (plan.memory.weights, plan.memory.gradients, plan.memory.optimizer) == (4 * count, 4 * count, 8 * count)
+    assert plan.memory.gathered == 0 and plan.fits and not plan.advice
+    frozen = make_plan(config, replace(plain, train="cross"), GPUS["h100-80gb"])
+    trained = sum(part.trained for part in frozen.parts)
+    assert 0 < trained < count
+    assert (frozen.memory.gradients, frozen.memory.optimizer) == (4 * trained, 8 * trained)
+    assert {part.name for part in frozen.parts if part.trained} == {"cross blocks", "embeddings and readout"}
+    assert frozen.memory.activations < plan.memory.activations
+    muon = make_plan(config, replace(plain, optimizer="muon"), GPUS["h100-80gb"])
+    assert muon.memory.optimizer < plan.memory.optimizer
+
+
+def test_activations_by_setting() -> None:
+    """A layer keeps what its backward pass reads; recomputed ones keep their inputs only."""
+    config = cross()
+
+    def activations(**changes: Any) -> float:
+        return make_plan(config, recipe(**changes), GPUS["h100-80gb"], advise=False).memory.activations
+
+    whole, again = activations(), activations(activation_checkpointing=True)
+    assert again < 0.6 * whole
+    assert activations(micro_batch_size=2, batch_tokens=8 * TIME) == pytest.approx(2 * whole, rel=0.1)
+
+
+def test_several_gpus_divide_what_one_holds() -> None:
+    config = cross()
+    one = make_plan(config, recipe(batch_tokens=64 * TIME), GPUS["h100-80gb"], gpus=1)
+    eight = make_plan(config, recipe(batch_tokens=64 * TIME), GPUS["h100-80gb"], gpus=8)
+    assert eight.memory.weights == one.memory.weights / 8 and eight.memory.optimizer == one.memory.optimizer / 8
+    assert eight.memory.gathered > 0
+    assert eight.tokens_per_second == pytest.approx(8 * one.tokens_per_second)
+    hybrid = recipe(sharding="hybrid", batch_tokens=64 * TIME)
+    assert make_plan(config, hybrid, GPUS["h100-80gb"], gpus=16).memory.weights == one.memory.weights / 8
+
+
+def test_a_run_that_does_not_fit_says_what_would() -> None:
+    needed = make_plan(cross(), recipe(), GPUS["l4-24gb"]).memory.total
+    small = replace(GPUS["l4-24gb"], memory=0.9 * needed / USABLE / 1e9)
+    plan = make_plan(cross(), recipe(), small)
+    assert not plan.fits
+    assert plan.advice[0].startswith("activation_checkpointing true: ")
+    count = next(int(line.split()[0]) for line in plan.advice if "of these GPUs" in line)
+    assert make_plan(cross(), recipe(), small, gpus=count).fits
+
+
+def test_time_is_work_over_speed() -> None:
+    plan = make_plan(cross(), recipe(), GPUS["a100-40gb"], gpus=4, utilisation=0.5)
+    assert plan.tokens == 10 * 4 * TIME
+    assert plan.tokens_per_second == pytest.approx(4 * 312e12 * 0.5 / plan.flops.work)
+    values = plan.to_json()
+    assert values["gpu_hours"] == pytest.approx(4 * 24 * values["days"])
+    epochs = make_plan(cross(), recipe(steps=None, epochs=3.0), GPUS["a100-40gb"])
+    assert epochs.tokens is None and epochs.to_json()["days"] is None
+
+
+def test_gpus_by_name() -> None:
+    assert find_gpu("H100-80GB") is GPUS["h100-80gb"] and find_gpu("rtx 4090") is GPUS["rtx-4090-24gb"]
+    assert GPUS["a100-80gb"].tflops == 312
+    with pytest.raises(ValueError, match="unknown GPU 'a100'; choose one of a100-40gb, a100-80gb"):
+        find_gpu("a100")
+    with pytest.raises(ValueError, match="unknown GPU 'h101-80gb'; choose one of h100-80gb"):
+        find_gpu("h101-80gb")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cross().save_pretrained(tmp_path / "model")
+    assert isinstance(AutoConfig.from_pretrained(tmp_path / "model"), CrossConfig)
+    call = ["plan", "--model", str(tmp_path / "model"), "--sources", '[{"path": "shards"}]', "--steps", "20"]
+    call += ["--context", str(TIME), "--batch-tokens", "256", "--warmup-steps", "2", "--gpu", "rtx-4090"]
+    assert main([*call, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["fits"] and values["tokens"] == 20 * 256 and values["gpu"]["name"] == "rtx-4090-24gb"
+    assert main([*call, "--train", "cross", "--mfu", "0.3"]) == 0
+    shown = capsys.readouterr().out
+    assert "cross blocks" in shown and "30%" in shown and "fits:" in shown
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--gpu", "tpu"], "unknown GPU 'tpu'"),
+        (["--gpus", "0"], "there are 0 GPUs"),
+        (["--mfu", "1.5"], "the utilisation is 1.5"),
+        (["--context", "4096"], "the model takes 64 positions"),
+        (["--model", "absent"], "there is no config.json"),
+    ],
+)
+def test_errors(more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cross().save_pretrained(tmp_path / "model")
+    call = ["plan", "--model", str(tmp_path / "model"), "--sources", '[{"path": "shards"}]', "--steps", "20"]
+    assert main([*call, "--warmup-steps", "2", *more]) == 1
+    assert message in capsys.readouterr().err
