@@ -26,10 +26,10 @@ report: $(READY)          ## every fusion in one table
 	$(BIN)/jam demo --report
 
 test: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto -m "not slow"
 
 test-all: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto
 
 check: $(READY)           ## format, lint, types, import rule
 	$(BIN)/ruff format --check .

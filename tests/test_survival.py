@@ -166,7 +166,7 @@ def test_resuming_with_another_recipe_lists_the_differences(shards, tmp_path):
 
 def test_a_source_that_is_not_there(shards, tmp_path):
     for where in ({"sources": [DataSource("nowhere/shards")]}, {"validation": ["nowhere/shards"]}):
-        with pytest.raises(ValueError, match=r"nowhere/shards: no token shards here; make them with `jam prepare"):
+        with pytest.raises(ValueError, match=r"nowhere/shards: there is no such folder of token shards; make them with `jam prepare"):
             trainer(shards, tmp_path / "run", **where)
 
 
