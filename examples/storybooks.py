@@ -29,6 +29,8 @@ from jam.checkpoints import Manifest, new_folder, write_json
 from jam.cli import main as jam
 from jam.codec import Codec, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
+from jam.data import open_sources
+from jam.data.converters import to_document
 from jam.demo.parents import build_text_tokenizer
 from jam.documents import Document, Image, Part, Text, read_documents, write_documents
 from jam.generation import GenerationSettings
@@ -115,8 +117,8 @@ def write_corpora(data: Path, out: Path) -> None:
 
 
 def read(folder: Path, limit: int | None = None) -> list[Document]:
-    files = sorted(folder.glob("documents*.jsonl*"))
-    return list(islice((document for file in files for document in read_documents(file)), limit))
+    records = (record for source in open_sources([folder]) for record in source.read())
+    return [to_document(record) for record in islice(records, limit)]
 
 
 def is_held_out(document: Document) -> bool:

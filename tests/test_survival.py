@@ -180,12 +180,15 @@ def test_a_source_of_another_vocabulary(shards, tmp_path):
 # --- exports ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "choice"), [("cross", "all"), ("cross", "lora"), ("single", "lora")])
-def test_a_checkpoint_is_exported_as_a_model(shards, tmp_path, kind, choice):
+@pytest.mark.parametrize(
+    ("kind", "choice", "tied"),
+    [("cross", "all", False), ("cross", "lora", True), ("single", "lora", False), ("single", "all", True)],
+)
+def test_a_checkpoint_is_exported_as_a_model(shards, tmp_path, kind, choice, tied):
     """Of a run that has not ended: equal to the model that the run would have saved there."""
     base, run = tmp_path / "base", tmp_path / "run"
     base.mkdir()
-    tiny.model(tmp_path / "made", kind).save(base)
+    tiny.model(tmp_path / "made", kind, tied=tied).save(base)
     settings = config(shards, run, model=str(base), train=choice, checkpoint_every=2, lr=1e-2)
     model = jam.load(base)
     made = Trainer(model.joint, settings, model.save)
