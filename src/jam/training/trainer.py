@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jam.checkpoints import new_folder, write_json
-from jam.checkpoints.folders import refuse_existing
+from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
 from jam.data import Batch, Loader, Objective, Shards, Source
 from jam.models.scoring import Scores, weighted_loss
 from jam.training.checkpoint import Checkpoints, Rule, checkpoints, load_tensors, read_state, state_tensors
@@ -199,8 +199,11 @@ class Trainer:
         except (KeyboardInterrupt, GeneratorExit):
             self.save_checkpoint(wait=True)
             raise
-        except ValueError:
-            self.checkpoints.settle(wait=True)  # the last one is whole and counts
+        except Exception as error:
+            if self.world.size == 1 or isinstance(error, ValueError):  # which all processes raise
+                self.checkpoints.settle(wait=True)  # the last one is whole and counts
+            if is_disk_full(error):
+                raise disk_full(self.run, None, self.checkpoints.kept()) from error
             raise
         finally:
             records.close()
