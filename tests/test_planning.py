@@ -121,6 +121,17 @@ def test_activations_by_setting() -> None:
     assert activations(micro_batch_size=2, batch_tokens=8 * TIME) == pytest.approx(2 * whole, rel=0.1)
 
 
+def test_a_single_decoder() -> None:
+    """What uniform and width fusion give, and a parent alone."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = LlamaConfig(vocab_size=TEXT, max_position_embeddings=TIME, **sizes)
+    plan = make_plan(config, recipe(), GPUS["h100-80gb"])
+    assert {part.name for part in plan.parts} == {"decoder", "embeddings and readout"}
+    assert plan.fits and plan.memory.activations > 0
+    again = make_plan(config, recipe(activation_checkpointing=True), GPUS["h100-80gb"])
+    assert again.memory.activations < plan.memory.activations
+
+
 def test_several_gpus_divide_what_one_holds() -> None:
     config = cross()
     one = make_plan(config, recipe(batch_tokens=64 * TIME), GPUS["h100-80gb"], gpus=1)

@@ -79,6 +79,20 @@ def test_training_and_codec_agree(tmp_path: Path) -> None:
         torch.testing.assert_close(_DiffusersVQ.decode(model, codes.view(3, 4, 4)), decode(model, quantised))
 
 
+def test_codes_move_four_times_as_much_as_latents(tmp_path: Path) -> None:
+    """The loss has the codebook's part whole and a quarter of the commitment (VQ-VAE, equation 3)."""
+    model = build_tokenizer(pictures.recipe(tmp_path, tmp_path / "run"))
+    latents = torch.randn(2, model.config.vq_embed_dim, 3, 3, requires_grad=True)
+    _, loss, codes = quantise(model, latents)
+    loss.backward()
+    difference = latents.detach().permute(0, 2, 3, 1).flatten(0, 2) - model.quantize.embedding.weight.detach()[codes]
+    factor = 2 / difference.numel()
+    assert latents.grad is not None
+    torch.testing.assert_close(latents.grad.permute(0, 2, 3, 1).flatten(0, 2), 0.25 * factor * difference)
+    of_codes = torch.zeros_like(model.quantize.embedding.weight).index_add(0, codes, -factor * difference)
+    torch.testing.assert_close(model.quantize.embedding.weight.grad, of_codes)
+
+
 @pytest.mark.parametrize("step", [1, 3, 6])
 def test_an_interrupted_run_goes_on_exactly(tmp_path: Path, step: int) -> None:
     """Before codes begin, behind their revival, and with the discriminator."""

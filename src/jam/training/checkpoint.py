@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from jam.checkpoints import write_json
-from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full
+from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full, sync
 from jam.training.distributed import World
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
@@ -101,7 +101,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
             path.parent.mkdir(exist_ok=True)
         if self.world.of_first(needed > free_bytes(path) if self.world.is_first else None):
-            raise disk_full(path, int(needed), self._kept())
+            raise disk_full(path, int(needed), self.kept())
         writer = dcp.FileSystemWriter(partial)
         group, alone = self.world.background, self.world.size == 1
         future = dcp.async_save(dict(tensors), storage_writer=writer, process_group=group, no_dist=alone)
@@ -121,22 +121,36 @@ class Checkpoints:
         self._pending = None
         try:
             pending.future.result()
+            self._give_name(pending)
         except (CheckpointException, OSError, RuntimeError) as error:
             if self.world.is_first:
                 shutil.rmtree(pending.partial, ignore_errors=True)
             if is_disk_full(error) or "No space left on device" in str(error):
-                raise disk_full(pending.path, None, self._kept()) from None
+                raise disk_full(pending.path, None, self.kept()) from None
             raise
+
+    def _give_name(self, pending: _Pending) -> None:
+        """Raises on every process what the first one meets; the others wait for it."""
+        problem = None
         if self.world.is_first:
-            write_json(pending.partial / STATE, pending.state)
-            pending.partial.rename(pending.path)
-            self._remove_superfluous()
-        self.world.wait()
+            try:
+                write_json(pending.partial / STATE, pending.state)
+                sync(pending.partial / STATE)
+                sync(pending.partial)
+                pending.partial.rename(pending.path)
+                sync(pending.path.parent)
+                self._remove_superfluous()
+            except OSError as error:
+                problem = error
+        problem = self.world.of_first(problem)
+        if problem is not None:
+            raise problem
 
     def _is_written(self, pending: _Pending) -> bool:
         return self.world.sum([float(pending.future.done())])[0] == self.world.size
 
-    def _kept(self) -> str:
+    def kept(self) -> str:
+        """What a message says of the checkpoints that there are."""
         found = checkpoints(self.run)
         return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 

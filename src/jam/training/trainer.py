@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jam.checkpoints import new_folder, write_json
-from jam.checkpoints.folders import refuse_existing
+from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
 from jam.data import Batch, Loader, Objective, Shards, Source
 from jam.models.scoring import Scores, weighted_loss
 from jam.training.checkpoint import Checkpoints, Rule, checkpoints, load_tensors, read_state, state_tensors
@@ -24,8 +24,8 @@ from jam.training.distributed import World, reshard, shard
 from jam.training.forward import autocast, batch_hidden, is_image, select
 from jam.training.interrupts import interrupts_wait, signals_noted
 from jam.training.optimizers import clip, gradient_norms, make_optimizers
-from jam.training.parts import choose_trained, merged, named_parameters, prepare_layers, whole_tensors
-from jam.training.recipe import compare, settings_of_run
+from jam.training.parts import choose_trained, frozen_digest, merged, named_parameters, prepare_layers, whole_tensors
+from jam.training.recipe import FROZEN, compare, settings_of_run
 from jam.training.records import Records
 from jam.training.report import StepReport
 from jam.training.schedule import lr_factor
@@ -88,6 +88,7 @@ class Trainer:
             )
         choose_trained(model, config)
         prepare_layers(model, config)
+        self.frozen = frozen_digest(model)  # of what no checkpoint holds
         if self.world.size > 1:
             shard(model, self.world, config.sharding, bf16=config.precision == "bf16")
         self.device = self.world.device or next(model.parameters()).device
@@ -199,8 +200,11 @@ class Trainer:
         except (KeyboardInterrupt, GeneratorExit):
             self.save_checkpoint(wait=True)
             raise
-        except ValueError:
-            self.checkpoints.settle(wait=True)  # the last one is whole and counts
+        except Exception as error:
+            if self.world.size == 1 or isinstance(error, ValueError):  # which all processes raise
+                self.checkpoints.settle(wait=True)  # the last one is whole and counts
+            if is_disk_full(error):
+                raise disk_full(self.run, None, self.checkpoints.kept()) from error
             raise
         finally:
             records.close()
@@ -281,10 +285,12 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         sources = self.loader.sources
-        return settings_of_run(
-            self.config,
-            context=self.context,
-            pieces=[len(source) for source in sources],
-            tokens=[int(source.shards.lengths().sum()) for source in sources],
-            weights=[source.weight for source in sources],
-        )
+        others: dict[str, Any] = {
+            "context": self.context,
+            "pieces": [len(source) for source in sources],
+            "tokens": [int(source.shards.lengths().sum()) for source in sources],
+            "digests of data": [source.shards.digest for source in sources],
+            "weights": [source.weight for source in sources],
+            FROZEN: self.frozen,
+        }
+        return settings_of_run(self.config, others)
