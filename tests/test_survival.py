@@ -98,6 +98,12 @@ def test_which_checkpoints_stay():
     assert Rule(last=1, best=True).superfluous([{"validation": None}] * 3) == [0, 1]
 
 
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    for step in (999_999, 1_000_000, 12):
+        (tmp_path / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000012", "step-999999", "step-1000000"]
+
+
 def test_the_best_checkpoint_and_those_of_epochs_stay(shards, tmp_path, monkeypatch):
     perplexities = iter([5.0, 3.0, 4.0, 6.0, 7.0, 8.0])
     options = {"validate_every": 1, "keep_checkpoints": 1, "checkpoint_every": 3, "keep_best": True}
@@ -166,7 +172,8 @@ def test_resuming_with_another_recipe_lists_the_differences(shards, tmp_path):
 
 def test_a_source_that_is_not_there(shards, tmp_path):
     for where in ({"sources": [DataSource("nowhere/shards")]}, {"validation": ["nowhere/shards"]}):
-        with pytest.raises(ValueError, match=r"nowhere/shards: there is no such folder of token shards; make them with `jam prepare"):
+        message = r"nowhere/shards: there is no such folder of token shards; make them with `jam prepare"
+        with pytest.raises(ValueError, match=message):
             trainer(shards, tmp_path / "run", **where)
 
 
