@@ -179,8 +179,8 @@ class Shards:
             raise ValueError(f"{folder}: the token shards are incomplete ({error}); prepare them again") from None
         if len(self.offsets) != len(self.answers) + 1:
             raise ValueError(
-                f"{folder}: answers.npy is of {len(self.answers)} documents and offsets.npy of {len(self.offsets) - 1}; "
-                "prepare them again"
+                f"{folder}: answers.npy is of {len(self.answers)} documents and offsets.npy of "
+                f"{len(self.offsets) - 1}; prepare them again"
             )
         if not len(self):
             raise ValueError(f"{folder}: these shards hold no documents; prepare them from a source that has some")

@@ -72,13 +72,7 @@ class Trainer:
         c = config
         objective = Objective(c.cm3, c.unconditional_rate, c.sentinel_weight, c.image_weight, c.part_rate)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
-        self.accumulation = max(1, round(config.batch_tokens / (config.micro_batch_size * self.context)))
-        if self.accumulation < self.world.size:
-            raise ValueError(
-                f"batch_tokens is {config.batch_tokens}, which is {self.accumulation} x {config.micro_batch_size} "
-                f"sequences of {self.context}: too few for {self.world.size} processes; raise batch_tokens, lower "
-                "micro_batch_size or start fewer processes"
-            )
+        self.accumulation = config.micro_batches(self.context, self.world.size)
         self.steps_per_epoch = self.loader.sequences_per_epoch() / (self.accumulation * config.micro_batch_size)
         self.steps = config.steps or math.ceil((config.epochs or 1.0) * self.steps_per_epoch)
         if config.schedule != "constant" and config.warmup_steps >= self.steps:
