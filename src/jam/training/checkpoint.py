@@ -42,6 +42,20 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
+def remove(checkpoint: Path) -> None:
+    """At once: there is never half a checkpoint that looks like a whole one."""
+    gone = checkpoint.with_name(f".{checkpoint.name}.partial")
+    checkpoint.rename(gone)
+    shutil.rmtree(gone)
+
+
+def clean(run: Path) -> None:
+    """Remove what a run that was killed left unfinished."""
+    for place in (run, run / "checkpoints"):
+        for left in place.glob(".*.partial*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / STATE).read_text())
 
@@ -162,15 +176,7 @@ class Checkpoints:
     def _remove_superfluous(self) -> None:
         found = checkpoints(self.run)
         for index in self.rule.superfluous([read_state(path) for path in found]):
-            gone = found[index].with_name(f".{found[index].name}.partial")  # at once: never half a checkpoint
-            found[index].rename(gone)
-            shutil.rmtree(gone)
-
-    def clean(self) -> None:
-        """Remove what a run that was killed left unfinished."""
-        for place in (self.run, self.run / "checkpoints"):
-            for left in place.glob(".*.partial*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            remove(found[index])
 
 
 def _local(tensor: Tensor) -> Tensor:

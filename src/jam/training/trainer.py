@@ -18,7 +18,7 @@ from jam.checkpoints import new_folder, write_json
 from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
 from jam.data import Batch, Loader, Objective, Shards, Source
 from jam.models.scoring import Scores, weighted_loss
-from jam.training.checkpoint import Checkpoints, Rule, checkpoints, load_tensors, read_state, state_tensors
+from jam.training.checkpoint import Checkpoints, Rule, checkpoints, clean, load_tensors, read_state, state_tensors
 from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard, shard
 from jam.training.forward import autocast, batch_hidden, is_image, select
@@ -244,7 +244,7 @@ class Trainer:
             self.load_checkpoint(found[-1])
         if self.world.is_first:
             self.run.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.clean()
+            clean(self.run)
             write_json(self.run / "recipe.json", asdict(self.config))
         self.world.wait()
 
