@@ -20,7 +20,6 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor
 
 from jam.checkpoints import write_json
 from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full, sync
@@ -115,12 +114,12 @@ class Checkpoints:
         if self.world.of_first(path.exists()):
             return
         partial = path.with_name(f".{path.name}.partial")
-        needed = self.world.sum([float(sum(_local(tensor).nbytes for tensor in tensors.values()))])[0]
+        needed = bytes_of(tensors)
         if self.world.is_first:
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
             path.parent.mkdir(exist_ok=True)
         if self.world.of_first(needed > free_bytes(path) if self.world.is_first else None):
-            raise disk_full(path, int(needed), self.kept())
+            raise disk_full(path, needed, self.kept())
         writer = dcp.FileSystemWriter(partial)
         group, alone = self.world.background, self.world.size == 1
         future = dcp.async_save(dict(tensors), storage_writer=writer, process_group=group, no_dist=alone)
@@ -179,8 +178,9 @@ class Checkpoints:
             remove(found[index])
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def bytes_of(tensors: dict[str, Tensor]) -> int:
+    """What tensors take in a checkpoint, which holds each once: divided ones are as large as their whole."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def state_tensors(parameters: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
