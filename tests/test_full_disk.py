@@ -90,8 +90,8 @@ class Other(World):
         super().__init__(rank=1)
 
     def of_first(self, value: Any) -> Any:
-        assert value is None
-        return OSError(errno.ENOSPC, "No space left on device")
+        assert value == (None, None)
+        return None, OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_other_processes_learn_that_there_was_no_room(tmp_path):

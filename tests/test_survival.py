@@ -19,6 +19,7 @@ from jam.commands.export import find_checkpoint
 from jam.training import DataSource, Trainer, checkpoint
 from jam.training import trainer as trainer_module
 from jam.training.checkpoint import Rule, checkpoints, read_state
+from jam.training.distributed import World
 from jam.training.parts import merged, whole_tensors
 from jam.training.records import Records
 from jam.training.watch import Watch
@@ -147,6 +148,29 @@ def test_what_a_kill_left_is_removed(shards, tmp_path):
     assert not list(run.rglob("*.partial*"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+class Second(World):
+    """A process beside the first one, whose part is played here."""
+
+    def __init__(self, says):
+        super().__init__(rank=1)
+        self.__dict__["says"] = iter(says)
+
+    def of_first(self, value):
+        return next(self.says)
+
+
+def test_the_first_process_decides_for_all(shards, tmp_path, monkeypatch):
+    """What it finds in the folder of the run, which others may see later."""
+    made = trainer(shards, tmp_path / "run", validate_every=1, keep_best=True)
+    made.step = 1
+    monkeypatch.setattr(made, "validate", lambda: {"all_ppl": 3.0})
+    monkeypatch.setattr(made, "world", Second([(False, None), (True, None)]))
+    assert [made._validate_if_due(Records(None, 0)) for _ in range(2)] == [False, True]
+    monkeypatch.setattr(made, "world", Second([[], False, (None, ValueError("run exists"))]))
+    with pytest.raises(ValueError, match="run exists"):
+        next(made.train())
 
 
 def test_only_the_first_process_writes_records():

@@ -25,7 +25,7 @@ def build_tokenizer(config: TokenizerConfig) -> Any:
         down[-1], up[0] = "AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = VQModel(
+        model: Any = VQModel(
             in_channels=3 * config.patch**2,
             out_channels=3 * config.patch**2,
             down_block_types=tuple(down),
