@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 from runs import trainer, write_corpora
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from jam.checkpoints import folders
 from jam.training import checkpoint
 from jam.training import trainer as trainer_module
-from jam.training.checkpoint import Checkpoints, Rule, checkpoints
+from jam.training.checkpoint import Checkpoints, Rule, bytes_of, checkpoints
 from jam.training.distributed import World
 from jam.training.records import Records
 
@@ -85,8 +90,8 @@ class Other(World):
         super().__init__(rank=1)
 
     def of_first(self, value: Any) -> Any:
-        assert value is None
-        return OSError(errno.ENOSPC, "No space left on device")
+        assert value == (None, None)
+        return None, OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_other_processes_learn_that_there_was_no_room(tmp_path):
@@ -97,6 +102,18 @@ def test_other_processes_learn_that_there_was_no_room(tmp_path):
     with pytest.raises(ValueError, match="the disk is full"):
         made.settle(wait=True)
     assert not checkpoints(tmp_path)
+
+
+def test_copies_on_other_nodes_need_no_room():
+    """Two nodes of two processes, of which this is one: the others are not there."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    try:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+        divided = distribute_tensor(torch.zeros(8, 3), mesh, [Replicate(), Shard(0)])
+        assert divided.to_local().shape == (4, 3)
+        assert bytes_of({"divided": divided, "step": torch.tensor(1.0, dtype=torch.float64)}) == 8 * 3 * 4 + 8
+    finally:
+        dist.destroy_process_group()
 
 
 def test_what_is_written_is_on_the_disk_before_it_has_its_name(shards, tmp_path, monkeypatch):

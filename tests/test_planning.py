@@ -150,7 +150,10 @@ def test_a_run_that_does_not_fit_says_what_would() -> None:
     assert not plan.fits
     assert plan.advice[0].startswith("activation_checkpointing true: ")
     count = next(int(line.split()[0]) for line in plan.advice if "of these GPUs" in line)
-    assert make_plan(cross(), recipe(), small, gpus=count).fits
+    assert make_plan(cross(), recipe(batch_tokens=count * TIME), small, gpus=count).fits
+    assert plan.advice[-1] == f"{count} of these GPUs, sharding full, batch_tokens {count * TIME}: fits"
+    more = make_plan(cross(), recipe(batch_tokens=2 * count * TIME), small)
+    assert more.advice[-1] == f"{count} of these GPUs, sharding full: fits"
 
 
 def test_time_is_work_over_speed() -> None:
@@ -192,6 +195,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--gpus", "0"], "there are 0 GPUs"),
         (["--mfu", "1.5"], "the utilisation is 1.5"),
         (["--context", "4096"], "the model takes 64 positions"),
+        (["--batch-tokens", "1024", "--gpus", "17"], "16 x 1 sequences of 64: too few for 17 processes"),
+        (["--batch-tokens", "127", "--micro-batch-size", "2"], "less than a micro-batch of 2 sequences of 64"),
         (["--model", "absent"], "there is no config.json"),
     ],
 )

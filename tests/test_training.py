@@ -42,6 +42,13 @@ def test_accumulation_weighs_every_target_alike(shards, tmp_path):
     assert reports[0] == pytest.approx(reports[1], rel=1e-5) and reports[0] == pytest.approx(reports[2], rel=1e-5)
 
 
+def test_a_batch_is_a_micro_batch_at_least(shards, tmp_path):
+    with pytest.raises(
+        ValueError, match="batch_tokens is 64, less than a micro-batch of 4 sequences of 64, which is 256"
+    ):
+        trainer(shards, tmp_path / "run", batch_tokens=64, micro_batch_size=4)
+
+
 def test_loss_is_the_weighted_mean(shards, tmp_path):
     made = trainer(shards, tmp_path / "run", image_weight=0.3, micro_batch_size=4, sentinel_weight=0.5)
     batch = next(made.loader)
@@ -212,7 +219,7 @@ def test_shards_of_other_tokenizers_are_refused(tmp_path, where):
     list(prepare(documents, tiny.codec(), tmp_path / "other"))
     shown = {name: str(tmp_path / name) for name in ("own", "other")}
     folders = {"sources": [DataSource(shown["own"])], "validation": [shown["own"]]}
-    values = config(tmp_path, tmp_path / "run", warmup_steps=1, batch_tokens=64, **folders)
+    values = config(tmp_path, tmp_path / "run", warmup_steps=1, batch_tokens=128, **folders)
     assert make_trainer(made, values).steps == 6
     wrong = {"sources": [DataSource(shown["other"])], "validation": [shown["other"]]}
     own, other = made.codec.fingerprint, tiny.codec().fingerprint

@@ -177,6 +177,11 @@ class Shards:
             found = (folder / "ids.bin").stat().st_size
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{folder}: the token shards are incomplete ({error}); prepare them again") from None
+        if len(self.offsets) != len(self.answers) + 1:
+            raise ValueError(
+                f"{folder}: answers.npy is of {len(self.answers)} documents and offsets.npy of "
+                f"{len(self.offsets) - 1}; prepare them again"
+            )
         if not len(self):
             raise ValueError(f"{folder}: these shards hold no documents; prepare them from a source that has some")
         dtype = np.dtype(summary["dtype"])
