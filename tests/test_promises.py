@@ -144,6 +144,13 @@ def test_stop_strings(liked: Model) -> None:
     assert continued.texts[0].startswith(text[:8])  # what was there before does not stop it
 
 
+def test_stop_strings_wait_for_the_pictures_that_must_come(model: Model) -> None:
+    for seed in range(4):
+        made = model.generate(QUESTION, min_images=2, max_images=2, stop=["."], max_new_tokens=60, seed=seed)
+        assert made.extra["images"] == 2
+        assert not isinstance(made.answer[-1], Text) or "." not in made.answer[-1].text
+
+
 def test_forced_beginnings(model: Model) -> None:
     picture = Image(codes=[5, 4, 3, 2])
     document = model.generate(QUESTION, begin="First draw", max_new_tokens=30, temperature=0.0)

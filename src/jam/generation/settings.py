@@ -32,7 +32,8 @@ class GenerationSettings:
         guidance_scale: alpha of classifier-free guidance on image tokens; 1 is no guidance and costs nothing.
         guidance_end: alpha at a picture's last token (None: as at its first).
         guidance_schedule: the way from `guidance_scale` to `guidance_end`; "constant" has none.
-        stop: strings that end the document; it is cut before the first one.
+        stop: strings that end the document; it is cut before the first one. They mean nothing while pictures of
+            `min_images` are missing.
         image_grid: tokens of a picture as (height, width), where the model's documents say a picture's size (None: its
             usual size).
         seed: the same seed gives the same document, whatever else is in the batch.
