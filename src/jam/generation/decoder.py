@@ -73,6 +73,12 @@ class Decoder:
         self.cache.set_length(slot, length)
 
     @torch.inference_mode()
+    def wipe(self, slot: int) -> None:
+        """Forget all of a slot that may hold nan: masked places are multiplied by 0, and 0 * nan would spread."""
+        self.truncate(slot)
+        self.cache.wipe(slot)
+
+    @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
         """Let a slot begin with what another one has read first: a shared prompt is computed once."""
         self.cache.copy(source, target, length)

@@ -144,7 +144,7 @@ class Engine:
             on_step: called with all rows after every step, for progress.
 
         Raises:
-            ValueError: a request cannot be met; then none runs.
+            ValueError: a request cannot be met; then none runs. Or one failed, when all have ended.
         """
         rows = [self._row(request) for request in _requests(prompts, settings)]
         for row in rows:
@@ -154,7 +154,7 @@ class Engine:
             self.step()
             if on_step is not None:
                 on_step(rows)
-        return [row.result() for row in rows]
+        return [row.result().checked() for row in rows]
 
     def end(self, session: Session) -> None:
         """Give the memory of a session back."""
@@ -176,6 +176,10 @@ class Engine:
 
     def _release(self, row: Row) -> None:
         """Take a row out; its memory is free again, but for what a session keeps."""
+        if row.finish_reason == "failed":
+            for stream in (row.stream, row.unconditional):
+                if stream is not None:
+                    self.decoder.wipe(stream.slot)
         held = row.ids[: self.decoder.lengths[row.stream.slot]] if row.stream is not None else []
         for slot in self.scheduler.release(row, held):
             self.decoder.truncate(slot)
@@ -213,13 +217,13 @@ class Engine:
         if guided:
             scale_G = self._tensor([rows[index].guidance for index in guided])
             logits_RV[guided] = guide(logits_RV[guided], unconditional_GV, scale_G)
-        tokens_R = self._choose(rows, logits_RV, states_R)
-        chosen_R = log_probs_RV.gather(-1, tokens_R.unsqueeze(-1)).squeeze(-1)
+        tokens_R, found_R = self._choose(rows, logits_RV, states_R)
+        chosen_R = log_probs_RV.gather(-1, tokens_R.unsqueeze(-1)).squeeze(-1).masked_fill(~found_R, torch.nan)
         for row, token, log_prob in zip(rows, tokens_R.tolist(), chosen_R.tolist(), strict=True):
             row.take(token, log_prob)
 
-    def _choose(self, rows: list[Row], logits_RV: Tensor, states_R: Tensor) -> Tensor:
-        """One token a row, [R], within the grammar and the row's rules."""
+    def _choose(self, rows: list[Row], logits_RV: Tensor, states_R: Tensor) -> tuple[Tensor, Tensor]:
+        """One token a row, [R], within the grammar and the row's rules; and whether its logits let it be found, [R]."""
         offered_RV = self.offered[states_R]
         rules = [row.rules() for row in rows]
         if closed := [(index, token) for index, (_, tokens) in enumerate(rules) for token in tokens]:
@@ -234,7 +238,8 @@ class Engine:
                 penalise(logits_RV[index], self._tensor(list(row.seen)), row.settings.repetition_penalty)
         choices = Choices.of([row.settings for row in rows], [row.in_image for row in rows])
         uniform_R = self._tensor([row.uniform for row in rows])
-        return sample(logits_RV.where(offered_RV, -torch.inf), choices, uniform_R)
+        logits_RV = logits_RV.where(offered_RV, -torch.inf)
+        return sample(logits_RV, choices, uniform_R), logits_RV.amax(-1).isfinite()
 
     def _tensor(self, values: list) -> Tensor:
         return torch.tensor(values, device=self.device)
