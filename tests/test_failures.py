@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from writing import like, writer
 
-from jam.generation import Engine, Finished, GenerationSettings, Request
+from jam.generation import Engine, Finished, GenerationSettings, Request, Session
 from jam.generation import engine as engine_module
 from jam.model import Model
 
@@ -63,7 +62,7 @@ def test_a_row_without_finite_logits_fails_alone(model: Model, broken: Callable,
     assert finished[0].row is rows[0] and finished[0].reason == "failed"
     assert [row.result().new_ids for row in rows[1:]] == alone[1:]
     assert rows[0].new_ids == alone[0][: len(rows[0].new_ids)]
-    with pytest.raises(ValueError, match="not finite .nan. behind a prompt of .* --dtype float32"):
+    with pytest.raises(ValueError, match=r"not finite .nan. behind a prompt of .* --dtype float32"):
         rows[0].result().checked()
 
 
@@ -114,6 +113,64 @@ def test_a_failed_answer_is_none_of_the_conversation(model: Model, broken: Calla
 @pytest.mark.parametrize("ids", [[10**6], [-1], ["a"], [1.5]])
 def test_an_unconditional_prompt_of_other_ids_is_refused(model: Model, ids: list) -> None:
     engine, request = Engine(model.joint, model.codec), requests(model, 1)[0]
-    with pytest.raises(ValueError, match="the unconditional prompt holds .*; the ids of this model are 0 to"):
+    with pytest.raises(ValueError, match=r"the unconditional prompt holds .*; the ids of this model are 0 to"):
         engine.submit(Request(request.prompt, request.settings, unconditional=ids))
     assert engine.is_idle
+
+
+# --- callers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_answers_keeps_its_memory(model: Model) -> None:
+    chat = model.chat(max_new_tokens=30, temperature=0.0, min_images=1)
+    fresh = model.generate(QUESTION, max_new_tokens=30, temperature=0.0, min_images=1)
+    stream = chat.stream(QUESTION)
+    next(stream)
+    for end in (chat.close, lambda: chat.engine.end(chat.session)):
+        with pytest.raises(ValueError, match="this session is answering; cancel"):
+            end()
+    assert list(stream)[-1].document.answer == fresh.answer
+    chat.close()
+    assert not any(chat.engine.decoder.lengths) and len(chat.engine.scheduler.free) == 2
+
+
+def test_a_run_that_is_refused_leaves_nothing_behind(model: Model) -> None:
+    engine = Engine(model.joint, model.codec, slots=1)
+    plain, guided = requests(model, 1)[0], requests(model, 1, guidance_scale=2.0)[0]
+    with pytest.raises(ValueError, match="needs 2 slots"):
+        engine.run([plain, guided])
+    assert engine.is_idle and engine.scheduler.free == [0]
+
+
+def test_a_run_does_not_end_the_answer_of_a_busy_session(model: Model) -> None:
+    engine, session = Engine(model.joint, model.codec, slots=2), Session()
+    first = requests(model, 1)[0]
+    row = engine.submit(Request(first.prompt, first.settings, session=session))
+    engine.step()
+    with pytest.raises(ValueError, match="answering already"):
+        engine.run([Request(first.prompt, first.settings, session=session)])
+    assert session.busy and row.finish_reason is None
+    list(engine.events())
+    assert row.finish_reason != "cancelled" and not session.busy
+
+
+def test_a_callback_that_raises_ends_its_run_and_nothing_else(model: Model) -> None:
+    engine = Engine(model.joint, model.codec, slots=3)
+    first, second, third = requests(model, 3)
+    alone = Engine(model.joint, model.codec).run([first])[0].new_ids
+    other = engine.submit(first)
+    with pytest.raises(ZeroDivisionError):
+        engine.run([second, third], on_step=lambda rows: len(rows[0].new_ids) < 4 or 1 / 0)
+    assert engine.scheduler.running == [other] and len(engine.scheduler.free) == 2
+    events = list(engine.events())
+    assert {id(event.row) for event in events} == {id(other)} and other.result().new_ids == alone
+
+
+def test_a_run_keeps_the_events_of_others(model: Model) -> None:
+    first, second = requests(model, 2)
+    engine = Engine(model.joint, model.codec, slots=2)
+    engine.submit(first)
+    expected = [(type(event), getattr(event, "text", "")) for event in engine.events()]
+    engine.submit(first)
+    engine.run([second])
+    assert [(type(event), getattr(event, "text", "")) for event in engine.events()] == expected

@@ -66,7 +66,11 @@ class Chat:
             self.engine.cancel(row)
 
     def close(self) -> None:
-        """Give the memory back; the conversation stays, and is read anew if it goes on."""
+        """Give the memory back; the conversation stays, and is read anew if it goes on.
+
+        Raises:
+            ValueError: an answer is being written: close its stream first.
+        """
         self.engine.end(self.session)
 
     def _keep(self, turns: list[Message], request: Request, event: Finished) -> Finished:

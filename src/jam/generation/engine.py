@@ -136,7 +136,9 @@ class Engine:
         settings: GenerationSettings | Sequence[GenerationSettings] | None = None,
         on_step: OnStep | None = None,
     ) -> list[Generation]:
-        """Continue each prompt to the end of its document.
+        """Continue each prompt to the end of its document; if that goes wrong, all of them are cancelled.
+
+        What happens to requests that were submitted before stays to be told by the next `step`.
 
         Args:
             prompts: whole requests, or joint ids with `settings` beside them.
@@ -147,17 +149,27 @@ class Engine:
             ValueError: a request cannot be met; then none runs. Or one failed, when all have ended.
         """
         rows = [self._row(request) for request in _requests(prompts, settings)]
-        for row in rows:
-            row.reporter.is_heard = False
-            self.scheduler.submit(row)
-        while any(row.finish_reason is None for row in rows):
-            self.step()
-            if on_step is not None:
-                on_step(rows)
+        submitted: list[Row] = []
+        of_others: list[Event] = []
+        try:
+            for row in rows:
+                row.reporter.is_heard = False
+                self.scheduler.submit(row)
+                submitted.append(row)
+            while any(row.finish_reason is None for row in rows):
+                of_others += [event for event in self.step() if event.row not in rows]
+                if on_step is not None:
+                    on_step(rows)
+        finally:
+            for row in submitted:
+                self.cancel(row)
+            self._events = of_others + [event for event in self._events if event.row not in rows]
         return [row.result().checked() for row in rows]
 
     def end(self, session: Session) -> None:
-        """Give the memory of a session back."""
+        """Give the memory of a session back. Raises ValueError while it is answering."""
+        if session.busy:
+            raise ValueError("this session is answering; cancel its request first, or wait for its end")
         if session.slot is not None:
             self.decoder.truncate(session.slot)
         self.scheduler.end(session)

@@ -200,7 +200,7 @@ class Row:
         return None, closed
 
     def take(self, token: int, log_prob: float) -> None:
-        """Append the token that was chosen, and those that the grammar forces after it; nan: nothing could be chosen."""
+        """Append the token that was chosen, and those that the grammar forces after it; nan: none was found."""
         if math.isnan(log_prob):
             return self.finish("failed")
         self._append(token, log_prob)
