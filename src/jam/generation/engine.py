@@ -11,7 +11,6 @@ Shapes: R rows, G guided ones among them, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from jam.generation.decoder import Decoder, bytes_per_token
 from jam.generation.events import Event
 from jam.generation.guidance import guide
+from jam.generation.prefixes import common_length, share
 from jam.generation.request import Request, Session
 from jam.generation.row import Generation, Row, Stream
 from jam.generation.sampling import Choices, penalise, sample
@@ -180,11 +180,9 @@ class Engine:
     def _begin(self, row: Row) -> None:
         """Keep what a session's slot has in common with the prompt; the last id is read with the first step."""
         assert row.stream is not None
-        session = row.request.session
-        kept = session.ids if session is not None and session.slot is not None else []
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(kept, row.prompt[:-1], strict=False)))
-        self.decoder.truncate(row.stream.slot, min(common, self.decoder.lengths[row.stream.slot]))
-        row.begin(self.decoder.lengths[row.stream.slot])
+        common = common_length(self.decoder.ids[row.stream.slot], row.prompt[:-1])
+        self.decoder.truncate(row.stream.slot, common)
+        row.begin(common)
 
     def _release(self, row: Row) -> None:
         """Take a row out; its memory is free again, but for what a session keeps."""
@@ -192,25 +190,25 @@ class Engine:
             for stream in (row.stream, row.unconditional):
                 if stream is not None:
                     self.decoder.wipe(stream.slot)
-        held = row.ids[: self.decoder.lengths[row.stream.slot]] if row.stream is not None else []
-        for slot in self.scheduler.release(row, held):
+        for slot in self.scheduler.release(row):
             self.decoder.truncate(slot)
         self._events += row.take_events()
 
     def _prefill(self, streams: list[Stream]) -> None:
-        """Read a chunk of each stream's pending ids, but never the last one."""
+        """Read a chunk of each stream's pending ids, but never the last one; what streams share is read once."""
+        if not streams:
+            return
         for stream in streams:
             if stream.restart:
                 self.decoder.truncate(stream.slot)
-                stream.restart = False
-        streams = [stream for stream in streams if len(stream.pending) > 1]
-        if not streams:
-            return
-        counts = [min(CHUNK, len(stream.pending) - 1) for stream in streams]
-        chunks = [stream.pending[:count] for stream, count in zip(streams, counts, strict=True)]
-        self.decoder.prefill([stream.slot for stream in streams], chunks)
-        for stream, count in zip(streams, counts, strict=True):
-            stream.pending = stream.pending[count:]
+                stream.restart = stream.is_planned = False
+        running = [one for row in self.scheduler.running for one in (row.stream, row.unconditional) if one is not None]
+        if reading := share(streams, running, self.decoder):
+            chunks = [stream.pending[: min(CHUNK, len(stream.pending) - 1)] for stream in reading]
+            self.decoder.prefill([stream.slot for stream in reading], chunks)
+            for stream, chunk in zip(reading, chunks, strict=True):
+                stream.pending = stream.pending[len(chunk) :]
+            share(streams, running, self.decoder)
 
     def _write(self, rows: list[Row]) -> None:
         """One forward, and one token for every row."""

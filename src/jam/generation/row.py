@@ -55,13 +55,20 @@ class Generation:
         return self
 
 
-@dataclass
+@dataclass(eq=False)
 class Stream:
-    """A slot of the cache and the ids that are to be read into it next."""
+    """A slot of the cache and the ids that are to be read into it next.
+
+    It may wait for another one, the `leader`, to read the first `shared` ids, which are then copied (prefixes.py);
+    `is_planned` says whether one was looked for.
+    """
 
     slot: int
     pending: list[int] = field(default_factory=list)
     restart: bool = False  # what the slot has read before is forgotten first
+    leader: Stream | None = None
+    shared: int = 0
+    is_planned: bool = False
 
 
 class Row:
