@@ -4,7 +4,7 @@
 
 DATA has captions/, interleaved/ and text/ with documents as JSON lines and their pictures beside them. A finished stage
 is kept, a training that was stopped goes on: call it again with the same arguments. With `--scale 1` two cores take
-some two hours. What comes out: ``curves.png``, ``report.json``, and ``page.html`` with stories for titles that no
+about an hour. What comes out: ``curves.png``, ``report.json``, and ``page.html`` with stories for titles that no
 training saw.
 """
 
@@ -40,7 +40,7 @@ from jam.models import SingleStream
 from jam.vocabulary import ParentRows, Vocabulary
 
 CONTEXT, SENTINELS, TEXT_SIZE = 1024, 64, 8192
-TOKENIZER_STEPS, TEXT_STEPS, IMAGE_STEPS, ALIGN_STEPS, INSTRUCT_STEPS = 5000, 500, 1000, 500, 300
+TOKENIZER_STEPS, TEXT_STEPS, IMAGE_STEPS, ALIGN_STEPS, INSTRUCT_STEPS = 2500, 250, 500, 200, 120
 BATCH_TOKENS = 8 * CONTEXT
 RECIPES = Path(__file__).parents[1] / "recipes"
 ONE_IN = 20  # documents held out
@@ -149,7 +149,7 @@ def train_image_tokenizer(data: Path, out: Path, scale: float) -> None:
         return
     weights = {"captions/emoji": 1, "captions/textbook": 1, "interleaved/storybooks": 2, "interleaved/textbook": 1}
     sources = json.dumps([{"path": str(data / name), "weight": weight} for name, weight in weights.items()])
-    lengths = {"steps": TOKENIZER_STEPS, "warmup-steps": 100, "codebook-from": 500, "validate-every": 1000}
+    lengths = {"steps": TOKENIZER_STEPS, "warmup-steps": 100, "codebook-from": 500, "validate-every": 500}
     options = [word for name, count in lengths.items() for word in (f"--{name}", scaled(count, scale))]
     recipe = RECIPES / "image-tokenizer-64.yaml"
     run("train-tokenizer", recipe, "--out", folder, "--sources", sources, *options, *resume(folder))
@@ -189,10 +189,10 @@ def save_parent(folder: Path, vocabulary: Vocabulary, rows: ParentRows, codec: C
     network = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary.size,
-            hidden_size=256,
-            intermediate_size=704,
-            num_hidden_layers=6,
-            num_attention_heads=4,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
             bos_token_id=vocabulary.eos_id,
