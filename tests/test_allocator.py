@@ -17,8 +17,7 @@ def faults():
     before = getrusage(RUSAGE_SELF).ru_minflt
     torch.ones(2**24)  # 64 MiB
     return getrusage(RUSAGE_SELF).ru_minflt - before
-faults()
-print(kept, faults())
+print(kept, min(faults() for _ in range(8)))
 """
 
 
