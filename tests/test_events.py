@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,14 @@ def test_gaps_in_documents_and_their_mistakes(model: Model) -> None:
     asked = Document(messages=[Message("user", [Gap("text")]), Message("assistant", [Gap("text")])])
     with pytest.raises(ValueError, match="in the last answer only"):
         model.fill(asked)
-    with pytest.raises(ValueError, match="stop strings end a document"):
-        model.fill(document, stop=["a"])
+    for counted in ({"stop": ["a"]}, {"min_images": 3}, {"max_images": 0}):
+        with pytest.raises(ValueError, match=r"stop strings end a document, and min_images .* no meaning for gaps"):
+            model.fill(document, **counted)
+    model.settings = replace(model.settings, stop=("a",), min_images=1)  # defaults are about whole documents
+    try:
+        assert not model.fill(document).gaps
+    finally:
+        model.settings = GenerationSettings()
     v = model.codec.vocabulary
     partly = [v.eos_id, v.break_id, v.image_start, v.sentinel_id(0), v.eos_id, v.sentinel_id(0)]
     with pytest.raises(ValueError, match="position 3: a part of a picture is masked"):

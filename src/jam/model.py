@@ -39,6 +39,7 @@ from jam.generation import (
     filled,
     request_for,
     request_to_fill,
+    settings_to_fill,
 )
 from jam.generation.engine import SLOTS
 from jam.grammar import Grammar
@@ -142,10 +143,11 @@ class Model:
         """Fill the gaps of a document, or of several, from what stands on both sides; settings as in `generate`.
 
         Raises:
-            ValueError: a document has no gap, or more pictures or text than the context holds.
+            ValueError: a document has no gap, or more pictures or text than the context holds; or the settings have
+                stop strings or a number of pictures.
         """
         listed = [documents] if isinstance(documents, Document) else list(documents)
-        done = self.fill_all(listed, replace(self.settings, **settings))
+        done = self.fill_all(listed, settings_to_fill(self.settings, **settings))
         return done[0] if isinstance(documents, Document) else done
 
     def fill_all(

@@ -94,9 +94,11 @@ class Decoder:
 
     def _read(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
         """The last hidden state of each stream, [S, H]."""
-        # Taking rows out of the cache copies them: rows that pause come along without an id if they are the fewer.
+        # Taking rows out of the cache copies them: rows that pause come along without an id if they are the fewer, and
+        # if that is one place each, not the length of a prompt.
         between = range(min(slots), max(slots) + 1)
-        batch = between if 2 * len(slots) > len(between) else slots
+        follows = all(len(more) == 1 for more in ids) and 2 * len(slots) > len(between)
+        batch = between if follows else slots
         new = dict(zip(slots, ids, strict=True))
         counts_S = self._tensor([len(new.get(slot, ())) for slot in batch])
         rows = [torch.tensor(new.get(slot, ()), dtype=torch.long) for slot in batch]
