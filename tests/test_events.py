@@ -28,6 +28,7 @@ from jam.generation import (
     TextPiece,
     request_to_fill,
 )
+from jam.generation.decoder import bytes_per_token
 from jam.grammar import State
 from jam.model import Model
 
@@ -128,6 +129,30 @@ def test_a_conversation_that_is_left_or_full(model: Model) -> None:
     with pytest.raises(ValueError, match="a prompt may have 159 tokens"):
         chat.send(40 * QUESTION)
     assert len(chat.document.messages) == 3 and chat.send("a").extra["tokens"] > 0
+
+
+def test_a_conversation_has_a_cache_of_its_length(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, short = (model.chat(length=length, max_new_tokens=10) for length in (None, 40))
+    assert whole.send("a").extra["tokens"] and short.send("a").extra["tokens"]
+    assert whole.engine.decoder.cache.bytes == 4 * short.engine.decoder.cache.bytes
+    with pytest.raises(ValueError, match="a prompt may have 39 tokens"):
+        short.send(20 * QUESTION)
+    monkeypatch.setattr("jam.model.available_memory", lambda device: 2 * short.engine.decoder.cache.bytes)
+    with pytest.raises(ValueError, match="give a shorter length"):
+        model.chat()
+    assert model.chat(length=40, max_new_tokens=10).send("a").extra["tokens"]
+
+
+def test_the_size_of_the_cache_is_found_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = bytes_per_token(model.joint)
+    monkeypatch.setattr(model.joint, "hidden", None)
+    assert bytes_per_token(model.joint) == first
+    model.joint.half()
+    try:
+        with pytest.raises(TypeError):  # another type: it is looked at anew
+            bytes_per_token(model.joint)
+    finally:
+        model.joint.float()
 
 
 def test_a_resting_session_gives_way(model: Model) -> None:

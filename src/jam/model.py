@@ -130,10 +130,19 @@ class Model:
                 event = replace(event, document=document_of(request, event.generation, self.codec))
             yield event
 
-    def chat(self, system: str | None = None, **settings: Any) -> Chat:
-        """A conversation that keeps its cache: ``chat.send("...")`` answers."""
+    def chat(self, system: str | None = None, length: int | None = None, **settings: Any) -> Chat:
+        """A conversation that keeps its cache: ``chat.send("...")`` answers.
+
+        Args:
+            system: what it begins with.
+            length: most ids of the whole conversation (None: the model's context); its cache is as long.
+            settings: as in `generate`.
+
+        Raises:
+            ValueError: there is no memory for a cache of this length.
+        """
         chosen = replace(self.settings, **settings)
-        return Chat(self.engine(slots=2), self.codec, chosen, system)
+        return Chat(self.engine(slots=2, length=length), self.codec, chosen, system)
 
     @overload
     def fill(self, documents: Document, **settings: Any) -> Document: ...

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -116,8 +117,14 @@ class Decoder:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
 
 
+_bytes_per_token: WeakKeyDictionary[JointModel, dict[torch.dtype, int]] = WeakKeyDictionary()
+
+
 def bytes_per_token(model: JointModel) -> int:
-    """Memory that one id takes in one slot of the cache, found by reading one."""
-    probe = Decoder(model, slots=1, length=1)
-    probe.prefill([0], [[model.vocabulary.eos_id]])
-    return probe.cache.bytes
+    """Memory that one id takes in one slot of the cache, found by reading one; for a model in one type only once."""
+    known, dtype = _bytes_per_token.setdefault(model, {}), next(model.parameters()).dtype  # type: ignore[attr-defined]
+    if dtype not in known:
+        probe = Decoder(model, slots=1, length=1)
+        probe.prefill([0], [[model.vocabulary.eos_id]])
+        known[dtype] = probe.cache.bytes
+    return known[dtype]
