@@ -50,6 +50,19 @@ def test_a_row_that_one_document_fills_is_plain_causal():
     assert torch.equal(attention.attend(query, query, query, packed), plain)
 
 
+def test_compiled_layers_take_any_number_of_documents():
+    """They are compiled once: each number of its own would be too many, and nothing compiled any more."""
+    torch._dynamo.reset()
+    compiled = torch.compile(attention.attend, backend="eager")
+    query = states(2)
+    for count in range(2, 15):
+        row = (*[1] * (count - 1), 17 - count)
+        packed = Packed.of((row, row, (9, 3)), 16)
+        with torch._dynamo.config.patch(error_on_recompile=count > 2):
+            ours = compiled(query, query, query, packed)
+        assert_close(ours, attention.attend(query, query, query, packed))
+
+
 @pytest.mark.parametrize("window", [None, 4])
 def test_the_kernel_for_varying_lengths_is_given_the_runs(monkeypatch, window):
     """Where it is used: stands in for it what its documentation says it does, [tokens, heads, D]."""

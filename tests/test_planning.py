@@ -121,6 +121,17 @@ def test_activations_by_setting() -> None:
     assert activations(micro_batch_size=2, batch_tokens=8 * TIME) == pytest.approx(2 * whole, rel=0.1)
 
 
+def test_a_single_decoder() -> None:
+    """What uniform and width fusion give, and a parent alone."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = LlamaConfig(vocab_size=TEXT, max_position_embeddings=TIME, **sizes)
+    plan = make_plan(config, recipe(), GPUS["h100-80gb"])
+    assert {part.name for part in plan.parts} == {"decoder", "embeddings and readout"}
+    assert plan.fits and plan.memory.activations > 0
+    again = make_plan(config, recipe(activation_checkpointing=True), GPUS["h100-80gb"])
+    assert again.memory.activations < plan.memory.activations
+
+
 def test_several_gpus_divide_what_one_holds() -> None:
     config = cross()
     one = make_plan(config, recipe(batch_tokens=64 * TIME), GPUS["h100-80gb"], gpus=1)
@@ -139,7 +150,10 @@ def test_a_run_that_does_not_fit_says_what_would() -> None:
     assert not plan.fits
     assert plan.advice[0].startswith("activation_checkpointing true: ")
     count = next(int(line.split()[0]) for line in plan.advice if "of these GPUs" in line)
-    assert make_plan(cross(), recipe(), small, gpus=count).fits
+    assert make_plan(cross(), recipe(batch_tokens=count * TIME), small, gpus=count).fits
+    assert plan.advice[-1] == f"{count} of these GPUs, sharding full, batch_tokens {count * TIME}: fits"
+    more = make_plan(cross(), recipe(batch_tokens=2 * count * TIME), small)
+    assert more.advice[-1] == f"{count} of these GPUs, sharding full: fits"
 
 
 def test_time_is_work_over_speed() -> None:
@@ -181,6 +195,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--gpus", "0"], "there are 0 GPUs"),
         (["--mfu", "1.5"], "the utilisation is 1.5"),
         (["--context", "4096"], "the model takes 64 positions"),
+        (["--batch-tokens", "1024", "--gpus", "17"], "16 x 1 sequences of 64: too few for 17 processes"),
+        (["--batch-tokens", "127", "--micro-batch-size", "2"], "less than a micro-batch of 2 sequences of 64"),
         (["--model", "absent"], "there is no config.json"),
     ],
 )

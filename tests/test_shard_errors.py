@@ -46,6 +46,13 @@ def test_unreadable_arrays(tmp_path):
         Shards(tmp_path / "s", V)
 
 
+def test_arrays_of_other_lengths(tmp_path):
+    write_shards(tmp_path / "s", [CAPTION, CAPTION])
+    np.save(tmp_path / "s" / "answers.npy", np.load(tmp_path / "s" / "answers.npy")[:1])
+    with pytest.raises(ValueError, match=r"answers.npy is of 1 documents and offsets.npy of 2; prepare them again"):
+        Shards(tmp_path / "s", V)
+
+
 def test_a_writer_goes_on_behind_what_was_flushed(tmp_path):
     for name in ("whole", "parts", "beside"):
         (tmp_path / name).mkdir()

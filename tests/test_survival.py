@@ -11,7 +11,6 @@ import tiny
 import torch
 from encoded import random_encoded
 from encoded import write_shards as write_other_shards
-from runs import assert_same, config, trainer, weights, write_corpora
 
 import jam
 from jam.cli import main
@@ -19,9 +18,11 @@ from jam.commands.export import find_checkpoint
 from jam.training import DataSource, Trainer, checkpoint
 from jam.training import trainer as trainer_module
 from jam.training.checkpoint import Rule, checkpoints, read_state
+from jam.training.distributed import World
 from jam.training.parts import merged, whole_tensors
 from jam.training.records import Records
 from jam.training.watch import Watch
+from runs import assert_same, config, trainer, weights, write_corpora
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,12 @@ def test_which_checkpoints_stay():
     assert Rule(last=1, best=True).superfluous([{"validation": None}] * 3) == [0, 1]
 
 
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    for step in (999_999, 1_000_000, 12):
+        (tmp_path / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000012", "step-999999", "step-1000000"]
+
+
 def test_the_best_checkpoint_and_those_of_epochs_stay(shards, tmp_path, monkeypatch):
     perplexities = iter([5.0, 3.0, 4.0, 6.0, 7.0, 8.0])
     options = {"validate_every": 1, "keep_checkpoints": 1, "checkpoint_every": 3, "keep_best": True}
@@ -143,6 +150,29 @@ def test_what_a_kill_left_is_removed(shards, tmp_path):
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
 
 
+class Second(World):
+    """A process beside the first one, whose part is played here."""
+
+    def __init__(self, says):
+        super().__init__(rank=1)
+        self.__dict__["says"] = iter(says)
+
+    def of_first(self, value):
+        return next(self.says)
+
+
+def test_the_first_process_decides_for_all(shards, tmp_path, monkeypatch):
+    """What it finds in the folder of the run, which others may see later."""
+    made = trainer(shards, tmp_path / "run", validate_every=1, keep_best=True)
+    made.step = 1
+    monkeypatch.setattr(made, "validate", lambda: {"all_ppl": 3.0})
+    monkeypatch.setattr(made, "world", Second([(False, None), (True, None)]))
+    assert [made._validate_if_due(Records(None, 0)) for _ in range(2)] == [False, True]
+    monkeypatch.setattr(made, "world", Second([[], False, (None, ValueError("run exists"))]))
+    with pytest.raises(ValueError, match="run exists"):
+        next(made.train())
+
+
 def test_only_the_first_process_writes_records():
     Records(None, 0).write({"step": 1})
 
@@ -166,7 +196,8 @@ def test_resuming_with_another_recipe_lists_the_differences(shards, tmp_path):
 
 def test_a_source_that_is_not_there(shards, tmp_path):
     for where in ({"sources": [DataSource("nowhere/shards")]}, {"validation": ["nowhere/shards"]}):
-        with pytest.raises(ValueError, match=r"nowhere/shards: there is no such folder of token shards; make them with `jam prepare"):
+        message = r"nowhere/shards: there is no such folder of token shards; make them with `jam prepare"
+        with pytest.raises(ValueError, match=message):
             trainer(shards, tmp_path / "run", **where)
 
 
@@ -180,12 +211,15 @@ def test_a_source_of_another_vocabulary(shards, tmp_path):
 # --- exports ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "choice"), [("cross", "all"), ("cross", "lora"), ("single", "lora")])
-def test_a_checkpoint_is_exported_as_a_model(shards, tmp_path, kind, choice):
+@pytest.mark.parametrize(
+    ("kind", "choice", "tied"),
+    [("cross", "all", False), ("cross", "lora", True), ("single", "lora", False), ("single", "all", True)],
+)
+def test_a_checkpoint_is_exported_as_a_model(shards, tmp_path, kind, choice, tied):
     """Of a run that has not ended: equal to the model that the run would have saved there."""
     base, run = tmp_path / "base", tmp_path / "run"
     base.mkdir()
-    tiny.model(tmp_path / "made", kind).save(base)
+    tiny.model(tmp_path / "made", kind, tied=tied).save(base)
     settings = config(shards, run, model=str(base), train=choice, checkpoint_every=2, lr=1e-2)
     model = jam.load(base)
     made = Trainer(model.joint, settings, model.save)

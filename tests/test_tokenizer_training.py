@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from jam.codec import load_image_tokenizer
 from jam.codec.images import _DiffusersVQ
 from jam.documents import Document, write_documents
 from jam.documents import Image as Part
-from jam.tokenizer_training import TOKENIZER, PictureSource, TokenizerTrainer
+from jam.tokenizer_training import TOKENIZER, PictureSource, TokenizerTrainer, state
 from jam.tokenizer_training.codebook import revive_codes, start_codes, usage
 from jam.tokenizer_training.losses import LPIPS, VGG16, edge_loss
 from jam.tokenizer_training.network import build_tokenizer, decode, encode, quantise
 from jam.tokenizer_training.pictures import Pictures, find_pictures, leave_out
 from jam.tokenizer_training.quality import psnr, reconstruction_grid, ssim
+from jam.tokenizer_training.state import save_state
+from jam.training.checkpoint import checkpoints
 
 
 def weights(trainer: TokenizerTrainer) -> dict[str, torch.Tensor]:
@@ -79,6 +82,20 @@ def test_training_and_codec_agree(tmp_path: Path) -> None:
         torch.testing.assert_close(_DiffusersVQ.decode(model, codes.view(3, 4, 4)), decode(model, quantised))
 
 
+def test_codes_move_four_times_as_much_as_latents(tmp_path: Path) -> None:
+    """The loss has the codebook's part whole and a quarter of the commitment (VQ-VAE, equation 3)."""
+    model = build_tokenizer(pictures.recipe(tmp_path, tmp_path / "run"))
+    latents = torch.randn(2, model.config.vq_embed_dim, 3, 3, requires_grad=True)
+    _, loss, codes = quantise(model, latents)
+    loss.backward()
+    difference = latents.detach().permute(0, 2, 3, 1).flatten(0, 2) - model.quantize.embedding.weight.detach()[codes]
+    factor = 2 / difference.numel()
+    assert latents.grad is not None
+    torch.testing.assert_close(latents.grad.permute(0, 2, 3, 1).flatten(0, 2), 0.25 * factor * difference)
+    of_codes = torch.zeros_like(model.quantize.embedding.weight).index_add(0, codes, -factor * difference)
+    torch.testing.assert_close(model.quantize.embedding.weight.grad, of_codes)
+
+
 @pytest.mark.parametrize("step", [1, 3, 6])
 def test_an_interrupted_run_goes_on_exactly(tmp_path: Path, step: int) -> None:
     """Before codes begin, behind their revival, and with the discriminator."""
@@ -93,6 +110,50 @@ def test_an_interrupted_run_goes_on_exactly(tmp_path: Path, step: int) -> None:
     assert [key for key, value in weights(whole).items() if not torch.equal(value, ours[key])] == []
     recorded = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in recorded if "loss" in line] == losses
+
+
+def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+    source, run = pictures.folder(tmp_path / "pictures"), tmp_path / "run"
+    run_to(TokenizerTrainer(pictures.recipe(source, run)), 2)
+    for left in (run / "checkpoints" / ".step-000003.partial-17", run / f".{TOKENIZER}.partial-17"):
+        left.mkdir()
+        (left / "state.safetensors").write_bytes(b"half")
+    run_to(TokenizerTrainer(pictures.recipe(source, run, resume=True)), 3)
+    assert not list(run.rglob("*.partial*"))
+    assert [path.name for path in checkpoints(run)] == ["step-000002", "step-000003"]
+
+
+def test_an_old_checkpoint_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while its files are removed, it does not look like a whole one."""
+    for step in (1, 2):
+        save_state(tmp_path, step, {"x": torch.zeros(1)}, {}, keep=0)
+
+    def killed(folder: Path) -> None:
+        assert folder.name.startswith(".")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jam.training.checkpoint.shutil.rmtree", lambda path, *_, **more: more or killed(path))
+    with pytest.raises(KeyboardInterrupt):
+        save_state(tmp_path, 3, {"x": torch.zeros(1)}, {}, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000002", "step-000003"]
+
+
+def test_no_space_left_keeps_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, run = pictures.folder(tmp_path / "pictures"), tmp_path / "run"
+    steps = TokenizerTrainer(pictures.recipe(source, run, checkpoint_every=2)).train()
+    for _ in range(3):
+        next(steps)
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(ValueError, match=r"the disk is full: cannot write .*step-000004"):
+        list(steps)
+    monkeypatch.undo()
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000002"]
+    assert next(TokenizerTrainer(pictures.recipe(source, run, resume=True)).train()).step == 3
 
 
 def test_resume_refuses_another_recipe_and_lists_the_differences(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from runs import config, trainer, weights, write_corpora
 from torch import nn
 from transformers import LlamaConfig
 
@@ -21,6 +20,7 @@ from jam.training import DataSource, TrainConfig
 from jam.training.forward import batch_hidden, select
 from jam.training.optimizers import make_optimizers
 from jam.training.schedule import lr_factor
+from runs import config, trainer, weights, write_corpora
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,13 @@ def test_accumulation_weighs_every_target_alike(shards, tmp_path):
         report = made.train_step()
         reports.append((report.loss, report.text_loss, report.image_loss, report.grad_norm, report.tokens))
     assert reports[0] == pytest.approx(reports[1], rel=1e-5) and reports[0] == pytest.approx(reports[2], rel=1e-5)
+
+
+def test_a_batch_is_a_micro_batch_at_least(shards, tmp_path):
+    with pytest.raises(
+        ValueError, match="batch_tokens is 64, less than a micro-batch of 4 sequences of 64, which is 256"
+    ):
+        trainer(shards, tmp_path / "run", batch_tokens=64, micro_batch_size=4)
 
 
 def test_loss_is_the_weighted_mean(shards, tmp_path):
@@ -212,7 +219,7 @@ def test_shards_of_other_tokenizers_are_refused(tmp_path, where):
     list(prepare(documents, tiny.codec(), tmp_path / "other"))
     shown = {name: str(tmp_path / name) for name in ("own", "other")}
     folders = {"sources": [DataSource(shown["own"])], "validation": [shown["own"]]}
-    values = config(tmp_path, tmp_path / "run", warmup_steps=1, batch_tokens=64, **folders)
+    values = config(tmp_path, tmp_path / "run", warmup_steps=1, batch_tokens=128, **folders)
     assert make_trainer(made, values).steps == 6
     wrong = {"sources": [DataSource(shown["other"])], "validation": [shown["other"]]}
     own, other = made.codec.fingerprint, tiny.codec().fingerprint

@@ -21,28 +21,27 @@ class Packed:
         context: T.
         ends: cumulative lengths of all runs of all rows, padding included, int32 [R + 1]; on the model's device.
         window: a position sees itself and this many before it less one; None: all of its document.
+        is_causal: whether every row is one document and all of it is seen: plain causal attention. Stored, since
+            compiled layers that looked it up in `rows` would be compiled again for each number of documents.
     """
 
     rows: tuple[tuple[int, ...], ...]
     context: int
     ends: Tensor = field(repr=False)
     window: int | None = None
+    is_causal: bool = False
 
     @classmethod
     def of(cls, rows: tuple[tuple[int, ...], ...], context: int) -> Packed:
         runs = chain.from_iterable(_runs(row, context) for row in rows)
-        return cls(rows, context, torch.tensor([0, *runs]).cumsum(0).to(torch.int32))
+        ends = torch.tensor([0, *runs]).cumsum(0).to(torch.int32)
+        return cls(rows, context, ends, is_causal=all(row == (context,) for row in rows))
 
     def to(self, device: torch.device | str) -> Packed:
         return replace(self, ends=self.ends.to(device, non_blocking=True))
 
     def windowed(self, window: int) -> Packed:
-        return replace(self, window=window)
-
-    @property
-    def is_causal(self) -> bool:
-        """Whether every row is one document and all of it is seen: plain causal attention."""
-        return all(row == (self.context,) for row in self.rows) and (self.window or self.context) >= self.context
+        return replace(self, window=window, is_causal=self.is_causal and window >= self.context)
 
     @property
     def lengths(self) -> list[int]:

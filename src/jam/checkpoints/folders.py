@@ -47,15 +47,29 @@ def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | No
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON; readers see the old file or the new one, never a part."""
+    """Write `value` as indented JSON, as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file; readers, and who comes after an error, see the old file or the new one, never a part."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Return when what was written to a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def format_bytes(count: float) -> str:

@@ -12,7 +12,7 @@ from jam.checkpoints import new_folder
 from jam.commands.arguments import Parser, make_parser
 from jam.model import load
 from jam.training import DataSource, TrainConfig
-from jam.training.checkpoint import checkpoints
+from jam.training.checkpoint import checkpoints, step_of
 from jam.training.export import restore
 
 EXAMPLES = """
@@ -51,7 +51,7 @@ def read_recipe(run: Path) -> TrainConfig:
 
 def find_checkpoint(run: Path, step: int | None) -> Path:
     """That of a step, or the last. Raises ValueError if it is not there."""
-    found = {int(path.name.removeprefix("step-")): path for path in checkpoints(run)}
+    found = {step_of(path): path for path in checkpoints(run)}
     if not found:
         raise ValueError(f"{run} has no checkpoint yet; the recipe's checkpoint_every says when there will be one")
     if step is not None and step not in found:

@@ -2,11 +2,13 @@
 
 A folder holds ``ids.bin`` (uint16 where the vocabulary fits, else uint32), ``offsets.npy`` ``[documents + 1]``,
 ``answers.npy`` ``[documents]`` (index of the answer's first id within its document), ``images.npy`` ``[images, 2]``
-(half-open spans in ``ids.bin``) and ``shards.json`` with the hash of the vocabulary and the codec's fingerprint.
+(half-open spans in ``ids.bin``) and ``shards.json`` with the hash of the vocabulary, the codec's fingerprint and the
+digest of what is trained on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jam.checkpoints import sha256_of
 from jam.codec import Encoded
 from jam.vocabulary import Vocabulary
 
@@ -124,6 +127,7 @@ class ShardWriter:
             **asdict(self.counts),
             "dtype": dtype_for(self.vocabulary).name,
             "vocabulary": self.vocabulary.hash,
+            "digest": _digest(self.folder),
         }
         if self.fingerprint is not None:
             summary["fingerprint"] = self.fingerprint
@@ -139,6 +143,9 @@ class Shards:
 
     Args:
         fingerprint: `Codec.fingerprint` of the model that reads them; None: don't compare.
+
+    Attributes:
+        digest: equal where ids and answers are; None for shards that an earlier version made.
 
     Raises:
         ValueError: the folder is none, incomplete, empty or of another vocabulary or codec.
@@ -162,6 +169,7 @@ class Shards:
                 "its ids mean something else to this model; run `jam prepare` again with this model"
             )
         self.folder, self.vocabulary = folder, vocabulary
+        self.digest: str | None = summary.get("digest")
         try:
             self.offsets, self.answers, self.images = (
                 np.load(folder / f"{name}.npy") for name in ("offsets", "answers", "images")
@@ -169,6 +177,11 @@ class Shards:
             found = (folder / "ids.bin").stat().st_size
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{folder}: the token shards are incomplete ({error}); prepare them again") from None
+        if len(self.offsets) != len(self.answers) + 1:
+            raise ValueError(
+                f"{folder}: answers.npy is of {len(self.answers)} documents and offsets.npy of "
+                f"{len(self.offsets) - 1}; prepare them again"
+            )
         if not len(self):
             raise ValueError(f"{folder}: these shards hold no documents; prepare them from a source that has some")
         dtype = np.dtype(summary["dtype"])
@@ -187,6 +200,11 @@ class Shards:
     def lengths(self) -> np.ndarray:
         """Ids of each document, int64 ``[documents]``."""
         return np.diff(self.offsets)
+
+
+def _digest(folder: Path) -> str:
+    hashes = [sha256_of(folder / name) for name in ("ids.bin", "offsets.npy", "answers.npy")]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 def _read_summary(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -46,9 +47,6 @@ class SingleStream(JointBase, nn.Module):
         self.joint = JointRows(vocabulary, rows)
         self.joint.check(self.tower.embedding.num_embeddings, "the model")
         self.grammar = Grammar(vocabulary, image_grid[0] * image_grid[1], image_grid[1])
-        allowed = self.grammar.allowed()
-        self._allows_codes = allowed[:, vocabulary.image_start : vocabulary.control_start].any(1).tolist()
-        self._allows_text = allowed[:, : vocabulary.text_size].any(1).tolist()
 
     @property
     def model(self) -> PreTrainedModel:
@@ -58,6 +56,16 @@ class SingleStream(JointBase, nn.Module):
     def whole(self) -> PreTrainedModel:
         """What a folder of this model holds."""
         return self._whole[0] or self.model
+
+    @cached_property
+    def _allows_codes(self) -> list[bool]:
+        """By state, whether an image code may follow."""
+        vocabulary = self.vocabulary
+        return self.grammar.allowed()[:, vocabulary.image_start : vocabulary.control_start].any(1).tolist()
+
+    @cached_property
+    def _allows_text(self) -> list[bool]:
+        return self.grammar.allowed()[:, : self.vocabulary.text_size].any(1).tolist()
 
     def forget_whole(self) -> None:
         """Let go of all but the decoder; it cannot be saved any more as it came."""
@@ -145,13 +153,13 @@ class SingleStream(JointBase, nn.Module):
 
     def _of_whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of `whole` by its own names, those of the decoder taken from `tensors`."""
-        inside = {id(parameter): name for name, parameter in self.named_parameters(remove_duplicate=False)}
+        inside = {id(parameter): name for name, parameter in self.named_parameters()}  # tied ones by their first name
         found = {}
         for name, value in self.whole.state_dict(keep_vars=True).items():
             own = inside.get(id(value), "")
             if ".lora_" in own:
                 continue
-            tensor = tensors.get(own.replace(".base_layer.", ".")) if own else value.detach()
-            if tensor is not None:  # None: tied to one that is there
-                found[name.replace(".base_layer.", ".")] = tensor
+            found[name.replace(".base_layer.", ".")] = (
+                tensors[own.replace(".base_layer.", ".")] if own else value.detach()
+            )
         return found

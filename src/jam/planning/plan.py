@@ -118,7 +118,7 @@ def make_plan(
         gpus_of_node: GPUs that share parameters where the recipe's sharding is hybrid.
 
     Raises:
-        ValueError: the recipe does not fit the model, or the number of GPUs is none.
+        ValueError: the recipe does not fit the model or the number of GPUs.
     """
     if gpus < 1:
         raise ValueError(f"there are {gpus} GPUs; give one at least")
@@ -128,6 +128,7 @@ def make_plan(
     context = recipe.context or longest
     if context > longest:
         raise ValueError(f"context is {context}, the model takes {longest} positions")
+    recipe.micro_batches(context, gpus)
     with torch.device("meta"):
         network = build(config, recipe)
     flops = flops_per_token(network, context, image_share, recipe.activation_checkpointing)
@@ -274,8 +275,11 @@ def _advice(plan: Plan, recipe: TrainConfig, again: Any) -> list[str]:
         found.append(f"{', '.join(named)}: {other.memory.total / 1e9:.1f} GB, {verdict}")
         if other.fits:
             break
-    if needed := _gpus_needed(again(recipe=replace(recipe, sharding="full"), gpus=2 * plan.gpus)):
-        found.append(f"{needed} of these GPUs, sharding full: fits")
+    divided = replace(recipe, sharding="full", batch_tokens=2 * recipe.batch_tokens)
+    if needed := _gpus_needed(again(recipe=divided, gpus=2 * plan.gpus)):
+        least = needed * recipe.micro_batch_size * plan.context
+        raised = "" if recipe.batch_tokens >= least else f", batch_tokens {least}"
+        found.append(f"{needed} of these GPUs, sharding full{raised}: fits")
     return found
 
 

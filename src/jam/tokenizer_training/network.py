@@ -25,7 +25,7 @@ def build_tokenizer(config: TokenizerConfig) -> Any:
         down[-1], up[0] = "AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return VQModel(
+        model: Any = VQModel(
             in_channels=3 * config.patch**2,
             out_channels=3 * config.patch**2,
             down_block_types=tuple(down),
@@ -39,6 +39,8 @@ def build_tokenizer(config: TokenizerConfig) -> Any:
             sample_size=config.resolution // config.patch,
             mid_block_add_attention=config.attention,
         )
+    model.quantize.legacy = False  # else its 0.25 is a factor of the codebook's part of the loss
+    return model
 
 
 def encode(model: Any, pixels: Tensor) -> Tensor:
@@ -55,7 +57,8 @@ def decode(model: Any, latents: Tensor) -> Tensor:
 def quantise(model: Any, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The nearest codes with a straight-through gradient, the loss that moves both, and the codes' numbers [N h h].
 
-    The loss is ``|sg(z) - e|^2 + 0.25 |z - sg(e)|^2`` (VQ-VAE, van den Oord et al., 2017, eq. 3).
+    The loss of a model of `build_tokenizer` is ``|sg(z) - e|^2 + 0.25 |z - sg(e)|^2`` (VQ-VAE, van den Oord et al.,
+    2017, equation 3).
     """
     quantised, loss, (_, _, codes) = model.quantize(latents.float())
     return quantised, loss, codes.flatten()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jam.checkpoints import new_folder, write_json
-from jam.training.checkpoint import STATE, checkpoints
+from jam.training.checkpoint import STATE, checkpoints, remove
 
 TENSORS = "state.safetensors"
 
@@ -30,7 +29,7 @@ def save_state(run: Path, step: int, tensors: dict[str, Tensor], state: dict[str
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
         write_json(folder / STATE, {"step": step, **state})
     for old in checkpoints(run)[:-keep] if keep else []:
-        shutil.rmtree(old)
+        remove(old)
     return path
 
 

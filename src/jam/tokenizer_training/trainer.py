@@ -25,7 +25,7 @@ from jam.tokenizer_training.network import build_tokenizer, decode, encode, quan
 from jam.tokenizer_training.pictures import Pictures, find_pictures, leave_out
 from jam.tokenizer_training.quality import psnr, reconstruction_grid, ssim
 from jam.tokenizer_training.state import collect, load_tensors, restore, save_state
-from jam.training.checkpoint import checkpoints, read_state
+from jam.training.checkpoint import checkpoints, clean, read_state
 from jam.training.interrupts import interrupts_wait, signals_noted
 from jam.training.recipe import compare
 from jam.training.records import Records
@@ -275,6 +275,7 @@ class TokenizerTrainer:
         if not self.config.resume:
             refuse_existing(self.run)
         (self.run / GRIDS).mkdir(parents=True, exist_ok=True)
+        clean(self.run)
         if found:
             self.load_checkpoint(found[-1])
         write_json(self.run / "recipe.json", asdict(self.config))

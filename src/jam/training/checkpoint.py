@@ -13,6 +13,7 @@ import shutil
 import warnings
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor
 
 from jam.checkpoints import write_json
-from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full
+from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full, sync
 from jam.training.distributed import World
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
@@ -34,7 +34,26 @@ MODEL, OPTIMIZER = "model", "optimizer"  # beginnings of the names of tensors
 
 def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints of a run, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+    found = [path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def remove(checkpoint: Path) -> None:
+    """At once: there is never half a checkpoint that looks like a whole one."""
+    gone = checkpoint.with_name(f".{checkpoint.name}.partial")
+    checkpoint.rename(gone)
+    shutil.rmtree(gone)
+
+
+def clean(run: Path) -> None:
+    """Remove what a run that was killed left unfinished."""
+    for place in (run, run / "checkpoints"):
+        for left in place.glob(".*.partial*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -66,7 +85,7 @@ class Rule:
 class _Pending:
     """A checkpoint that is being written."""
 
-    partial: Path
+    place: Path
     path: Path
     state: dict[str, Any]
     future: Future[Any]
@@ -95,19 +114,20 @@ class Checkpoints:
         path = self.run / "checkpoints" / f"step-{state['step']:06d}"
         if self.world.of_first(path.exists()):
             return
-        partial = path.with_name(f".{path.name}.partial")
-        needed = self.world.sum([float(sum(_local(tensor).nbytes for tensor in tensors.values()))])[0]
-        if self.world.is_first:
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-            path.parent.mkdir(exist_ok=True)
-        if self.world.of_first(needed > free_bytes(path) if self.world.is_first else None):
-            raise disk_full(path, int(needed), self._kept())
-        writer = dcp.FileSystemWriter(partial)
+        place = path.with_name(f".{path.name}.partial")
+        self.world.on_first(partial(self._make_room, path, place, bytes_of(tensors)))
+        writer = dcp.FileSystemWriter(place)
         group, alone = self.world.background, self.world.size == 1
         future = dcp.async_save(dict(tensors), storage_writer=writer, process_group=group, no_dist=alone)
         assert isinstance(future, Future)
-        self._pending = _Pending(partial, path, state, future)
+        self._pending = _Pending(place, path, state, future)
         self.settle(wait)
+
+    def _make_room(self, path: Path, place: Path, needed: int) -> None:
+        shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
+        path.parent.mkdir(exist_ok=True)
+        if needed > free_bytes(path):
+            raise disk_full(path, needed, self.kept())
 
     def settle(self, wait: bool = False) -> None:
         """Give a checkpoint that is written its name, and remove those that the rule does not keep.
@@ -121,41 +141,39 @@ class Checkpoints:
         self._pending = None
         try:
             pending.future.result()
+            self.world.on_first(partial(self._give_name, pending))
         except (CheckpointException, OSError, RuntimeError) as error:
             if self.world.is_first:
-                shutil.rmtree(pending.partial, ignore_errors=True)
+                shutil.rmtree(pending.place, ignore_errors=True)
             if is_disk_full(error) or "No space left on device" in str(error):
-                raise disk_full(pending.path, None, self._kept()) from None
+                raise disk_full(pending.path, None, self.kept()) from None
             raise
-        if self.world.is_first:
-            write_json(pending.partial / STATE, pending.state)
-            pending.partial.rename(pending.path)
-            self._remove_superfluous()
-        self.world.wait()
+
+    def _give_name(self, pending: _Pending) -> None:
+        write_json(pending.place / STATE, pending.state)
+        sync(pending.place / STATE)
+        sync(pending.place)
+        pending.place.rename(pending.path)
+        sync(pending.path.parent)
+        self._remove_superfluous()
 
     def _is_written(self, pending: _Pending) -> bool:
         return self.world.sum([float(pending.future.done())])[0] == self.world.size
 
-    def _kept(self) -> str:
+    def kept(self) -> str:
+        """What a message says of the checkpoints that there are."""
         found = checkpoints(self.run)
         return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
     def _remove_superfluous(self) -> None:
         found = checkpoints(self.run)
         for index in self.rule.superfluous([read_state(path) for path in found]):
-            gone = found[index].with_name(f".{found[index].name}.partial")  # at once: never half a checkpoint
-            found[index].rename(gone)
-            shutil.rmtree(gone)
-
-    def clean(self) -> None:
-        """Remove what a run that was killed left unfinished."""
-        for place in (self.run, self.run / "checkpoints"):
-            for left in place.glob(".*.partial*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            remove(found[index])
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def bytes_of(tensors: dict[str, Tensor]) -> int:
+    """What tensors take in a checkpoint, which holds each once: divided ones are as large as their whole."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def state_tensors(parameters: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -154,3 +154,24 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if self.keep_best and not (self.validation and self.validate_every):
             raise ValueError("keep_best needs validation and validate_every: they say which checkpoint is the best")
+
+    def micro_batches(self, context: int, processes: int = 1) -> int:
+        """How many micro-batches of sequences of `context` a batch has, to the nearest.
+
+        Raises:
+            ValueError: not one, or fewer than there are processes.
+        """
+        size = self.micro_batch_size * context
+        if self.batch_tokens < size:
+            raise ValueError(
+                f"batch_tokens is {self.batch_tokens}, less than a micro-batch of {self.micro_batch_size} sequences of "
+                f"{context}, which is {size}; raise batch_tokens, or lower micro_batch_size or context"
+            )
+        count = round(self.batch_tokens / size)
+        if count < processes:
+            raise ValueError(
+                f"batch_tokens is {self.batch_tokens}, which is {count} x {self.micro_batch_size} sequences of "
+                f"{context}: too few for {processes} processes; raise batch_tokens, lower micro_batch_size or start "
+                "fewer processes"
+            )
+        return count

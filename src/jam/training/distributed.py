@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -60,6 +61,19 @@ class World:
         shared = [value]
         dist.broadcast_object_list(shared)
         return shared[0]
+
+    def on_first(self, function: Callable[[], Any]) -> Any:
+        """What a function returns on the first process, which alone calls it; what it raises there all raise."""
+        result, problem = None, None
+        if self.is_first:
+            try:
+                result = function()
+            except Exception as error:
+                problem = error
+        result, problem = self.of_first((result, problem))
+        if problem is not None:
+            raise problem
+        return result
 
     def turns(self, count: int) -> list[tuple[int, bool]]:
         """Numbers below `count` that fall to this process: `rank`, `rank + size`, ...

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from jam.training.checkpoint import load_tensors
+from jam.training.checkpoint import load_tensors, read_state
 from jam.training.config import TrainConfig
 from jam.training.distributed import World
-from jam.training.parts import choose_trained, merged, named_parameters, whole_tensors
+from jam.training.parts import choose_trained, frozen_digest, merged, named_parameters, whole_tensors
+from jam.training.recipe import FROZEN
 
 
 def restore(model: Any, config: TrainConfig, checkpoint: Path) -> dict[str, Tensor]:
@@ -20,5 +21,11 @@ def restore(model: Any, config: TrainConfig, checkpoint: Path) -> dict[str, Tens
         ValueError: the checkpoint is of another model.
     """
     choose_trained(model, config)
+    before, now = read_state(checkpoint)["settings"].get(FROZEN), frozen_digest(model)
+    if before != now:
+        raise ValueError(
+            f"{checkpoint}: the {FROZEN} was {before}, that of the model given is {now}; name the one that the run "
+            "began with (--model)"
+        )
     load_tensors(checkpoint, named_parameters(model), [], World())
     return merged(whole_tensors(model), config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from jam.training.distributed import whole
 
 PARTS = {"text_tower": "text", "image_tower": "image", "to_text": "cross", "to_image": "cross", "tower": "tower"}
 ADAPTER = "default"  # its name among those that a layer may have
+PREFIX = 4096  # values of a frozen tensor that identify it
 
 
 def part_of(name: str) -> str:
@@ -80,6 +82,18 @@ def merged(tensors: dict[str, Tensor], config: TrainConfig) -> dict[str, Tensor]
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Those that are trained, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def frozen_digest(model: nn.Module) -> str | None:
+    """Tells models apart whose frozen parameters differ, by their beginnings; None where nothing is frozen."""
+    digest, is_empty = hashlib.sha256(), True
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            first = parameter.detach().reshape(-1)[:PREFIX].cpu().contiguous()
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+            digest.update(first.view(torch.uint8).numpy().tobytes())
+            is_empty = False
+    return None if is_empty else digest.hexdigest()[:16]
 
 
 def whole_tensors(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jam.training.config import TrainConfig
 
+FROZEN = "digest of frozen weights"
 # What does not change what is computed. Paths are compared by what lies there.
 FREE = {
     *("model", "out", "sources", "resume", "device", "validation", "validation_documents", "validate_every"),
@@ -16,9 +17,9 @@ FREE = {
 }
 
 
-def settings_of_run(config: TrainConfig, **data: Any) -> dict[str, Any]:
-    """What a resumed run must have in common with the one before; `data` says what else it depends on."""
-    return {key: value for key, value in asdict(config).items() if key not in FREE} | data
+def settings_of_run(config: TrainConfig, others: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run must have in common with the one before; `others` says what else it depends on."""
+    return {key: value for key, value in asdict(config).items() if key not in FREE} | others
 
 
 def compare(checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

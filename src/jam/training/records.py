@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
+
+from jam.checkpoints.folders import write_text
 
 RECORDS = "metrics.jsonl"
 
@@ -25,7 +28,7 @@ class Records:
         path = folder / RECORDS
         if path.exists():
             kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-            path.write_text("".join(kept))
+            write_text(path, "".join(kept))
         self.file = path.open("a")
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
@@ -39,8 +42,11 @@ class Records:
                 self.board.add_scalar(key, value, values["step"])
 
     def close(self) -> None:
-        if self.file is not None:
+        if self.file is None:
+            return
+        with suppress(OSError):  # `write` has flushed every line, or raised
             self.file.close()
+        with suppress(OSError):
             self.board.close()
 
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,17 +16,18 @@ import torch
 from torch import Tensor
 
 from jam.checkpoints import new_folder, write_json
-from jam.checkpoints.folders import refuse_existing
+from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
 from jam.data import Batch, Loader, Objective, Shards, Source
 from jam.models.scoring import Scores, weighted_loss
-from jam.training.checkpoint import Checkpoints, Rule, checkpoints, load_tensors, read_state, state_tensors
+from jam.training.allocator import keep_freed_blocks
+from jam.training.checkpoint import Checkpoints, Rule, checkpoints, clean, load_tensors, read_state, state_tensors
 from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard, shard
 from jam.training.forward import autocast, batch_hidden, is_image, select
 from jam.training.interrupts import interrupts_wait, signals_noted
 from jam.training.optimizers import clip, gradient_norms, make_optimizers
-from jam.training.parts import choose_trained, merged, named_parameters, prepare_layers, whole_tensors
-from jam.training.recipe import compare, settings_of_run
+from jam.training.parts import choose_trained, frozen_digest, merged, named_parameters, prepare_layers, whole_tensors
+from jam.training.recipe import FROZEN, compare, settings_of_run
 from jam.training.records import Records
 from jam.training.report import StepReport
 from jam.training.schedule import lr_factor
@@ -72,13 +74,7 @@ class Trainer:
         c = config
         objective = Objective(c.cm3, c.unconditional_rate, c.sentinel_weight, c.image_weight, c.part_rate)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
-        self.accumulation = max(1, round(config.batch_tokens / (config.micro_batch_size * self.context)))
-        if self.accumulation < self.world.size:
-            raise ValueError(
-                f"batch_tokens is {config.batch_tokens}, which is {self.accumulation} x {config.micro_batch_size} "
-                f"sequences of {self.context}: too few for {self.world.size} processes; raise batch_tokens, lower "
-                "micro_batch_size or start fewer processes"
-            )
+        self.accumulation = config.micro_batches(self.context, self.world.size)
         self.steps_per_epoch = self.loader.sequences_per_epoch() / (self.accumulation * config.micro_batch_size)
         self.steps = config.steps or math.ceil((config.epochs or 1.0) * self.steps_per_epoch)
         if config.schedule != "constant" and config.warmup_steps >= self.steps:
@@ -88,9 +84,12 @@ class Trainer:
             )
         choose_trained(model, config)
         prepare_layers(model, config)
+        self.frozen = frozen_digest(model)  # of what no checkpoint holds
         if self.world.size > 1:
             shard(model, self.world, config.sharding, bf16=config.precision == "bf16")
         self.device = self.world.device or next(model.parameters()).device
+        if self.device.type == "cpu":
+            keep_freed_blocks()
         self.parameters = named_parameters(model)
         self.optimizers = make_optimizers(model, config)
         self.watch = Watch(config)
@@ -199,17 +198,21 @@ class Trainer:
         except (KeyboardInterrupt, GeneratorExit):
             self.save_checkpoint(wait=True)
             raise
-        except ValueError:
-            self.checkpoints.settle(wait=True)  # the last one is whole and counts
+        except Exception as error:
+            if self.world.size == 1 or isinstance(error, ValueError):  # which all processes raise
+                self.checkpoints.settle(wait=True)  # the last one is whole and counts
+            if is_disk_full(error):
+                raise disk_full(self.run, None, self.checkpoints.kept()) from error
             raise
         finally:
             records.close()
         reshard(self.model)
         tensors = merged(whole_tensors(self.model, keep=self.world.is_first), self.config)
-        if self.world.is_first:
-            with new_folder(self.run / RESULT) as folder:
-                self.save_model(folder, self.config.stage, tensors)
-        self.world.wait()
+        self.world.on_first(partial(self._save_result, tensors))
+
+    def _save_result(self, tensors: dict[str, Tensor]) -> None:
+        with new_folder(self.run / RESULT) as folder:
+            self.save_model(folder, self.config.stage, tensors)
 
     def _validate_if_due(self, records: Records) -> bool:
         """Validate where the recipe says so; whether this was the best so far, and is to be kept."""
@@ -217,9 +220,12 @@ class Trainer:
         if not self.validation or not (self.step == self.steps or self._is_due(self.config.validate_every)):
             return False
         self._validate(records)
+        return self.config.keep_best and self.world.on_first(self._is_best)
+
+    def _is_best(self) -> bool:
         best = [read_state(path).get("validation") for path in checkpoints(self.run)]
         now = self.validation_report["all_ppl"]
-        return self.config.keep_best and now is not None and all(value is None or now < value for value in best)
+        return now is not None and all(value is None or now < value for value in best)
 
     def _validate(self, records: Records) -> None:
         self.validation_report = self.validate()
@@ -240,15 +246,16 @@ class Trainer:
             raise ValueError(f"{self.run} holds a finished run; choose another --out or remove it")
         if found and not self.config.resume:
             raise ValueError(f"{self.run} holds a run at {found[-1].name}; pass --resume, or choose another --out")
-        if not self.config.resume and self.world.is_first:
-            refuse_existing(self.run)
+        if not self.config.resume:
+            self.world.on_first(partial(refuse_existing, self.run))
         if found:
             self.load_checkpoint(found[-1])
-        if self.world.is_first:
-            self.run.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.clean()
-            write_json(self.run / "recipe.json", asdict(self.config))
-        self.world.wait()
+        self.world.on_first(self._make_folder)
+
+    def _make_folder(self) -> None:
+        self.run.mkdir(parents=True, exist_ok=True)
+        clean(self.run)
+        write_json(self.run / "recipe.json", asdict(self.config))
 
     def save_checkpoint(self, wait: bool = False) -> None:
         """Begin to write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole.
@@ -281,10 +288,12 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         sources = self.loader.sources
-        return settings_of_run(
-            self.config,
-            context=self.context,
-            pieces=[len(source) for source in sources],
-            tokens=[int(source.shards.lengths().sum()) for source in sources],
-            weights=[source.weight for source in sources],
-        )
+        others: dict[str, Any] = {
+            "context": self.context,
+            "pieces": [len(source) for source in sources],
+            "tokens": [int(source.shards.lengths().sum()) for source in sources],
+            "digests of data": [source.shards.digest for source in sources],
+            "weights": [source.weight for source in sources],
+            FROZEN: self.frozen,
+        }
+        return settings_of_run(self.config, others)
