@@ -14,12 +14,11 @@ import random
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from jam.documents import Document, Gap, Image, Message, Text
-from jam.generation import GenerationSettings
+from jam.generation import GenerationSettings, settings_to_fill
 from jam.model import load
 from jam.tutorials.checker import picture_shows
 from jam.tutorials.corpora import interleaved_tutorials
@@ -77,7 +76,7 @@ def main() -> None:
     model = load(arguments.model, device="cpu")
     names = ("temperature", "image_temperature", "guidance_scale")
     chosen = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    settings: GenerationSettings = replace(model.settings, **chosen)
+    settings: GenerationSettings = settings_to_fill(model.settings, **chosen)
     tutorials = list(islice(interleaved_tutorials(SEED, held_out=True), arguments.tutorials))
     rng = random.Random(SEED)
     pictures = [rng.randrange(1, len(tutorial.answer) - 1, 2) for tutorial in tutorials]  # but for the last part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,13 @@ def assert_promises(model: Model, request: Request, generation: Generation) -> N
         assert not any(stop in text[: generation.text_end] for stop in settings.stop)
 
 
+def bytes_of_tensors() -> int:
+    """Of all that are alive."""
+    gc.collect()
+    alive = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in alive}.values())
+
+
 def opens_picture(model: Model, request: Request) -> bool:
     cursor = Cursor(model.joint.grammar)
     for token in request.prompt[1:]:
@@ -165,7 +173,7 @@ def test_200_random_requests_through_16_rows(cross: Model, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     rows, finished = [], []
     engine.run([requests[0]])
-    memory = engine.decoder.cache.bytes
+    memory = bytes_of_tensors()
     for request in requests:
         rows.append(engine.submit(request))
         for _ in range(int(torch.randint(3, (1,), generator=rng))):
@@ -173,13 +181,15 @@ def test_200_random_requests_through_16_rows(cross: Model, seed: int) -> None:
         if float(torch.rand(1, generator=rng)) < 0.1:
             engine.cancel(rows[int(torch.randint(len(rows), (1,), generator=rng))])
     finished += [event for event in engine.events() if isinstance(event, Finished)]
+    engine.run([requests[0]])
+    assert bytes_of_tensors() == memory
     assert len(finished) == 200 and {id(event.row) for event in finished} == {id(row) for row in rows}
     for request, row in zip(requests, rows, strict=True):
         assert_promises(cross, request, row.result())
     reasons = {row.finish_reason for row in rows}
     assert reasons >= {"end", "max_new_tokens", "stop", "cancelled"}
     assert engine.decoder.lengths == [0] * 16 and sorted(engine.scheduler.free) == list(range(16))
-    assert engine.decoder.cache.lengths.tolist() == [0] * 16 and engine.decoder.cache.bytes == memory
+    assert engine.decoder.cache.lengths.tolist() == [0] * 16
     assert engine.is_idle and not engine.scheduler.running
 
 

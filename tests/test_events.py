@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from jam.generation import (
     TextPiece,
     request_to_fill,
 )
+from jam.generation.decoder import bytes_per_token
 from jam.grammar import State
 from jam.model import Model
 
@@ -129,6 +131,30 @@ def test_a_conversation_that_is_left_or_full(model: Model) -> None:
     assert len(chat.document.messages) == 3 and chat.send("a").extra["tokens"] > 0
 
 
+def test_a_conversation_has_a_cache_of_its_length(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, short = (model.chat(length=length, max_new_tokens=10) for length in (None, 40))
+    assert whole.send("a").extra["tokens"] and short.send("a").extra["tokens"]
+    assert whole.engine.decoder.cache.bytes == 4 * short.engine.decoder.cache.bytes
+    with pytest.raises(ValueError, match="a prompt may have 39 tokens"):
+        short.send(20 * QUESTION)
+    monkeypatch.setattr("jam.model.available_memory", lambda device: 2 * short.engine.decoder.cache.bytes)
+    with pytest.raises(ValueError, match="give a shorter length"):
+        model.chat()
+    assert model.chat(length=40, max_new_tokens=10).send("a").extra["tokens"]
+
+
+def test_the_size_of_the_cache_is_found_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = bytes_per_token(model.joint)
+    monkeypatch.setattr(model.joint, "hidden", None)
+    assert bytes_per_token(model.joint) == first
+    model.joint.half()
+    try:
+        with pytest.raises(TypeError):  # another type: it is looked at anew
+            bytes_per_token(model.joint)
+    finally:
+        model.joint.float()
+
+
 def test_a_resting_session_gives_way(model: Model) -> None:
     chat = model.chat(max_new_tokens=10, temperature=0.0)
     first = chat.send(QUESTION)
@@ -215,8 +241,14 @@ def test_gaps_in_documents_and_their_mistakes(model: Model) -> None:
     asked = Document(messages=[Message("user", [Gap("text")]), Message("assistant", [Gap("text")])])
     with pytest.raises(ValueError, match="in the last answer only"):
         model.fill(asked)
-    with pytest.raises(ValueError, match="stop strings end a document"):
-        model.fill(document, stop=["a"])
+    for counted in ({"stop": ["a"]}, {"min_images": 3}, {"max_images": 0}):
+        with pytest.raises(ValueError, match=r"stop strings end a document, and min_images .* no meaning for gaps"):
+            model.fill(document, **counted)
+    model.settings = replace(model.settings, stop=("a",), min_images=1)  # defaults are about whole documents
+    try:
+        assert not model.fill(document).gaps
+    finally:
+        model.settings = GenerationSettings()
     v = model.codec.vocabulary
     partly = [v.eos_id, v.break_id, v.image_start, v.sentinel_id(0), v.eos_id, v.sentinel_id(0)]
     with pytest.raises(ValueError, match="position 3: a part of a picture is masked"):

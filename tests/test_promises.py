@@ -231,6 +231,7 @@ def test_a_schedule_is_followed_code_by_code(model: Model, monkeypatch: pytest.M
         ({"seed": 1.0}, "seed is 1.0, of type float"),
         ({"seed": None}, "seed is None, of type NoneType"),
         ({"seed": -1}, "seed is -1; it must be from 0"),
+        ({"seed": 2**32 + 1}, "seed is 4294967297; it must be from 0 to 2.32 - 1"),
         ({"temperature": True}, "temperature is True, of type bool; it must be a number"),
         ({"guidance_schedule": "square", "guidance_end": 1.0}, "'square'; choose one of constant, linear, cosine"),
         ({"guidance_schedule": "linear"}, "guidance_end None"),

@@ -19,7 +19,7 @@ from jam.generation import fixed as fixed_module
 from jam.generation.decoder import Decoder
 from jam.grammar import State
 from jam.models import SingleStream, compile_layers, quantize
-from jam.models.streaming import Int8Linear, StreamedLinear, few_rows, linear, load_kernel, stream
+from jam.models.streaming import Int8Linear, StreamedLinear, few_rows, linear, load_kernel, product, stream
 from jam.vocabulary import ParentRows, Vocabulary
 
 LENGTH = 20
@@ -112,6 +112,15 @@ def test_products_of_few_rows(rows: int, inputs: int, outputs: int) -> None:
 
 
 @needs_kernel
+def test_empty_products() -> None:
+    with pytest.raises(RuntimeError, match="few_rows: x"):
+        few_rows(torch.ones(1, 0), torch.ones(3, 0))
+    with torch.no_grad():
+        assert torch.equal(product(torch.ones(1, 0), torch.ones(3, 0)), torch.zeros(1, 3))
+        assert product(torch.ones(0, 3), torch.ones(2, 3)).shape == (0, 2)
+
+
+@needs_kernel
 def test_threads_do_not_matter() -> None:
     x, weight = torch.randn(3, 1024), torch.randn(1001, 1024)
     one = few_rows(x, weight)
@@ -163,6 +172,18 @@ def test_a_shared_prompt_is_computed_once(fixed: bool) -> None:
     assert writer.lengths == [6, 0, 6]
     first, second = writer.forward([0, 2], [11, 11], [State.TEXT] * 2)
     torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+def test_slots_that_pause_are_read_along_for_one_id_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shapes = joint("llama"), []
+    plain = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda ids, *rest: shapes.append(tuple(ids.shape)) or plain(ids, *rest))
+    writer = Decoder(model, 5, LENGTH, fixed=False)
+    writer.prefill([0, 2, 4], [[2, 5, 6], [2, 7], [2, 5]])
+    writer.forward([0, 2, 4], [8, 8, 8], [State.TEXT] * 3)
+    writer.prefill([1], [[2, 5]])
+    writer.forward([0, 4], [9, 9], [State.TEXT] * 2)
+    assert shapes == [(3, 3), (5, 1), (1, 2), (2, 1)]
 
 
 def test_neighbours_in_fixed_shapes_are_left_alone() -> None:

@@ -39,6 +39,7 @@ from jam.generation import (
     filled,
     request_for,
     request_to_fill,
+    settings_to_fill,
 )
 from jam.generation.engine import SLOTS
 from jam.grammar import Grammar
@@ -129,10 +130,19 @@ class Model:
                 event = replace(event, document=document_of(request, event.generation, self.codec))
             yield event
 
-    def chat(self, system: str | None = None, **settings: Any) -> Chat:
-        """A conversation that keeps its cache: ``chat.send("...")`` answers."""
+    def chat(self, system: str | None = None, length: int | None = None, **settings: Any) -> Chat:
+        """A conversation that keeps its cache: ``chat.send("...")`` answers.
+
+        Args:
+            system: what it begins with.
+            length: most ids of the whole conversation (None: the model's context); its cache is as long.
+            settings: as in `generate`.
+
+        Raises:
+            ValueError: there is no memory for a cache of this length.
+        """
         chosen = replace(self.settings, **settings)
-        return Chat(self.engine(slots=2), self.codec, chosen, system)
+        return Chat(self.engine(slots=2, length=length), self.codec, chosen, system)
 
     @overload
     def fill(self, documents: Document, **settings: Any) -> Document: ...
@@ -142,10 +152,11 @@ class Model:
         """Fill the gaps of a document, or of several, from what stands on both sides; settings as in `generate`.
 
         Raises:
-            ValueError: a document has no gap, or more pictures or text than the context holds.
+            ValueError: a document has no gap, or more pictures or text than the context holds; or the settings have
+                stop strings or a number of pictures.
         """
         listed = [documents] if isinstance(documents, Document) else list(documents)
-        done = self.fill_all(listed, replace(self.settings, **settings))
+        done = self.fill_all(listed, settings_to_fill(self.settings, **settings))
         return done[0] if isinstance(documents, Document) else done
 
     def fill_all(

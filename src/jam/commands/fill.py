@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -13,7 +12,7 @@ from jam.commands.generate import check_page, show
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
 from jam.documents import Document, parse_document, read_documents
-from jam.generation import GenerationSettings
+from jam.generation import GenerationSettings, settings_to_fill
 from jam.model import load
 
 EXAMPLES = """
@@ -59,7 +58,7 @@ def run(settings: Namespace) -> None:
         def on_step(rows: list) -> None:  # type: ignore[type-arg]
             progress.update(task, completed=sum(row.gaps_filled for row in rows))
 
-        filled = model.fill_all(documents, replace(model.settings, **chosen), on_step)
+        filled = model.fill_all(documents, settings_to_fill(model.settings, **chosen), on_step)
     for document in filled:
         console.print(f"{document.extra['tokens']} tokens, finished: {document.extra['finish_reason']}")
         if settings.out is None:

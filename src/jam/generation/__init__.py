@@ -4,7 +4,7 @@ from jam.generation.chat import Chat
 from jam.generation.documents import document_of, request_for
 from jam.generation.engine import Engine
 from jam.generation.events import Event, Finished, ImageDone, ImageProgress, ImageStarted, TextPiece
-from jam.generation.fill import filled, request_to_fill
+from jam.generation.fill import filled, request_to_fill, settings_to_fill
 from jam.generation.request import Request, Session
 from jam.generation.row import FinishReason, Generation, Row
 from jam.generation.settings import GenerationSettings
@@ -28,4 +28,5 @@ __all__ = [
     "filled",
     "request_for",
     "request_to_fill",
+    "settings_to_fill",
 ]

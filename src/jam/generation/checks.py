@@ -53,8 +53,11 @@ def check_budget(row: Row, length: int) -> None:
             f"a guided picture needs {row.unconditional_length} tokens beside the document, and the context is "
             f"{length}; shorten its unconditional prompt, or set guidance_scale to 1"
         )
-    if row.fills and settings.stop:
-        raise ValueError("stop strings end a document; they have no meaning for gaps within one")
+    if row.fills and (settings.stop or settings.min_images or settings.max_images is not None):
+        raise ValueError(
+            "stop strings end a document, and min_images and max_images count its pictures; they have no meaning for "
+            "gaps within one: leave them out"
+        )
     limits = f"(max_new_tokens {settings.max_new_tokens}, prompt {prompt}, context {length})"
     if row.state in SPANS:
         spans = row.cursor.spans[row.cursor.next_span - 1 :]

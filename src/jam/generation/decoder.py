@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -94,9 +95,11 @@ class Decoder:
 
     def _read(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
         """The last hidden state of each stream, [S, H]."""
-        # Taking rows out of the cache copies them: rows that pause come along without an id if they are the fewer.
+        # Taking rows out of the cache copies them: rows that pause come along without an id if they are the fewer, and
+        # if that is one place each, not the length of a prompt.
         between = range(min(slots), max(slots) + 1)
-        batch = between if 2 * len(slots) > len(between) else slots
+        follows = all(len(more) == 1 for more in ids) and 2 * len(slots) > len(between)
+        batch = between if follows else slots
         new = dict(zip(slots, ids, strict=True))
         counts_S = self._tensor([len(new.get(slot, ())) for slot in batch])
         rows = [torch.tensor(new.get(slot, ()), dtype=torch.long) for slot in batch]
@@ -114,8 +117,14 @@ class Decoder:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
 
 
+_bytes_per_token: WeakKeyDictionary[JointModel, dict[torch.dtype, int]] = WeakKeyDictionary()
+
+
 def bytes_per_token(model: JointModel) -> int:
-    """Memory that one id takes in one slot of the cache, found by reading one."""
-    probe = Decoder(model, slots=1, length=1)
-    probe.prefill([0], [[model.vocabulary.eos_id]])
-    return probe.cache.bytes
+    """Memory that one id takes in one slot of the cache, found by reading one; for a model in one type only once."""
+    known, dtype = _bytes_per_token.setdefault(model, {}), next(model.parameters()).dtype  # type: ignore[attr-defined]
+    if dtype not in known:
+        probe = Decoder(model, slots=1, length=1)
+        probe.prefill([0], [[model.vocabulary.eos_id]])
+        known[dtype] = probe.cache.bytes
+    return known[dtype]

@@ -6,7 +6,9 @@ the sentinel of the next gap, if there is one. A gap for a picture gets exactly 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 from jam.codec import Codec
 from jam.codec.text import decode_text
@@ -14,6 +16,11 @@ from jam.documents import Document, Gap, Image, Message, Part, Text
 from jam.generation.request import Request
 from jam.generation.row import Generation
 from jam.generation.settings import GenerationSettings
+
+
+def settings_to_fill(defaults: GenerationSettings, **chosen: Any) -> GenerationSettings:
+    """`chosen` over a model's defaults, of which those about whole documents are left out."""
+    return replace(defaults, **{"stop": (), "min_images": 0, "max_images": None, **chosen})
 
 
 def request_to_fill(document: Document, settings: GenerationSettings, codec: Codec) -> Request:

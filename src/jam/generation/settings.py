@@ -78,7 +78,9 @@ class GenerationSettings:
         self._check("repetition_penalty", float, lambda value: 1 / MOST <= value <= MOST, bounds)
         for name in ("guidance_scale", "guidance_end"):
             self._check(name, float, lambda value: 0 <= value <= MOST, f"from 0 to {MOST:g} (1 is no guidance)")
-        self._check("seed", int, lambda value: 0 <= value < 2**63, "from 0 to 2^63 - 1")
+        self._check(
+            "seed", int, lambda value: 0 <= value < 2**32, "from 0 to 2^32 - 1"
+        )  # what torch's CPU generator uses
         if self.max_images is not None and self.min_images > self.max_images:
             raise ValueError(
                 f"min_images is {self.min_images} and max_images {self.max_images}; at least, then at most"
@@ -137,4 +139,4 @@ class GenerationSettings:
         if row == 0:
             return self
         digest = hashlib.sha256(f"{self.seed}:{row}".encode()).digest()
-        return replace(self, seed=int.from_bytes(digest[:4]))  # torch's CPU generator uses 32 bits of a seed
+        return replace(self, seed=int.from_bytes(digest[:4]))

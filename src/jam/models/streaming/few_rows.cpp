@@ -34,7 +34,7 @@ inline Vector load(const c10::BFloat16* p) {
   typedef uint16_t Half __attribute__((vector_size(LANES * 2), aligned(2)));
   typedef uint32_t Whole __attribute__((vector_size(LANES * 4)));
   auto bits = __builtin_convertvector(*reinterpret_cast<const Half*>(p), Whole) << 16;
-  return reinterpret_cast<Vector&>(bits);
+  return (Vector)bits;  // the same bits
 }
 
 inline Vector load(const int8_t* p) {
@@ -116,7 +116,7 @@ at::Tensor few_rows(
     const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& scale,
     const std::optional<at::Tensor>& bias) {
   int64_t N = weight.size(0), K = weight.size(1);
-  TORCH_CHECK(x.size(-1) == K && weight.is_contiguous(), "few_rows: x ", x.sizes(), ", weight ", weight.sizes());
+  TORCH_CHECK(x.size(-1) == K && K > 0 && weight.is_contiguous(), "few_rows: x ", x.sizes(), ", weight ", weight.sizes());
   at::Tensor rows = x.to(at::kFloat).contiguous();
   auto shape = x.sizes().vec();
   shape.back() = N;

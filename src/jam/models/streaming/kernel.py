@@ -86,7 +86,7 @@ def takes(x: Tensor) -> bool:
     return (
         loaded
         and x.device.type == "cpu"
-        and x.numel() <= MOST_ROWS * x.shape[-1]
+        and 0 < x.numel() <= MOST_ROWS * x.shape[-1]
         and x.dtype in DTYPES
         and not torch.is_grad_enabled()
     )
