@@ -21,6 +21,7 @@ import torch
 from runs import trainer, write_corpora
 from torch.distributed.tensor import DTensor
 
+from jam.training import Trainer
 from jam.training import trainer as trainer_module
 from jam.training.distributed import World, join, leave, whole
 
@@ -64,31 +65,37 @@ def save(world: World, path: Path, value: Any) -> None:
         torch.save(value, path)
 
 
-def perturb(model: torch.nn.Module) -> None:
-    """Cross blocks and adapters begin with an output of zero, behind which no gradient would be worth comparing."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.startswith(("to_text.", "to_image.")) or ".lora_B." in name:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+def perturbed(world: World, out: Path, name: str, changes: dict[str, Any]) -> Trainer:
+    """A trainer whose cross blocks and adapters do something: new ones give zero, and no gradient to compare."""
+    prepare_layers = trainer_module.prepare_layers
+
+    def preparing(model: torch.nn.Module, config: Any) -> None:
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                if parameter_name.startswith(("to_text.", "to_image.")) or ".lora_B." in parameter_name:
+                    parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        prepare_layers(model, config)
+
+    trainer_module.prepare_layers = preparing
+    try:
+        return trainer(out / "shards", out / name, world=world, **(BATCH | changes))
+    finally:
+        trainer_module.prepare_layers = prepare_layers
 
 
 def run(world: World, out: Path, name: str, changes: dict[str, Any]) -> None:
     """Losses of all steps, gradients of the first, and what the reports say."""
     gradients: dict[str, torch.Tensor] = {}
-    clip, prepare_layers = trainer_module.clip, trainer_module.prepare_layers
-
-    def preparing(model: Any, *arguments: Any) -> None:
-        perturb(model)
-        prepare_layers(model, *arguments)
+    clip = trainer_module.clip
 
     def recording(parameters: Any, *arguments: float) -> None:
         if not gradients:
             gradients.update({name: whole(parameter.grad).clone() for name, parameter in parameters.items()})
         clip(parameters, *arguments)
 
-    trainer_module.clip, trainer_module.prepare_layers = recording, preparing
-    made = trainer(out / "shards", out / name, world=world, **(BATCH | changes))
+    trainer_module.clip = recording
+    made = perturbed(world, out, name, changes)
     trainable = sorted(made.parameters)
     reports = list(made.train())
     result = {"losses": [report.loss for report in reports], "gradients": gradients, "trainable": trainable}
@@ -109,7 +116,7 @@ def _names(parameters: dict[str, Any], optimizer: torch.optim.Optimizer) -> list
 
 def stop(world: World, out: Path, name: str, steps: int, changes: dict[str, Any]) -> None:
     """A run that ends after some steps, with a checkpoint, and goes on no more."""
-    made = trainer(out / "shards", out / name, world=world, **(BATCH | changes))
+    made = perturbed(world, out, name, changes)
     for report in made.train():
         if report.step == steps:
             break
