@@ -4,7 +4,7 @@
 
 DATA has captions/, interleaved/ and text/ with documents as JSON lines and their pictures beside them. A finished stage
 is kept, a training that was stopped goes on: call it again with the same arguments. With `--scale 1` two cores take
-some two hours. What comes out: ``curves.png``, ``report.json``, and ``page.html`` with stories for titles that no
+about an hour. What comes out: ``curves.png``, ``report.json``, and ``page.html`` with stories for titles that no
 training saw.
 """
 
@@ -29,6 +29,8 @@ from jam.checkpoints import Manifest, new_folder, write_json
 from jam.cli import main as jam
 from jam.codec import Codec, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
+from jam.data import open_sources
+from jam.data.converters import to_document
 from jam.demo.parents import build_text_tokenizer
 from jam.documents import Document, Image, Part, Text, read_documents, write_documents
 from jam.generation import GenerationSettings
@@ -38,7 +40,7 @@ from jam.models import SingleStream
 from jam.vocabulary import ParentRows, Vocabulary
 
 CONTEXT, SENTINELS, TEXT_SIZE = 1024, 64, 8192
-TOKENIZER_STEPS, TEXT_STEPS, IMAGE_STEPS, ALIGN_STEPS, INSTRUCT_STEPS = 5000, 500, 1000, 500, 300
+TOKENIZER_STEPS, TEXT_STEPS, IMAGE_STEPS, ALIGN_STEPS, INSTRUCT_STEPS = 2500, 250, 500, 200, 120
 BATCH_TOKENS = 8 * CONTEXT
 RECIPES = Path(__file__).parents[1] / "recipes"
 ONE_IN = 20  # documents held out
@@ -115,8 +117,8 @@ def write_corpora(data: Path, out: Path) -> None:
 
 
 def read(folder: Path, limit: int | None = None) -> list[Document]:
-    files = sorted(folder.glob("documents*.jsonl*"))
-    return list(islice((document for file in files for document in read_documents(file)), limit))
+    records = (record for source in open_sources([folder]) for record in source.read())
+    return [to_document(record) for record in islice(records, limit)]
 
 
 def is_held_out(document: Document) -> bool:
@@ -147,7 +149,7 @@ def train_image_tokenizer(data: Path, out: Path, scale: float) -> None:
         return
     weights = {"captions/emoji": 1, "captions/textbook": 1, "interleaved/storybooks": 2, "interleaved/textbook": 1}
     sources = json.dumps([{"path": str(data / name), "weight": weight} for name, weight in weights.items()])
-    lengths = {"steps": TOKENIZER_STEPS, "warmup-steps": 100, "codebook-from": 500, "validate-every": 1000}
+    lengths = {"steps": TOKENIZER_STEPS, "warmup-steps": 100, "codebook-from": 500, "validate-every": 500}
     options = [word for name, count in lengths.items() for word in (f"--{name}", scaled(count, scale))]
     recipe = RECIPES / "image-tokenizer-64.yaml"
     run("train-tokenizer", recipe, "--out", folder, "--sources", sources, *options, *resume(folder))
@@ -187,10 +189,10 @@ def save_parent(folder: Path, vocabulary: Vocabulary, rows: ParentRows, codec: C
     network = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary.size,
-            hidden_size=256,
-            intermediate_size=704,
-            num_hidden_layers=6,
-            num_attention_heads=4,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=6,
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
             bos_token_id=vocabulary.eos_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from jam.codec.text import decode_text
 from jam.generation import Engine, Finished, Generation, GenerationSettings, Request
 from jam.grammar import Cursor, State
 from jam.model import Model
+from jam.models.streaming import StreamedLinear, linear, load_kernel
 
 QUESTION = "How do I draw it?"
 
@@ -109,6 +111,32 @@ def test_rescoring_50_documents(model: Model) -> None:
         expected = rescored(model, generation)
         torch.testing.assert_close(torch.tensor(generation.log_probs), expected, rtol=0, atol=1e-4)
     assert tokens > 500
+
+
+needs_kernel = pytest.mark.skipif(not load_kernel(), reason="no C++ compiler")
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param("kernel", marks=needs_kernel), "fixed shapes", pytest.param("both", marks=needs_kernel)]
+)
+def test_the_fast_ways_write_the_same(cross: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """The kernel of few rows, and steps of fixed shapes (as on a GPU), under the engine, with rows that come and go."""
+    requests = random_requests(cross, 16, seed=6, longest=40)
+    expected = Engine(cross.joint, cross.codec, slots=5).run(requests)
+    fast = writer(tmp_path / "fast")
+    fast.joint.load_state_dict(cross.joint.state_dict())
+    if way != "fixed shapes":
+        monkeypatch.setattr(linear, "LARGE", 0)
+    if way != "kernel":
+        monkeypatch.setattr("jam.generation.decoder.can_capture", lambda model: True)
+        monkeypatch.setattr("jam.generation.fixed.FEWEST_KEYS", 4)
+    engine = Engine(fast.joint, fast.codec, slots=5)
+    kernels = [module for module in fast.joint.modules() if isinstance(module, StreamedLinear)]
+    assert bool(kernels) == (way != "fixed shapes") and (engine.decoder.step is None) == (way == "kernel")
+    for one, other in zip(engine.run(requests), expected, strict=True):
+        assert one.new_ids == other.new_ids
+        torch.testing.assert_close(torch.tensor(one.log_probs), torch.tensor(other.log_probs), rtol=0, atol=1e-4)
+    assert engine.decoder.lengths == engine.decoder.cache.lengths.tolist() == [0] * 5
 
 
 def test_neighbours_do_not_matter(model: Model) -> None:

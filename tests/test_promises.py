@@ -144,6 +144,13 @@ def test_stop_strings(liked: Model) -> None:
     assert continued.texts[0].startswith(text[:8])  # what was there before does not stop it
 
 
+def test_stop_strings_wait_for_the_pictures_that_must_come(model: Model) -> None:
+    for seed in range(4):
+        made = model.generate(QUESTION, min_images=2, max_images=2, stop=["."], max_new_tokens=60, seed=seed)
+        assert made.extra["images"] == 2
+        assert not isinstance(made.answer[-1], Text) or "." not in made.answer[-1].text
+
+
 def test_forced_beginnings(model: Model) -> None:
     picture = Image(codes=[5, 4, 3, 2])
     document = model.generate(QUESTION, begin="First draw", max_new_tokens=30, temperature=0.0)
@@ -219,7 +226,7 @@ def test_a_schedule_is_followed_code_by_code(model: Model, monkeypatch: pytest.M
         ({"top_k": -1}, "top_k is -1"),
         ({"top_k": 1.5}, "top_k is 1.5, of type float; it must be a whole number"),
         ({"min_p": 2.0}, "min_p is 2.0; it must be from 0"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be above 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be from 1e-09"),
         ({"seed": "7"}, "seed is '7', of type str; it must be a whole number"),
         ({"seed": 1.0}, "seed is 1.0, of type float"),
         ({"seed": None}, "seed is None, of type NoneType"),
@@ -231,6 +238,15 @@ def test_a_schedule_is_followed_code_by_code(model: Model, monkeypatch: pytest.M
         ({"min_images": 3, "max_images": 2}, "min_images is 3 and max_images 2"),
         ({"stop": "END"}, "it must be a list of strings"),
         ({"stop": [""]}, "that are not empty"),
+        ({"stop": None}, "stop is None; it must be a list of strings"),
+        ({"stop": 5}, "stop is 5; it must be a list of strings"),
+        ({"image_grid": 5}, "image_grid is 5; it must be a height and a width"),
+        ({"image_grid": [2, 2.5]}, "image_grid is .2, 2.5.; it must be a height and a width"),
+        ({"temperature": 10**400}, "temperature is 1000*; it must be 0 .* to 1e.09"),
+        ({"temperature": float("nan")}, "temperature is nan; it must be 0"),
+        ({"guidance_scale": 1e39}, "guidance_scale is 1e.39; it must be from 0 to 1e.09"),
+        ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
+        ({"top_k": 10**400}, "top_k is 1000*; it must be 0"),
         ({"max_images": 10_000}, "max_images is 10000; a picture takes 6 tokens, .* context of 96 holds 15"),
         ({"min_images": 10_000}, "min_images is 10000; .* ask for 15 or fewer"),
         ({"min_images": 12, "max_new_tokens": 30}, "into the 30 that are left .*; 5 would fit: ask for fewer"),

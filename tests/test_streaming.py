@@ -192,6 +192,15 @@ def test_int8(name: str) -> None:
     assert_steps_equal_forward(model, expected, ids, states, fixed=False)
 
 
+@pytest.mark.parametrize("name", ["opt paper", "llama paper", "llama"])
+def test_int8_layers_use_the_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no layer is left in another type, as with a head that shares the embedding's rows."""
+    model, loads = joint(name), []
+    quantize(model)
+    monkeypatch.setattr(linear, "load_kernel", lambda: loads.append(name) or True)
+    assert stream(model) and loads
+
+
 def test_an_int8_model_is_not_saved(tmp_path: Path) -> None:
     model = tiny.model(tmp_path / "model")
     quantize(model.joint)

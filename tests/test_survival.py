@@ -11,7 +11,6 @@ import tiny
 import torch
 from encoded import random_encoded
 from encoded import write_shards as write_other_shards
-from runs import assert_same, config, trainer, weights, write_corpora
 
 import jam
 from jam.cli import main
@@ -23,6 +22,7 @@ from jam.training.distributed import World
 from jam.training.parts import merged, whole_tensors
 from jam.training.records import Records
 from jam.training.watch import Watch
+from runs import assert_same, config, trainer, weights, write_corpora
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +211,15 @@ def test_a_source_of_another_vocabulary(shards, tmp_path):
 # --- exports ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "choice"), [("cross", "all"), ("cross", "lora"), ("single", "lora")])
-def test_a_checkpoint_is_exported_as_a_model(shards, tmp_path, kind, choice):
+@pytest.mark.parametrize(
+    ("kind", "choice", "tied"),
+    [("cross", "all", False), ("cross", "lora", True), ("single", "lora", False), ("single", "all", True)],
+)
+def test_a_checkpoint_is_exported_as_a_model(shards, tmp_path, kind, choice, tied):
     """Of a run that has not ended: equal to the model that the run would have saved there."""
     base, run = tmp_path / "base", tmp_path / "run"
     base.mkdir()
-    tiny.model(tmp_path / "made", kind).save(base)
+    tiny.model(tmp_path / "made", kind, tied=tied).save(base)
     settings = config(shards, run, model=str(base), train=choice, checkpoint_every=2, lr=1e-2)
     model = jam.load(base)
     made = Trainer(model.joint, settings, model.save)

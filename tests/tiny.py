@@ -111,14 +111,20 @@ def random_document(rng: np.random.Generator) -> Document:
 
 
 def network(
-    kind: str, vocabulary: Vocabulary, context: int = 64, seed: int = 0, readout: str = "exact", **changes: Any
+    kind: str,
+    vocabulary: Vocabulary,
+    context: int = 64,
+    seed: int = 0,
+    readout: str = "exact",
+    tied: bool = False,
+    **changes: Any,
 ) -> Any:
-    """A random joint model: "cross" or "single"."""
+    """A random joint model: "cross" or "single"; `tied`: the Llama has one table for input and output."""
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "max_position_embeddings": context}
     rows = ParentRows(vocabulary.text_size, vocabulary.image_start, vocabulary.control_start, vocabulary.control_size)
-    image = LlamaConfig(vocab_size=vocabulary.size, **sizes)
+    image = LlamaConfig(vocab_size=vocabulary.size, tie_word_embeddings=tied, **sizes)
     if kind == "single":
         return SingleStream(LlamaForCausalLM(image), vocabulary, GRID, rows)
     opt = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2, "dropout": 0.0}

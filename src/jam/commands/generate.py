@@ -114,6 +114,7 @@ def live(
                     say(f"\n{PICTURE}\n")
                 case Finished():
                     say("", "\n")
+                    event.generation.checked()
                     assert event.document is not None
                     return event.document
     raise AssertionError("a stream ends with Finished")

@@ -39,10 +39,12 @@ class Chat:
         """The answer to a message as a document of content; `settings` change those of the chat for this answer.
 
         Raises:
-            ValueError: the message is empty, or the conversation does not fit into the context any more.
+            ValueError: the message is empty, or the conversation does not fit into the context any more; or the answer
+                failed (`Generation.checked`), and the conversation stays as it was.
         """
         events = list(self.stream(message, **settings))
         assert isinstance(events[-1], Finished) and events[-1].document is not None
+        events[-1].generation.checked()
         return Document(content=events[-1].document.answer, extra=events[-1].document.extra)
 
     def stream(self, message: str | Sequence[Part], **settings: Any) -> Iterator[Event]:
@@ -64,10 +66,15 @@ class Chat:
             self.engine.cancel(row)
 
     def close(self) -> None:
-        """Give the memory back; the conversation stays, and is read anew if it goes on."""
+        """Give the memory back; the conversation stays, and is read anew if it goes on.
+
+        Raises:
+            ValueError: an answer is being written: close its stream first.
+        """
         self.engine.end(self.session)
 
     def _keep(self, turns: list[Message], request: Request, event: Finished) -> Finished:
         document = document_of(request, event.generation, self.codec)
-        self.document = Document(messages=[*turns, Message("assistant", document.answer)])
+        if event.reason != "failed":
+            self.document = Document(messages=[*turns, Message("assistant", document.answer)])
         return replace(event, document=document)

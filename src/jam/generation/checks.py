@@ -33,6 +33,13 @@ def check_settings(settings: GenerationSettings, grammar: Grammar, context: int,
         raise ValueError("stop strings need the text tokenizer; give the engine the model's codec")
 
 
+def check_unconditional(ids: list[int], grammar: Grammar) -> None:
+    """Raises ValueError if what stands in front of an unconditional picture is not of this vocabulary."""
+    size = grammar.vocabulary.size
+    if wrong := [token for token in ids if type(token) is not int or not 0 <= token < size]:
+        raise ValueError(f"the unconditional prompt holds {wrong[0]!r}; the ids of this model are 0 to {size - 1}")
+
+
 def check_budget(row: Row, length: int) -> None:
     """Raises ValueError, with what fits, if what a row must write is more than its budget."""
     prompt, settings, grammar = len(row.prompt), row.settings, row.grammar

@@ -30,17 +30,25 @@ class Decoder:
         slots: streams in the cache.
         length: ids of a stream.
         fixed: whether `forward` has shapes that repeat (`FixedStep`); None: where they can be captured.
+
+    Attributes:
+        ids: what each slot has read.
     """
 
     def __init__(self, model: JointModel, slots: int, length: int, fixed: bool | None = None) -> None:
         self.model = model
         self.slots, self.length = slots, length
         self.cache = model.new_cache(slots, length)
-        self.lengths = [0] * slots  # ids that each slot has read
+        self.ids: list[list[int]] = [[] for _ in range(slots)]
         stream(model)  # type: ignore[arg-type]
         self.compiled = is_compiled(model)  # type: ignore[arg-type]
         fixed = can_capture(model) if fixed is None else fixed
         self.step = FixedStep(model, self.cache) if fixed else None
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many ids each slot has read."""
+        return [len(ids) for ids in self.ids]
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
@@ -62,21 +70,27 @@ class Decoder:
             hidden_SH = self._read(slots, [[token] for token in ids])
         else:
             hidden_SH = self.step(slots, ids, self.lengths)
-            for slot in slots:
-                self.lengths[slot] += 1
+            for slot, token in zip(slots, ids, strict=True):
+                self.ids[slot].append(token)
         return self.model.logits(hidden_SH, torch.tensor(states)).float()  # on the CPU: nobody waits to know them
 
     def truncate(self, slot: int, length: int = 0) -> None:
         """Forget what a slot read behind its first `length` ids; what it keeps is not computed again."""
-        assert 0 <= length <= self.lengths[slot], (slot, length, self.lengths[slot])
-        self.lengths[slot] = length
+        assert 0 <= length <= len(self.ids[slot]), (slot, length, len(self.ids[slot]))
+        del self.ids[slot][length:]
         self.cache.set_length(slot, length)
+
+    @torch.inference_mode()
+    def wipe(self, slot: int) -> None:
+        """Forget all of a slot that may hold nan: masked places are multiplied by 0, and 0 * nan would spread."""
+        self.truncate(slot)
+        self.cache.wipe(slot)
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
         """Let a slot begin with what another one has read first: a shared prompt is computed once."""
         self.cache.copy(source, target, length)
-        self.lengths[target] = length
+        self.ids[target] = self.ids[source][:length]
 
     def _read(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
         """The last hidden state of each stream, [S, H]."""
@@ -92,7 +106,7 @@ class Decoder:
         hidden_STH = self.model.hidden(ids_ST.to(self.model.device), positions_ST, mask, self.cache)
         self.cache.advance()
         for slot, more in new.items():
-            self.lengths[slot] += len(more)
+            self.ids[slot] += more
         batch_S = self._tensor([batch.index(slot) for slot in slots])
         return hidden_STH[batch_S, counts_S[batch_S] - 1]
 

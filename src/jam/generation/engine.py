@@ -11,7 +11,6 @@ Shapes: R rows, G guided ones among them, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from jam.generation.decoder import Decoder, bytes_per_token
 from jam.generation.events import Event
 from jam.generation.guidance import guide
+from jam.generation.prefixes import common_length, share
 from jam.generation.request import Request, Session
 from jam.generation.row import Generation, Row, Stream
 from jam.generation.sampling import Choices, penalise, sample
@@ -136,7 +136,9 @@ class Engine:
         settings: GenerationSettings | Sequence[GenerationSettings] | None = None,
         on_step: OnStep | None = None,
     ) -> list[Generation]:
-        """Continue each prompt to the end of its document.
+        """Continue each prompt to the end of its document; if that goes wrong, all of them are cancelled.
+
+        What happens to requests that were submitted before stays to be told by the next `step`.
 
         Args:
             prompts: whole requests, or joint ids with `settings` beside them.
@@ -144,20 +146,30 @@ class Engine:
             on_step: called with all rows after every step, for progress.
 
         Raises:
-            ValueError: a request cannot be met; then none runs.
+            ValueError: a request cannot be met; then none runs. Or one failed, when all have ended.
         """
         rows = [self._row(request) for request in _requests(prompts, settings)]
-        for row in rows:
-            row.reporter.is_heard = False
-            self.scheduler.submit(row)
-        while any(row.finish_reason is None for row in rows):
-            self.step()
-            if on_step is not None:
-                on_step(rows)
-        return [row.result() for row in rows]
+        submitted: list[Row] = []
+        of_others: list[Event] = []
+        try:
+            for row in rows:
+                row.reporter.is_heard = False
+                self.scheduler.submit(row)
+                submitted.append(row)
+            while any(row.finish_reason is None for row in rows):
+                of_others += [event for event in self.step() if event.row not in rows]
+                if on_step is not None:
+                    on_step(rows)
+        finally:
+            for row in submitted:
+                self.cancel(row)
+            self._events = of_others + [event for event in self._events if event.row not in rows]
+        return [row.result().checked() for row in rows]
 
     def end(self, session: Session) -> None:
-        """Give the memory of a session back."""
+        """Give the memory of a session back. Raises ValueError while it is answering."""
+        if session.busy:
+            raise ValueError("this session is answering; cancel its request first, or wait for its end")
         if session.slot is not None:
             self.decoder.truncate(session.slot)
         self.scheduler.end(session)
@@ -168,33 +180,35 @@ class Engine:
     def _begin(self, row: Row) -> None:
         """Keep what a session's slot has in common with the prompt; the last id is read with the first step."""
         assert row.stream is not None
-        session = row.request.session
-        kept = session.ids if session is not None and session.slot is not None else []
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(kept, row.prompt[:-1], strict=False)))
-        self.decoder.truncate(row.stream.slot, min(common, self.decoder.lengths[row.stream.slot]))
-        row.begin(self.decoder.lengths[row.stream.slot])
+        common = common_length(self.decoder.ids[row.stream.slot], row.prompt[:-1])
+        self.decoder.truncate(row.stream.slot, common)
+        row.begin(common)
 
     def _release(self, row: Row) -> None:
         """Take a row out; its memory is free again, but for what a session keeps."""
-        held = row.ids[: self.decoder.lengths[row.stream.slot]] if row.stream is not None else []
-        for slot in self.scheduler.release(row, held):
+        if row.finish_reason == "failed":
+            for stream in (row.stream, row.unconditional):
+                if stream is not None:
+                    self.decoder.wipe(stream.slot)
+        for slot in self.scheduler.release(row):
             self.decoder.truncate(slot)
         self._events += row.take_events()
 
     def _prefill(self, streams: list[Stream]) -> None:
-        """Read a chunk of each stream's pending ids, but never the last one."""
+        """Read a chunk of each stream's pending ids, but never the last one; what streams share is read once."""
+        if not streams:
+            return
         for stream in streams:
             if stream.restart:
                 self.decoder.truncate(stream.slot)
-                stream.restart = False
-        streams = [stream for stream in streams if len(stream.pending) > 1]
-        if not streams:
-            return
-        counts = [min(CHUNK, len(stream.pending) - 1) for stream in streams]
-        chunks = [stream.pending[:count] for stream, count in zip(streams, counts, strict=True)]
-        self.decoder.prefill([stream.slot for stream in streams], chunks)
-        for stream, count in zip(streams, counts, strict=True):
-            stream.pending = stream.pending[count:]
+                stream.restart = stream.is_planned = False
+        running = [one for row in self.scheduler.running for one in (row.stream, row.unconditional) if one is not None]
+        if reading := share(streams, running, self.decoder):
+            chunks = [stream.pending[: min(CHUNK, len(stream.pending) - 1)] for stream in reading]
+            self.decoder.prefill([stream.slot for stream in reading], chunks)
+            for stream, chunk in zip(reading, chunks, strict=True):
+                stream.pending = stream.pending[len(chunk) :]
+            share(streams, running, self.decoder)
 
     def _write(self, rows: list[Row]) -> None:
         """One forward, and one token for every row."""
@@ -213,13 +227,13 @@ class Engine:
         if guided:
             scale_G = self._tensor([rows[index].guidance for index in guided])
             logits_RV[guided] = guide(logits_RV[guided], unconditional_GV, scale_G)
-        tokens_R = self._choose(rows, logits_RV, states_R)
-        chosen_R = log_probs_RV.gather(-1, tokens_R.unsqueeze(-1)).squeeze(-1)
+        tokens_R, found_R = self._choose(rows, logits_RV, states_R)
+        chosen_R = log_probs_RV.gather(-1, tokens_R.unsqueeze(-1)).squeeze(-1).masked_fill(~found_R, torch.nan)
         for row, token, log_prob in zip(rows, tokens_R.tolist(), chosen_R.tolist(), strict=True):
             row.take(token, log_prob)
 
-    def _choose(self, rows: list[Row], logits_RV: Tensor, states_R: Tensor) -> Tensor:
-        """One token a row, [R], within the grammar and the row's rules."""
+    def _choose(self, rows: list[Row], logits_RV: Tensor, states_R: Tensor) -> tuple[Tensor, Tensor]:
+        """One token a row, [R], within the grammar and the row's rules; and whether its logits let it be found, [R]."""
         offered_RV = self.offered[states_R]
         rules = [row.rules() for row in rows]
         if closed := [(index, token) for index, (_, tokens) in enumerate(rules) for token in tokens]:
@@ -234,7 +248,8 @@ class Engine:
                 penalise(logits_RV[index], self._tensor(list(row.seen)), row.settings.repetition_penalty)
         choices = Choices.of([row.settings for row in rows], [row.in_image for row in rows])
         uniform_R = self._tensor([row.uniform for row in rows])
-        return sample(logits_RV.where(offered_RV, -torch.inf), choices, uniform_R)
+        logits_RV = logits_RV.where(offered_RV, -torch.inf)
+        return sample(logits_RV, choices, uniform_R), logits_RV.amax(-1).isfinite()
 
     def _tensor(self, values: list) -> Tensor:
         return torch.tensor(values, device=self.device)

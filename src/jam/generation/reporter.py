@@ -107,7 +107,8 @@ class Reporter:
         if run is None:
             return None
         run.add(token)
-        stops, near = row.settings.stop, row.remaining < SENTENCE_ROOM and not row.fills
+        stops = () if row.missing_images else row.settings.stop
+        near = row.remaining < SENTENCE_ROOM and not row.fills
         if not (self.is_heard or stops or near):
             return None
         run.read()

@@ -15,12 +15,11 @@ SPANS = (State.TEXT_SPAN, State.IMAGE_SPAN)
 class Session:
     """A document whose cache is kept when a request ends, for the next one (chat.py).
 
-    A request of a session reuses what it has in common with `ids` from the beginning on; the rest is read anew. The
-    engine may take the slot for other requests while the session rests: that costs time and changes nothing.
+    A request of a session reuses what it has in common with the ids in its slot from the beginning on; the rest is read
+    anew. The engine may take the slot for other requests while the session rests: that costs time and changes nothing.
     """
 
     slot: int | None = None
-    ids: list[int] = field(default_factory=list)
     busy: bool = False
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from jam.generation.checks import check_budget, check_settings
+from jam.generation.checks import check_budget, check_settings, check_unconditional
 from jam.generation.events import Event, Finished
 from jam.generation.guidance import unconditional_prefix
 from jam.generation.reporter import Reporter
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 IMAGES = (State.IMAGE, State.IMAGE_SPAN)
 PICTURE_ROOM = 32  # ids of text that are given up for the end of a sentence before a picture that must come
-FinishReason = Literal["end", "stop", "max_new_tokens", "context", "cancelled"]
+FinishReason = Literal["end", "stop", "max_new_tokens", "context", "cancelled", "failed"]
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Generation:
         log_probs: of each new id, under the model as it is: within the grammar, unguided, temperature 1, every id
             possible. 0 where the grammar left no choice.
         finish_reason: "end" (the model closed the document, or the gaps are filled), "stop" (a stop string came),
-            "max_new_tokens" or "context" (what ran out), "cancelled".
+            "max_new_tokens" or "context" (what ran out), "cancelled", "failed" (the model's logits were not finite).
         images: pictures completed in `new_ids`; each is whole.
         text_end: characters of the last text that stay, where a stop string cuts it.
     """
@@ -45,14 +45,30 @@ class Generation:
     images: int
     text_end: int | None = None
 
+    def checked(self) -> Generation:
+        """Itself. Raises ValueError if it failed."""
+        if self.finish_reason == "failed":
+            raise ValueError(
+                f"the model's logits were not finite (nan) behind a prompt of {len(self.prompt_ids)} tokens and "
+                f"{len(self.new_ids)} new ones; try --dtype float32, and a smaller guidance scale"
+            )
+        return self
 
-@dataclass
+
+@dataclass(eq=False)
 class Stream:
-    """A slot of the cache and the ids that are to be read into it next."""
+    """A slot of the cache and the ids that are to be read into it next.
+
+    It may wait for another one, the `leader`, to read the first `shared` ids, which are then copied (prefixes.py);
+    `is_planned` says whether one was looked for.
+    """
 
     slot: int
     pending: list[int] = field(default_factory=list)
     restart: bool = False  # what the slot has read before is forgotten first
+    leader: Stream | None = None
+    shared: int = 0
+    is_planned: bool = False
 
 
 class Row:
@@ -73,6 +89,7 @@ class Row:
         self.request, self.grammar = request, grammar
         self.prompt, self.settings = request.prompt, request.settings
         check_settings(self.settings, grammar, context, can_read=codec is not None)
+        check_unconditional(request.unconditional or [], grammar)
         self.cursor = read_prompt(self.prompt, grammar, self.settings.image_grid)
         self.image_cost = tokens_of_image(grammar, self.settings.image_grid) if grammar.vocabulary.image_size else 0
         self.fills = bool(self.cursor.spans)
@@ -190,9 +207,9 @@ class Row:
         return None, closed
 
     def take(self, token: int, log_prob: float) -> None:
-        """Append the token that was chosen, and those that the grammar forces after it."""
+        """Append the token that was chosen, and those that the grammar forces after it; nan: none was found."""
         if math.isnan(log_prob):
-            raise ValueError(f"the model's logits are nan at token {len(self.new_ids)}; try --dtype float32")
+            return self.finish("failed")
         self._append(token, log_prob)
         self._follow_grammar()
 

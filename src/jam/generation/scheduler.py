@@ -54,15 +54,15 @@ class Scheduler:
             begun.append(row)
         return begun
 
-    def release(self, row: Row, keep: list[int]) -> list[int]:
-        """Take a row out; the slots that are free again. A session keeps its own, which holds the ids `keep`."""
+    def release(self, row: Row) -> list[int]:
+        """Take a row out; the slots that are free again. A session keeps its own."""
         self.waiting = deque(other for other in self.waiting if other is not row)
         self.running = [other for other in self.running if other is not row]
         slots = [stream.slot for stream in (row.stream, row.unconditional) if stream is not None]
         if (session := row.request.session) is not None:
             session.busy = False
             if row.stream is not None:
-                session.slot, session.ids = row.stream.slot, keep
+                session.slot = row.stream.slot
                 slots.remove(row.stream.slot)
             if session.slot is not None and session not in self.resting:
                 self.resting.append(session)
@@ -77,7 +77,7 @@ class Scheduler:
             self.resting.remove(session)
             assert session.slot is not None
             heapq.heappush(self.free, session.slot)
-        session.slot, session.ids = None, []
+        session.slot = None
 
     def _make_room(self, row: Row) -> bool:
         """Whether the row fits now; sessions give way if that helps."""

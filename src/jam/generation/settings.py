@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 Schedule = Literal["constant", "linear", "cosine"]
+MOST = 1e9  # of any number that scales logits: float32 holds what comes out
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class GenerationSettings:
         guidance_scale: alpha of classifier-free guidance on image tokens; 1 is no guidance and costs nothing.
         guidance_end: alpha at a picture's last token (None: as at its first).
         guidance_schedule: the way from `guidance_scale` to `guidance_end`; "constant" has none.
-        stop: strings that end the document; it is cut before the first one.
+        stop: strings that end the document; it is cut before the first one. They mean nothing while pictures of
+            `min_images` are missing.
         image_grid: tokens of a picture as (height, width), where the model's documents say a picture's size (None: its
             usual size).
         seed: the same seed gives the same document, whatever else is in the batch.
@@ -61,19 +63,21 @@ class GenerationSettings:
         self._check("min_images", int, lambda value: value >= 0, "0 or more")
         self._check("max_images", int, lambda value: value >= 0, "0 or more, or None for no limit")
         if self.image_grid is not None:
-            object.__setattr__(self, "image_grid", tuple(self.image_grid))
-            if len(self.image_grid) != 2 or min(self.image_grid) < 1:
-                raise ValueError(f"image_grid is {list(self.image_grid)}; it must be a height and a width in tokens")
+            sides = self.image_grid if isinstance(self.image_grid, list | tuple) else ()
+            if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+                raise ValueError(f"image_grid is {self.image_grid!r}; it must be a height and a width in tokens")
+            object.__setattr__(self, "image_grid", tuple(sides))
         for name in ("temperature", "image_temperature"):
-            self._check(name, float, lambda value: value >= 0, "0 (most probable token) or more")
+            self._check(name, float, lambda value: 0 <= value <= MOST, f"0 (most probable token) to {MOST:g}")
         for name in ("top_p", "image_top_p"):
             self._check(name, float, lambda value: 0 < value <= 1, "above 0 and at most 1 (1 samples from all tokens)")
         for name in ("top_k", "image_top_k"):
-            self._check(name, int, lambda value: value >= 0, "0 (all tokens) or more")
+            self._check(name, int, lambda value: 0 <= value <= MOST, f"0 (all tokens) to {MOST:g}")
         self._check("min_p", float, lambda value: 0 <= value <= 1, "from 0 (all tokens) to 1")
-        self._check("repetition_penalty", float, lambda value: value > 0, "above 0 (1 is no penalty)")
+        bounds = f"from {1 / MOST:g} to {MOST:g} (1 is no penalty)"
+        self._check("repetition_penalty", float, lambda value: 1 / MOST <= value <= MOST, bounds)
         for name in ("guidance_scale", "guidance_end"):
-            self._check(name, float, lambda value: value >= 0, "0 or more (1 is no guidance)")
+            self._check(name, float, lambda value: 0 <= value <= MOST, f"from 0 to {MOST:g} (1 is no guidance)")
         self._check("seed", int, lambda value: 0 <= value < 2**63, "from 0 to 2^63 - 1")
         if self.max_images is not None and self.min_images > self.max_images:
             raise ValueError(
@@ -87,7 +91,7 @@ class GenerationSettings:
                 f"guidance_schedule is {self.guidance_schedule!r} and guidance_end {self.guidance_end}; a linear or "
                 "cosine schedule needs guidance_end, and a constant one has none"
             )
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+        if not isinstance(self.stop, list | tuple) or not all(isinstance(text, str) and text for text in self.stop):
             raise ValueError(f"stop is {self.stop!r}; it must be a list of strings that are not empty")
         object.__setattr__(self, "stop", tuple(self.stop))
 
@@ -99,7 +103,7 @@ class GenerationSettings:
         if isinstance(value, bool) or not isinstance(value, numbers):
             wanted = "a number" if kind is float else "a whole number"
             raise ValueError(f"{name} is {value!r}, of type {type(value).__name__}; it must be {wanted}: {must_be}")
-        if not (math.isfinite(value) and fits(value)):
+        if not fits(value):
             raise ValueError(f"{name} is {value}; it must be {must_be}")
 
     @property

@@ -190,6 +190,12 @@ class RowCache(Cache):
         """Let a row hold `length` tokens: fewer, or what was written behind them."""
         self._lengths[row] = length
 
+    def wipe(self, row: int) -> None:
+        """Empty a row, and overwrite with zeros what it held."""
+        self._lengths[row] = 0
+        for store in self._stores():
+            store[row] = 0
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Let row `target` hold the first `length` tokens of row `source`, which are not computed again."""
         assert length <= self._lengths[source], (source, length, self._lengths[source])

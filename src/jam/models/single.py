@@ -153,13 +153,13 @@ class SingleStream(JointBase, nn.Module):
 
     def _of_whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of `whole` by its own names, those of the decoder taken from `tensors`."""
-        inside = {id(parameter): name for name, parameter in self.named_parameters(remove_duplicate=False)}
+        inside = {id(parameter): name for name, parameter in self.named_parameters()}  # tied ones by their first name
         found = {}
         for name, value in self.whole.state_dict(keep_vars=True).items():
             own = inside.get(id(value), "")
             if ".lora_" in own:
                 continue
-            tensor = tensors.get(own.replace(".base_layer.", ".")) if own else value.detach()
-            if tensor is not None:  # None: tied to one that is there
-                found[name.replace(".base_layer.", ".")] = tensor
+            found[name.replace(".base_layer.", ".")] = (
+                tensors[own.replace(".base_layer.", ".")] if own else value.detach()
+            )
         return found

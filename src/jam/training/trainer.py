@@ -19,6 +19,7 @@ from jam.checkpoints import new_folder, write_json
 from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
 from jam.data import Batch, Loader, Objective, Shards, Source
 from jam.models.scoring import Scores, weighted_loss
+from jam.training.allocator import keep_freed_blocks
 from jam.training.checkpoint import Checkpoints, Rule, checkpoints, clean, load_tensors, read_state, state_tensors
 from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard, shard
@@ -87,6 +88,8 @@ class Trainer:
         if self.world.size > 1:
             shard(model, self.world, config.sharding, bf16=config.precision == "bf16")
         self.device = self.world.device or next(model.parameters()).device
+        if self.device.type == "cpu":
+            keep_freed_blocks()
         self.parameters = named_parameters(model)
         self.optimizers = make_optimizers(model, config)
         self.watch = Watch(config)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -29,14 +33,12 @@ loaded = False
 def load_kernel() -> bool:
     """Whether there is a kernel; the first call of a process loads it, and that of a machine builds it (10 seconds)."""
     global loaded
-    capability = torch.backends.cpu.get_cpu_capability()
     try:
-        cpp_extension.load(
-            f"jam_few_rows_{capability.lower().replace(' ', '_')}",  # a home may be shared by different processors
-            [str(SOURCE)],
-            extra_cflags=["-O3", "-fopenmp", *FLAGS.get(capability, [])],
-            is_python_module=False,
-        )
+        library = library_path()
+        if library.exists():
+            torch.ops.load_library(library)
+        else:
+            _build(library)
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         logger.warning("decoding is slower than it could be: a C++ compiler and ninja are needed (%s)", reason)
@@ -44,6 +46,28 @@ def load_kernel() -> bool:
     torch.library.register_fake("jam::few_rows", lambda x, weight, scale, bias: x.new_empty(*x.shape[:-1], len(weight)))
     loaded = True
     return True
+
+
+def library_path() -> Path:
+    """Where the library lies; a home may be shared by different processors, releases and versions of torch."""
+    made_of = (torch.__version__, sys.implementation.cache_tag, torch.backends.cpu.get_cpu_capability(), *_flags())
+    digest = hashlib.sha256(SOURCE.read_bytes() + repr(made_of).encode()).hexdigest()[:16]
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    return Path(root) / "jam" / f"few_rows_{digest}{cpp_extension.LIB_EXT}"
+
+
+def _flags() -> list[str]:
+    return ["-O3", "-fopenmp", *FLAGS.get(torch.backends.cpu.get_cpu_capability(), [])]
+
+
+def _build(library: Path) -> None:
+    """Build and load it in a folder of its own: one that is killed leaves nothing that others wait for, or load."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=library.parent) as made:
+        cpp_extension.load(
+            library.stem, [str(SOURCE)], extra_cflags=_flags(), build_directory=made, is_python_module=False
+        )
+        os.replace(Path(made) / library.name, library)
 
 
 def few_rows(x: Tensor, weight: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:

@@ -58,9 +58,10 @@ def stream(model: nn.Module) -> bool:
     if sum(layer.weight.nbytes for layer in layers) < LARGE:
         return False
     plain = [layer for layer in layers if type(layer).forward is nn.Linear.forward]
-    on_cpu = [layer.weight.dtype in DTYPES for layer in plain if layer.weight.device.type == "cpu"]
-    if on_cpu and not (all(on_cpu) and load_kernel()):
-        return False
+    if any(layer.weight.device.type == "cpu" for layer in layers):
+        known = all(layer.weight.dtype in DTYPES for layer in plain if layer.weight.device.type == "cpu")
+        if not (known and load_kernel()):
+            return False
     for layer in plain:
         layer.__class__ = StreamedLinear
     return True
