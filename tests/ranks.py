@@ -1,4 +1,4 @@
-"""Runs of one and of two processes, for tests to compare: ``python ranks.py OUT [slow]``.
+"""Runs of one process and of several, for tests to compare: ``python ranks.py OUT [slow]``.
 
 Processes are forked from one that has imported everything, since that takes longer than the runs. The result of a
 run is ``OUT/NAME.pt``.
@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 from runs import trainer, write_corpora
+from torch.distributed.tensor import DTensor
 
+from jam.training import Trainer
 from jam.training import trainer as trainer_module
 from jam.training.distributed import World, join, leave, whole
 
@@ -35,7 +37,8 @@ def start(size: int, function: Callable[..., Any], *arguments: Any, local_size: 
     fork = multiprocessing.get_context("fork")
     started = []
     for rank in range(size):
-        values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": local_size or size}
+        local = local_size or size
+        values = {"RANK": rank, "LOCAL_RANK": rank % local, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": local}
         values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         process = fork.Process(target=_in_process, args=(values, function, arguments))
         process.start()
@@ -62,6 +65,25 @@ def save(world: World, path: Path, value: Any) -> None:
         torch.save(value, path)
 
 
+def perturbed(world: World, out: Path, name: str, changes: dict[str, Any]) -> Trainer:
+    """A trainer whose cross blocks and adapters do something: new ones give zero, and no gradient to compare."""
+    prepare_layers = trainer_module.prepare_layers
+
+    def preparing(model: torch.nn.Module, config: Any) -> None:
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                if parameter_name.startswith(("to_text.", "to_image.")) or ".lora_B." in parameter_name:
+                    parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        prepare_layers(model, config)
+
+    trainer_module.prepare_layers = preparing
+    try:
+        return trainer(out / "shards", out / name, world=world, **(BATCH | changes))
+    finally:
+        trainer_module.prepare_layers = prepare_layers
+
+
 def run(world: World, out: Path, name: str, changes: dict[str, Any]) -> None:
     """Losses of all steps, gradients of the first, and what the reports say."""
     gradients: dict[str, torch.Tensor] = {}
@@ -73,13 +95,19 @@ def run(world: World, out: Path, name: str, changes: dict[str, Any]) -> None:
         clip(parameters, *arguments)
 
     trainer_module.clip = recording
-    made = trainer(out / "shards", out / name, world=world, **(BATCH | changes))
+    made = perturbed(world, out, name, changes)
     trainable = sorted(made.parameters)
     reports = list(made.train())
     result = {"losses": [report.loss for report in reports], "gradients": gradients, "trainable": trainable}
     result["state"] = sorted({names for optimizer in made.optimizers for names in _names(made.parameters, optimizer)})
+    result["share"] = sum(map(held, made.parameters.values())) / sum(p.numel() for p in made.parameters.values())
     result["reports"] = [report.record() | {"seconds": 0} for report in reports]
     save(world, out / f"{name}.pt", result)
+
+
+def held(parameter: torch.Tensor) -> int:
+    """Values that this process has."""
+    return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).numel()
 
 
 def _names(parameters: dict[str, Any], optimizer: torch.optim.Optimizer) -> list[str]:
@@ -88,7 +116,7 @@ def _names(parameters: dict[str, Any], optimizer: torch.optim.Optimizer) -> list
 
 def stop(world: World, out: Path, name: str, steps: int, changes: dict[str, Any]) -> None:
     """A run that ends after some steps, with a checkpoint, and goes on no more."""
-    made = trainer(out / "shards", out / name, world=world, **(BATCH | changes))
+    made = perturbed(world, out, name, changes)
     for report in made.train():
         if report.step == steps:
             break
@@ -165,7 +193,7 @@ def slow(out: Path) -> None:
     for name, changes in (FAST | SLOW).items():
         on(1, run, out, f"{name}-1", changes)
         on(2, run, out, f"{name}-2", changes)
-    on(2, run, out, "hybrid-2", {"sharding": "hybrid"}, local_size=1)
+    on(4, run, out, "hybrid-4", {"sharding": "hybrid"}, local_size=2)
     validated = {"validation": [str(out / "shards" / "held")], "validate_every": 3, "steps": 6}
     for size in (1, 2):
         on(size, run, out, f"bf16-{size}", {"precision": "bf16"})
@@ -174,7 +202,7 @@ def slow(out: Path) -> None:
         on(before, stop, out, f"resumed-{before}-{after}", 7, {})
         on(after, run, out, f"resumed-{before}-{after}", {"resume": True})
     killed(out, 1, kills=20, steps=60)
-    killed(out, 2, kills=6, steps=30)
+    killed(out, 2, kills=20, steps=60)
 
 
 if __name__ == "__main__":

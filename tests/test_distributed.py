@@ -21,6 +21,8 @@ from jam.training.distributed import World
 from jam.training.parts import part_of
 
 TESTS = Path(__file__).parent
+# Gradients that are none: attention does not see what all keys have in common, and the image parent has all rows.
+ZERO = ("self_attn.k_proj.bias", "image_tower.absent_input")
 
 
 def results(folder: Path, *options: str) -> Path:
@@ -39,14 +41,19 @@ def slow(tmp_path_factory):
     return results(tmp_path_factory.mktemp("slow"), "slow")
 
 
-def assert_equal_runs(folder: Path, first: str, second: str, losses: float = 1e-4, gradients: float = 1e-6) -> None:
+def assert_equal_runs(folder: Path, first: str, second: str, losses: float = 1e-4, gradients: float = 1e-5) -> None:
+    """Losses of all steps, and every gradient of the first by its own norm."""
     one, other = (torch.load(folder / f"{name}.pt") for name in (first, second))
     assert len(one["losses"]) == len(other["losses"])
     assert one["losses"] == pytest.approx(other["losses"], rel=losses)
     assert one["trainable"] == other["trainable"] and one["state"] == other["state"]
     assert one["gradients"].keys() == other["gradients"].keys()
     for name, gradient in one["gradients"].items():
-        torch.testing.assert_close(gradient, other["gradients"][name], rtol=0, atol=gradients)
+        size, difference = gradient.norm(), (gradient - other["gradients"][name]).norm()
+        if name.endswith(ZERO):
+            assert size < 1e-6 and difference < 1e-6, name
+        else:
+            assert size > 1e-6 and difference < gradients * size, name
 
 
 @pytest.mark.parametrize("name", ranks.FAST)
@@ -63,12 +70,14 @@ def test_twenty_steps_on_two_processes_equal_one(slow, name):
 
 @pytest.mark.slow
 def test_hybrid_sharding_equals_one_process(slow):
-    assert_equal_runs(slow, "plain-1", "hybrid-2")
+    """On two nodes of two, each of which has a copy in two parts."""
+    assert_equal_runs(slow, "plain-1", "hybrid-4")
+    assert torch.load(slow / "hybrid-4.pt")["share"] == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.slow
 def test_bf16_is_close_on_two_processes(slow):
-    assert_equal_runs(slow, "bf16-1", "bf16-2", losses=0.02, gradients=0.05)
+    assert_equal_runs(slow, "bf16-1", "bf16-2", losses=0.02, gradients=0.2)
 
 
 @pytest.mark.slow

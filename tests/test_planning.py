@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*call, "--train", "cross", "--mfu", "0.3"]) == 0
     shown = capsys.readouterr().out
     assert "cross blocks" in shown and "30%" in shown and "fits:" in shown
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_layers() -> None:
+    """Its step runs, its operations are those of the plan, and what it takes for a GPU fits there."""
+    layers = runpy.run_path(str(MODELS.parents[1] / "benchmarks" / "layers.py"))
+    settings = layers["recipe"](TIME, 2, True, False)
+    found = layers["measure"](2, 64, settings, torch.device("cpu"), steps=1)
+    config = layers["model_config"](2, 64, TIME)
+    plan = make_plan(config, settings, GPUS["h100-80gb"], image_share=0.0)
+    assert found.operations == 2 * TIME * plan.flops.work and found.seconds > 0
+    assert found.parameters == sum(part.parameters for part in plan.parts)
+    six = make_plan(layers["model_config"](6, 64, TIME), settings, GPUS["h100-80gb"]).memory
+    small = replace(GPUS["h100-80gb"], memory=1.01 * (six.total - six.optimizer) / USABLE / 1e9)
+    assert layers["most_pairs"](small, 64, settings) == 6
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,6 @@ class World:
         last = max(0, (count - 1 - self.rank) // self.size * self.size + self.rank)
         return [(min(number, last), number < count) for number in numbers]
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
-
     def mesh(self, sharding: Literal["full", "hybrid"]) -> DeviceMesh:
         """All processes in a row, or (hybrid) nodes with copies by processes with parts.
 
