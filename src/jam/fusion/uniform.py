@@ -46,7 +46,8 @@ def mixed(text: Tensor, image: Tensor, *, weight: float) -> Tensor:
     """``weight text + (1 - weight) image``, in place of `text`, which is overwritten.
 
     The second product is added as it is, without a rounding of its own, and shares that do not add up to 1 in this
-    precision are divided by their sum: so does mergekit's linear merge (0.1.5), and results are the same to the last bit.
+    precision are divided by their sum: so does mergekit's linear merge (0.1.5), and results are the same to the last
+    bit.
     """
     shares = torch.tensor([weight, 1 - weight], dtype=text.dtype)
     text.mul_(weight).add_(image, alpha=1 - weight)
