@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from runs import trainer, write_corpora
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -21,7 +22,6 @@ from jam.training import trainer as trainer_module
 from jam.training.checkpoint import Checkpoints, Rule, bytes_of, checkpoints
 from jam.training.distributed import World
 from jam.training.records import Records
-from runs import trainer, write_corpora
 
 
 @pytest.fixture(scope="module")

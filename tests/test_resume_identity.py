@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from runs import config, trainer, write_corpora
 
 import jam
 from jam.cli import main
 from jam.data import Shards, ShardWriter
 from jam.training import DataSource, Trainer
 from jam.training.parts import frozen_digest
-from runs import config, trainer, write_corpora
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import tiny
 import torch
 from encoded import random_encoded
 from encoded import write_shards as write_other_shards
+from runs import assert_same, config, trainer, weights, write_corpora
 
 import jam
 from jam.cli import main
@@ -22,7 +23,6 @@ from jam.training.distributed import World
 from jam.training.parts import merged, whole_tensors
 from jam.training.records import Records
 from jam.training.watch import Watch
-from runs import assert_same, config, trainer, weights, write_corpora
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from runs import config, trainer, weights, write_corpora
 from torch import nn
 from transformers import LlamaConfig
 
@@ -20,7 +21,6 @@ from jam.training import DataSource, TrainConfig
 from jam.training.forward import batch_hidden, select
 from jam.training.optimizers import make_optimizers
 from jam.training.schedule import lr_factor
-from runs import config, trainer, weights, write_corpora
 
 
 @pytest.fixture(scope="module")
