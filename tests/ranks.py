@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from runs import trainer, write_corpora
 from torch.distributed.tensor import DTensor
 
 from jam.training import Trainer
 from jam.training import trainer as trainer_module
 from jam.training.distributed import World, join, leave, whole
-from runs import trainer, write_corpora
 
 STEPS = 20
 BATCH = {"batch_tokens": 5 * 64, "micro_batch_size": 1, "validation": [], "steps": STEPS}  # 5: one rank is left over

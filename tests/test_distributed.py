@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
+from runs import assert_same, trainer, write_corpora
 
 import jam
 from jam.training import RESULT
 from jam.training.checkpoint import checkpoints, read_state
 from jam.training.distributed import World
 from jam.training.parts import part_of
-from runs import assert_same, trainer, write_corpora
 
 TESTS = Path(__file__).parent
 # Gradients that are none: attention does not see what all keys have in common, and the image parent has all rows.

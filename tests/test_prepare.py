@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -190,6 +191,22 @@ def test_lost_files_of_a_killed_run_are_noticed(place, tmp_path, capsys):
     (tmp_path / ".out.partial" / "shards" / "ids.bin").write_bytes(b"")
     assert run(place, out) == 1
     assert "ids.bin has 0 of" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_what_was_prepared(place, expected, tmp_path, capsys, monkeypatch):
+    out, exact = tmp_path / "out", ShardWriter.flush
+
+    def full(writer):
+        if writer.documents > 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return exact(writer)
+
+    monkeypatch.setattr(ShardWriter, "flush", full)
+    assert run(place, out) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "disk is full" in error and "what was prepared is kept" in error and not out.exists()
+    monkeypatch.undo()
+    assert run(place, out) == 0 and hashes(out) == expected
 
 
 def test_too_many_rejects_stop_the_run(place, expected, tmp_path, capsys):
