@@ -106,7 +106,7 @@ class _Pieces(torch.autograd.Function):
     ) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
         hidden_gradient = torch.zeros_like(hidden)
-        gradients = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
+        gradients: list[Tensor | None] = [None] * len(parameters)
         for at in places:
             with torch.enable_grad():
                 piece = hidden.index_select(0, at).detach().requires_grad_()
@@ -114,10 +114,14 @@ class _Pieces(torch.autograd.Function):
             found = torch.autograd.grad(loss, [piece, *parameters], allow_unused=True)
             total += loss.detach()
             hidden_gradient[at] = found[0]
-            for gradient, more in zip(gradients, found[1:], strict=True):
+            for index, more in enumerate(found[1:]):
                 if more is not None:
-                    gradient += more
-        ctx.gradients = [hidden_gradient, *gradients]
+                    sum_so_far = gradients[index]
+                    gradients[index] = more.float() if sum_so_far is None else sum_so_far + more
+        ctx.gradients = [hidden_gradient] + [
+            torch.zeros_like(parameter, dtype=torch.float32) if gradient is None else gradient
+            for gradient, parameter in zip(gradients, parameters, strict=True)
+        ]
         ctx.dtypes = [hidden.dtype, *(parameter.dtype for parameter in parameters)]
         return total
 
@@ -125,7 +129,7 @@ class _Pieces(torch.autograd.Function):
     def backward(ctx: Any, *outer: Any) -> Any:
         gradients, ctx.gradients = ctx.gradients, None  # large, and asked for once
         first, *others = (
-            gradient.mul_(outer[0]).to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+            (gradient * outer[0]).to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
         return first, None, None, *others
 
