@@ -40,7 +40,7 @@ from jam.models import SingleStream
 from jam.vocabulary import ParentRows, Vocabulary
 
 CONTEXT, SENTINELS, TEXT_SIZE = 1024, 64, 8192
-TOKENIZER_STEPS, TEXT_STEPS, IMAGE_STEPS, ALIGN_STEPS, INSTRUCT_STEPS = 2500, 250, 400, 150, 100
+TOKENIZER_STEPS, TEXT_STEPS, IMAGE_STEPS, ALIGN_STEPS, INSTRUCT_STEPS = 2500, 250, 300, 100, 80
 BATCH_TOKENS = 8 * CONTEXT
 RECIPES = Path(__file__).parents[1] / "recipes"
 ONE_IN = 20  # documents held out
