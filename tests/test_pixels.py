@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from torch.testing import assert_close
 from transformers.models.emu3.image_processing_emu3 import Emu3ImageProcessor
 
-from jam.codec.images import _CODERS, cropped, padded
+from jam.codec.coders import CODERS, cropped, padded
 from jam.documents import Image, to_rgb
 
 SIZES = [(64, 64), (100, 64), (64, 100), (131, 97), (33, 50), (50, 33), (40, 41), (300, 17)]
@@ -53,9 +53,9 @@ def test_emu3():
     processor = Emu3ImageProcessor(min_pixels=64 * 64, max_pixels=64 * 64, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     for side in (64, 96, 40):
         theirs = np.asarray(processor(smooth((side, side)), return_tensors="np")["pixel_values"]).reshape(-1, 3, 64, 64)
-        ours = np.asarray(_CODERS["emu3_vqgan"].fit(smooth((side, side)), 64)).transpose(2, 0, 1)
+        ours = np.asarray(CODERS["emu3_vqgan"].fit(smooth((side, side)), 64)).transpose(2, 0, 1)
         assert np.array_equal(((theirs[0] + 1) * 127.5).round(), ours)
-    assert _CODERS["emu3_vqgan"].fit(smooth((100, 64)), 64).size == (64, 64)
+    assert CODERS["emu3_vqgan"].fit(smooth((100, 64)), 64).size == (64, 64)
 
 
 def test_pixels_of_a_tokenizer(tmp_path):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from jam.cli import main
 from jam.codec import load_image_tokenizer
-from jam.codec.images import _DiffusersVQ
+from jam.codec.coders import DiffusersVQ
 from jam.documents import Document, write_documents
 from jam.documents import Image as Part
 from jam.tokenizer_training import TOKENIZER, PictureSource, TokenizerTrainer, state
@@ -78,8 +78,8 @@ def test_training_and_codec_agree(tmp_path: Path) -> None:
     pixels = torch.rand(3, 3, 16, 16) * 2 - 1
     with torch.no_grad():
         quantised, _, codes = quantise(model, encode(model, pixels))
-        assert torch.equal(_DiffusersVQ.encode(model, pixels).flatten(), codes)
-        torch.testing.assert_close(_DiffusersVQ.decode(model, codes.view(3, 4, 4)), decode(model, quantised))
+        assert torch.equal(DiffusersVQ.encode(model, pixels).flatten(), codes)
+        torch.testing.assert_close(DiffusersVQ.decode(model, codes.view(3, 4, 4)), decode(model, quantised))
 
 
 def test_codes_move_four_times_as_much_as_latents(tmp_path: Path) -> None:

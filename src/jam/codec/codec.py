@@ -18,16 +18,15 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from jam.codec.images import ImageTokenizer
-from jam.codec.text import decode_text, encode_text, tokenizer_hash
+from jam.codec.text import decode_text, tokenizer_hash
 from jam.codec.turns import Written, marks, question, strip
-from jam.documents import Document, Gap, Image, Message, Part, Text
+from jam.codec.writer import Codes, Writer
+from jam.documents import Document, Image, Message, Part, Text
 from jam.grammar import Grammar
 from jam.layout import Grid
 from jam.vocabulary import Vocabulary
 
 PICTURES = 32  # tokenized at a time
-
-Codes = dict[int, tuple[list[int], Grid]]  # codes of pictures and their shape, by id(picture)
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Codec:
                 f"{document.where}the last message is of role {document.messages[-1].role!r}; "
                 "a conversation to learn from ends with the assistant's answer"
             )
-        writer = _Writer(self, codes)
+        writer = Writer(self.vocabulary, self.grammar, self.tokenizer, codes)
         if len(document.messages) > 1:
             writer.write(question(document.messages[:-1], self.vocabulary.layout))
         answer_start = writer.begin_text()
@@ -135,7 +134,7 @@ class Codec:
         document = Document(messages=[Message("user", [Text(prompt)])]) if isinstance(prompt, str) else prompt
         if not any(not isinstance(part, Text) or part.text.strip() for part in document.parts):
             raise ValueError("the prompt is empty: give a question, the beginning of a document or a picture")
-        writer = _Writer(self, self._tokenize([document]))
+        writer = Writer(self.vocabulary, self.grammar, self.tokenizer, self._tokenize([document]))
         layout = self.vocabulary.layout
         writer.write(question(document.messages, layout) if document.messages else document.content)
         if opens_image:
@@ -158,7 +157,7 @@ class Codec:
             )
         if any(gap.modality == "image" for gap in document.gaps) and not self.vocabulary.image_size:
             raise ValueError(f"{document.where}a gap is for a picture, and the model has no image tokens")
-        writer = _Writer(self, self._tokenize([document]))
+        writer = Writer(self.vocabulary, self.grammar, self.tokenizer, self._tokenize([document]))
         if len(document.messages) > 1:
             writer.write(question(document.messages[:-1], self.vocabulary.layout))
         answer_start = writer.begin_text()
@@ -305,74 +304,3 @@ class Codec:
             codes = torch.tensor([image.codes for image in alike]).reshape(-1, height, width)
             for image, picture in zip(alike, self.image_tokenizer.decode(codes), strict=True):
                 image.pixels = picture
-
-
-class _Writer:
-    """Appends parts to ids, and sets `<break>` or frames where the modality changes."""
-
-    def __init__(self, codec: Codec, codes: Codes) -> None:
-        self.codec, self.codes = codec, codes
-        self.ids = [codec.vocabulary.begin_id]
-        self.after_image = False
-        self.gaps: int | None = None  # so many so far; None: there must be none
-
-    def begin_text(self) -> int:
-        """Close an image that is open to the next `<break>`; returns the index where the next part begins."""
-        if self.after_image:
-            self.ids.append(self.codec.vocabulary.break_id)
-            self.after_image = False
-        return len(self.ids)
-
-    def write(self, parts: Sequence[Written]) -> None:
-        """Neighbouring texts are joined before they are tokenized, so that what is read back gives the same ids."""
-        for kind, run in groupby(parts, key=type):
-            if kind is Text:
-                self.begin_text()
-                self.ids += self._text("".join(part.text for part in run if isinstance(part, Text)))
-                continue
-            for part in run:
-                self.begin_text()
-                if isinstance(part, int):
-                    self.ids.append(part)
-                    continue
-                if isinstance(part, Gap):
-                    self._gap(part)
-                    continue
-                self._picture(*self.codes[id(part)])
-
-    def _picture(self, codes: list[int], grid: Grid) -> None:
-        vocabulary = self.codec.vocabulary
-        if vocabulary.layout is not None:
-            self.ids += vocabulary.layout.write(vocabulary.to_image_ids(codes), grid)
-        else:
-            self.ids += [vocabulary.break_id, *vocabulary.to_image_ids(codes)]
-            self.after_image = True
-
-    def _gap(self, gap: Gap) -> None:
-        if self.gaps is None:
-            raise ValueError("a gap stands where there must be none; fill it first (jam fill), in the last answer only")
-        vocabulary, grammar = self.codec.vocabulary, self.codec.grammar
-        sentinel = vocabulary.sentinel_id(self.gaps)
-        self.gaps += 1
-        if gap.modality == "text":
-            self.ids.append(sentinel)
-        elif vocabulary.layout is None:
-            self.ids += [vocabulary.break_id, sentinel]
-            self.after_image = True
-        else:  # the codes and the row ends between them are masked, the rest of the frame is not
-            framed = vocabulary.layout.write([vocabulary.image_start] * grammar.image_tokens, grammar.grid)
-            frame = vocabulary.layout.frames(framed)[0]
-            self.ids += [*framed[: frame.first], sentinel, *framed[frame.last :]]
-
-    def _text(self, text: str) -> list[int]:
-        ids = encode_text(self.codec.tokenizer, text)
-        if self.codec.vocabulary.eos_id in ids:
-            raise ValueError(f"the tokenizer reads </s>, the end of a document, out of the text {text!r:.80}")
-        named = next((token for token in ids if self.codec.vocabulary.is_image_name(token)), None)
-        if named is not None:
-            name = self.codec.tokenizer.convert_ids_to_tokens(named)
-            raise ValueError(
-                f"the tokenizer reads {name!r}, its name of an image code, out of the text {text!r:.80}; write the "
-                "name otherwise, or give the picture as one"
-            )
-        return ids

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
+from jam.codec.coders import CODERS, patch_size
 from jam.codec.shapes import fitted
 
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
@@ -25,7 +24,7 @@ class ImageTokenizerInfo:
     """What a folder's ``config.json`` says of its image tokenizer.
 
     Args:
-        kind: class of the tokenizer, a key of `_CODERS`.
+        kind: class of the tokenizer, a key of `CODERS`.
         codebook_size: number of codes.
         grid: codes of a picture, (height, width).
         resolution: pixels of a picture's side.
@@ -56,7 +55,7 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
     area = None
     match kind:
         case "VQModel":
-            patch = _patch_size(int(config["in_channels"]))
+            patch = patch_size(int(config["in_channels"]))
             resolution = _picture_size(Path(folder)) or int(config["sample_size"]) * patch
             side = resolution // (patch * 2 ** (len(config["block_out_channels"]) - 1))
             codes = int(config["num_vq_embeddings"])
@@ -79,12 +78,12 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
         case "chameleon":
             raise ValueError(f"{path}: this is a whole model; make its image tokenizer with `jam convert-tokenizer`")
         case _:
-            raise ValueError(f"{path}: image tokenizer {kind!r} is not known; known: {', '.join(sorted(_CODERS))}")
+            raise ValueError(f"{path}: image tokenizer {kind!r} is not known; known: {', '.join(sorted(CODERS))}")
     return ImageTokenizerInfo(kind, codes, (side, side), resolution, area)
 
 
 class ImageTokenizer:
-    """A VQ autoencoder (`_CODERS` has the classes), with pictures going in and out as `PIL` images.
+    """A VQ autoencoder (`CODERS` has the classes), with pictures going in and out as `PIL` images.
 
     A picture of any size and shape is made a square of `resolution` pixels a side, scaled to -1 .. 1.
     """
@@ -92,7 +91,7 @@ class ImageTokenizer:
     def __init__(self, model: torch.nn.Module, info: ImageTokenizerInfo) -> None:
         self.model = model.eval().requires_grad_(False)
         self.info = info
-        self._coder = _CODERS[info.kind]
+        self._coder = CODERS[info.kind]
 
     @property
     def _placement(self) -> dict[str, Any]:
@@ -182,154 +181,11 @@ def _picture_size(folder: Path) -> int | None:
     return int(size["height"]) if size else None
 
 
-def _patch_size(in_channels: int) -> int:
-    """Side of the pixel blocks that a model with more than 3 input channels reads as one position."""
-    side = math.isqrt(in_channels // 3)
-    if 3 * side * side != in_channels:
-        raise ValueError(f"in_channels is {in_channels}; RGB blocks of side s have 3 s * s channels")
-    return side
-
-
-def cropped(picture: Image.Image, side: int, filter: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
-    """The short side resized to `side`, then the central square: Chameleon's image processor does the same."""
-    width, height = (max(side, int(side * length / min(picture.size))) for length in picture.size)
-    if (width, height) != picture.size:
-        picture = picture.resize((width, height), filter)
-    left, top = (width - side) // 2, (height - side) // 2
-    return picture.crop((left, top, left + side, top + side))
-
-
-def padded(picture: Image.Image, side: int, least: int = 14) -> Image.Image:
-    """The long side resized to `side`, in the middle of a grey square: Janus's image processor does the same."""
-    width, height = (max(round(length * side / max(picture.size)), least) for length in picture.size)
-    if (width, height) != picture.size:
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    square = Image.new("RGB", (side, side), (127, 127, 127))
-    square.paste(picture, ((side - width) // 2, (side - height) // 2))
-    return square
-
-
-class _DiffusersVQ:
-    """`diffusers.VQModel`.
-
-    One with 3 s^2 input channels reads blocks of s x s pixels (space to depth). A picture that is larger than the
-    model's `sample_size` is coded tile by tile.
-    """
-
-    fit = staticmethod(cropped)
-
-    @staticmethod
-    def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-        from diffusers import VQModel
-        from diffusers.utils import logging
-
-        logging.set_verbosity_error()  # it warns of its own cast to float32
-        return VQModel.from_pretrained(folder, low_cpu_mem_usage=False, torch_dtype=dtype)
-
-    @staticmethod
-    def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-        blocks = F.pixel_unshuffle(pixels, _patch_size(model.config.in_channels))
-        tiles, side = split_tiles(blocks, model.config.sample_size)
-        latents = model.encode(tiles).latents
-        _, _, (_, _, indices) = model.quantize(latents)
-        return join_tiles(indices.view(len(tiles), 1, *latents.shape[-2:]), side).squeeze(1)
-
-    @staticmethod
-    def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
-        factor = 2 ** (len(model.config.block_out_channels) - 1)
-        tiles, side = split_tiles(codes.unsqueeze(1), max(1, model.config.sample_size // factor))
-        latents = model.quantize.embedding(tiles.squeeze(1)).permute(0, 3, 1, 2)
-        blocks = join_tiles(model.decode(latents, force_not_quantize=True).sample, side)
-        return F.pixel_shuffle(blocks, _patch_size(model.config.out_channels))
-
-
-def split_tiles(grid: torch.Tensor, tile: int) -> tuple[torch.Tensor, int]:
-    """``[N, C, H, H]`` to tiles ``[N n n, C, tile, tile]`` in raster order, and n; one tile stays as it is."""
-    count, channels, height, _ = grid.shape
-    side = max(1, height // tile)
-    size = height // side
-    tiles = grid.reshape(count, channels, side, size, side, size).permute(0, 2, 4, 1, 3, 5)
-    return tiles.reshape(-1, channels, size, size), side
-
-
-def join_tiles(tiles: torch.Tensor, side: int) -> torch.Tensor:
-    """The inverse of `split_tiles`."""
-    channels, size = tiles.shape[1], tiles.shape[2]
-    grid = tiles.reshape(-1, side, side, channels, size, size).permute(0, 3, 1, 4, 2, 5)
-    return grid.reshape(-1, channels, side * size, side * size)
-
-
-class _JanusVQ:
-    fit = staticmethod(padded)
-
-    @staticmethod
-    def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-        from transformers import JanusVQVAE
-
-        return JanusVQVAE.from_pretrained(folder, dtype=dtype)
-
-    @staticmethod
-    def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-        return model.encode(pixels).image_tokens.reshape(len(pixels), -1)
-
-    @staticmethod
-    def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
-        return model.decode(codes.flatten(1))
-
-
-class _Emu3VQ:
-    @staticmethod
-    def fit(picture: Image.Image, side: int) -> Image.Image:
-        """Emu3's own processor keeps the shape of a picture; the grid here is one square."""
-        return cropped(picture, side, Image.Resampling.BICUBIC)
-
-    @staticmethod
-    def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-        from transformers import Emu3VQVAE
-
-        return Emu3VQVAE.from_pretrained(folder, dtype=dtype)
-
-    @staticmethod
-    def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-        sizes = torch.tensor([pixels.shape[-2:]] * len(pixels))
-        return torch.stack(list(model.encode(pixels, sizes).image_tokens))
-
-    @staticmethod
-    def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
-        return model.decode(codes)
-
-
-class _ChameleonVQ:
-    fit = staticmethod(cropped)
-
-    @staticmethod
-    def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-        from jam.codec.chameleon_vqgan import ChameleonVQGAN
-
-        return ChameleonVQGAN.from_pretrained(folder, dtype=dtype)
-
-    @staticmethod
-    def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-        return model.encode(pixels).image_tokens
-
-    @staticmethod
-    def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
-        return model.decode(codes)
-
-
-_CODERS: dict[str, Any] = {
-    "VQModel": _DiffusersVQ,
-    "janus_vqgan": _JanusVQ,
-    "emu3_vqgan": _Emu3VQ,
-    "jam_chameleon_vqgan": _ChameleonVQ,
-}
-
-
 def load_image_tokenizer(
     folder: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> ImageTokenizer:
     """The image tokenizer of a folder, ready to encode and decode (evaluation mode, frozen)."""
     info = describe_image_tokenizer(folder)
     # Autoencoders of this kind lose detail in half precision, and are small: fp32 unless asked otherwise.
-    model = _CODERS[info.kind].load(Path(folder), dtype or torch.float32)
+    model = CODERS[info.kind].load(Path(folder), dtype or torch.float32)
     return ImageTokenizer(model.to(device or "cpu"), info)

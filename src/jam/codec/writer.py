@@ -1,0 +1,90 @@
+"""Parts of a document, one after the other, to ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from transformers import PreTrainedTokenizerBase
+
+from jam.codec.text import encode_text
+from jam.codec.turns import Written
+from jam.documents import Gap, Text
+from jam.grammar import Grammar
+from jam.layout import Grid
+from jam.vocabulary import Vocabulary
+
+Codes = dict[int, tuple[list[int], Grid]]  # codes of pictures and their shape, by id(picture)
+
+
+class Writer:
+    """Appends parts to ids, and sets `<break>` or frames where the modality changes."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, grammar: Grammar, tokenizer: PreTrainedTokenizerBase, codes: Codes
+    ) -> None:
+        self.vocabulary, self.grammar, self.tokenizer, self.codes = vocabulary, grammar, tokenizer, codes
+        self.ids = [vocabulary.begin_id]
+        self.after_image = False
+        self.gaps: int | None = None  # so many so far; None: there must be none
+
+    def begin_text(self) -> int:
+        """Close an image that is open to the next `<break>`; returns the index where the next part begins."""
+        if self.after_image:
+            self.ids.append(self.vocabulary.break_id)
+            self.after_image = False
+        return len(self.ids)
+
+    def write(self, parts: Sequence[Written]) -> None:
+        """Neighbouring texts are joined before they are tokenized, so that what is read back gives the same ids."""
+        for kind, run in groupby(parts, key=type):
+            if kind is Text:
+                self.begin_text()
+                self.ids += self._text("".join(part.text for part in run if isinstance(part, Text)))
+                continue
+            for part in run:
+                self.begin_text()
+                if isinstance(part, int):
+                    self.ids.append(part)
+                    continue
+                if isinstance(part, Gap):
+                    self._gap(part)
+                    continue
+                self._picture(*self.codes[id(part)])
+
+    def _picture(self, codes: list[int], grid: Grid) -> None:
+        vocabulary = self.vocabulary
+        if vocabulary.layout is not None:
+            self.ids += vocabulary.layout.write(vocabulary.to_image_ids(codes), grid)
+        else:
+            self.ids += [vocabulary.break_id, *vocabulary.to_image_ids(codes)]
+            self.after_image = True
+
+    def _gap(self, gap: Gap) -> None:
+        if self.gaps is None:
+            raise ValueError("a gap stands where there must be none; fill it first (jam fill), in the last answer only")
+        vocabulary, grammar = self.vocabulary, self.grammar
+        sentinel = vocabulary.sentinel_id(self.gaps)
+        self.gaps += 1
+        if gap.modality == "text":
+            self.ids.append(sentinel)
+        elif vocabulary.layout is None:
+            self.ids += [vocabulary.break_id, sentinel]
+            self.after_image = True
+        else:  # the codes and the row ends between them are masked, the rest of the frame is not
+            framed = vocabulary.layout.write([vocabulary.image_start] * grammar.image_tokens, grammar.grid)
+            frame = vocabulary.layout.frames(framed)[0]
+            self.ids += [*framed[: frame.first], sentinel, *framed[frame.last :]]
+
+    def _text(self, text: str) -> list[int]:
+        ids = encode_text(self.tokenizer, text)
+        if self.vocabulary.eos_id in ids:
+            raise ValueError(f"the tokenizer reads </s>, the end of a document, out of the text {text!r:.80}")
+        named = next((token for token in ids if self.vocabulary.is_image_name(token)), None)
+        if named is not None:
+            name = self.tokenizer.convert_ids_to_tokens(named)
+            raise ValueError(
+                f"the tokenizer reads {name!r}, its name of an image code, out of the text {text!r:.80}; write the "
+                "name otherwise, or give the picture as one"
+            )
+        return ids
