@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--tutorials", type=int, default=100)
     parser.add_argument("--temperature", type=float, help="of texts; default: the model's")
     parser.add_argument("--image-temperature", type=float, help="default: the model's")
-    parser.add_argument("--guidance-scale", type=float, help="default: the model's")
+    parser.add_argument("--guidance-scale", type=float, help="default: 1")
     arguments = parser.parse_args()
     model = load(arguments.model, device="cpu")
     names = ("temperature", "image_temperature", "guidance_scale")

@@ -27,6 +27,7 @@ from jam.generation import (
     Request,
     TextPiece,
     request_to_fill,
+    settings_to_fill,
 )
 from jam.generation.decoder import bytes_per_token
 from jam.grammar import State
@@ -167,6 +168,14 @@ def test_a_resting_session_gives_way(model: Model) -> None:
 
 
 # --- gaps -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_gap_is_not_guided_unless_that_is_asked_for() -> None:
+    """What is the folder's default for whole documents is not that of a gap."""
+    defaults = GenerationSettings(stop=(".",), min_images=1, guidance_scale=3.0, image_top_p=0.5)
+    assert settings_to_fill(defaults) == GenerationSettings(image_top_p=0.5)
+    assert settings_to_fill(defaults, guidance_scale=2.0).guidance_scale == 2.0
+
 
 DOCUMENT = [Text("First"), Image(codes=[1, 2, 3, 4]), Text(" draw it"), Image(codes=[5, 6, 7, 8]), Text("a")]
 

@@ -17,14 +17,15 @@ from jam.model import load
 
 EXAMPLES = """
 jam fill runs/instruct/model gaps.json --out page.html
-jam fill model gaps.jsonl --out page.md --temperature 0 --guidance-scale 2
+jam fill model gaps.jsonl --out page.md --temperature 0 --seed 1
 
 a gap is a part of a document:  {"type": "gap", "modality": "text"}  or  {"type": "gap", "modality": "image"}
 """
 
 
 def parser() -> Parser:
-    made = make_parser("fill", "Fill the gaps of documents, texts or pictures, from what stands around them.", EXAMPLES)
+    what = "Fill the gaps of documents, texts or pictures, from what stands around them; without guidance unless it is set."
+    made = make_parser("fill", what, EXAMPLES)
     made.add_argument("model", type=Path, help="model folder")
     made.add_argument("documents", type=Path, help="a document with gaps (.json), or several as JSON lines")
     page = "page to write or replace: .html or .md; default: text on stdout"
