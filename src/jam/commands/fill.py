@@ -24,7 +24,7 @@ a gap is a part of a document:  {"type": "gap", "modality": "text"}  or  {"type"
 
 
 def parser() -> Parser:
-    what = "Fill the gaps of documents, texts or pictures, from what stands around them; without guidance unless it is set."
+    what = "Fill gaps of documents, texts or pictures, from what stands around them; without guidance unless it is set."
     made = make_parser("fill", what, EXAMPLES)
     made.add_argument("model", type=Path, help="model folder")
     made.add_argument("documents", type=Path, help="a document with gaps (.json), or several as JSON lines")
