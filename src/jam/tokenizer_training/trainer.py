@@ -239,7 +239,7 @@ class TokenizerTrainer:
                     yield report
                     if self._is_due(c.checkpoint_every):
                         self.save_checkpoint()
-                    if self._is_due(c.validate_every):
+                    if self._is_due(c.validate_every) and self.step > c.codebook_from:  # before, there are no codes
                         self._validate(records)
                     if received:
                         self.save_checkpoint()
