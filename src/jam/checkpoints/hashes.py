@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,9 @@ PIECE = 2**24  # bytes; a thread asks for Python's lock between two pieces, whic
 
 
 class Hashes:
-    """SHA-256 of files, computed by two threads from the moment the files are named.
+    """SHA-256 of files, computed by threads of their own from the moment the files are named.
+
+    One processor is left to whoever named them, and four threads are as fast as disks are.
 
     >>> with Hashes() as hashes:
     ...     hashes.begin(path)
@@ -22,7 +25,7 @@ class Hashes:
 
     def __init__(self) -> None:
         self._stopped = Event()
-        self._pool = ThreadPoolExecutor(2)
+        self._pool = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 1) - 1)))
         self._found: dict[Path, Future[str]] = {}
 
     def begin(self, path: Path) -> Future[str]:
