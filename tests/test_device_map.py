@@ -14,8 +14,6 @@ from image_map_pairs import save_pair as save_named
 from transformers import Emu3ForConditionalGeneration
 
 import jam
-import jam.model
-from jam.checkpoints import memory
 from jam.cli import main
 from jam.grammar import State
 from jam.models import CrossForCausalLM
@@ -34,8 +32,8 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, count: float) -> None:
-    for owner in (memory, jam.model):
-        monkeypatch.setattr(owner, "available_memory", lambda device: int(count))
+    for module in ("checkpoints.memory", "model.loading", "model.model"):
+        monkeypatch.setattr(f"jam.{module}.available_memory", lambda device: int(count))
 
 
 @pytest.mark.parametrize("make", [opt_config, llama_config])
@@ -121,6 +119,6 @@ def test_without_accelerate_the_line_to_install_it_is_told(tmp_path: Path, monke
     save_pair(tmp_path, llama_config)
     run(tmp_path)
     real = importlib.util.find_spec
-    monkeypatch.setattr(jam.model, "find_spec", lambda name: None if name == "accelerate" else real(name))
+    monkeypatch.setattr("jam.model.loading.find_spec", lambda name: None if name == "accelerate" else real(name))
     with pytest.raises(ValueError, match=r"needs accelerate, .* pip install 'jam-fusion\[offload\]'"):
         jam.load(tmp_path / "out", device="cpu", device_map="auto")

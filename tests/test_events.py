@@ -138,7 +138,7 @@ def test_a_conversation_has_a_cache_of_its_length(model: Model, monkeypatch: pyt
     assert whole.engine.decoder.cache.bytes == 4 * short.engine.decoder.cache.bytes
     with pytest.raises(ValueError, match="a prompt may have 39 tokens"):
         short.send(20 * QUESTION)
-    monkeypatch.setattr("jam.model.available_memory", lambda device: 2 * short.engine.decoder.cache.bytes)
+    monkeypatch.setattr("jam.model.model.available_memory", lambda device: 2 * short.engine.decoder.cache.bytes)
     with pytest.raises(ValueError, match="give a shorter length"):
         model.chat()
     assert model.chat(length=40, max_new_tokens=10).send("a").extra["tokens"]

@@ -256,7 +256,7 @@ def test_a_schedule_is_followed_code_by_code(model: Model, monkeypatch: pytest.M
 )
 def test_bad_requests_are_refused_before_anything_runs(model: Model, monkeypatch, settings: dict, message: str) -> None:
     monkeypatch.setattr(model.joint, "hidden", None)  # whatever runs, fails
-    monkeypatch.setattr("jam.model.MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr("jam.model.model.MEMORY_SHARE", 1e-9)
     with pytest.raises(ValueError, match=message):
         model.generate(QUESTION, **settings)
 

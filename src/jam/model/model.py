@@ -1,29 +1,18 @@
-"""A model folder, loaded: the joint model with its codec, manifest and generation settings."""
+"""What a model folder is in memory: the network with its codec, and what one does with it."""
 
 from __future__ import annotations
 
-import json
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
-from transformers import AutoConfig
 from transformers.utils import logging
 
-from jam.checkpoints import (
-    CheckpointReader,
-    Manifest,
-    available_memory,
-    require_memory,
-    write_json,
-)
-from jam.codec import Codec, load_image_tokenizer, load_tokenizer
+from jam.checkpoints import Manifest, available_memory, write_json
+from jam.codec import Codec
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.codec.text import TOKENIZER_FOLDER
 from jam.documents import Document, Part
@@ -42,11 +31,7 @@ from jam.generation import (
     settings_to_fill,
 )
 from jam.generation.engine import SLOTS
-from jam.grammar import Grammar
-from jam.models import CrossConfig, CrossForCausalLM, SingleStream, compile_layers, is_quantized, quantize
-from jam.models.placement import spread_layers
-from jam.models.towers import composite_of, decoder_config, family_of
-from jam.vocabulary import ParentRows, Vocabulary
+from jam.models import CrossForCausalLM, SingleStream, is_quantized
 
 GENERATION_CONFIG = "generation_config.json"
 MEMORY_SHARE = 0.8  # of the memory that is left, for the cache of keys and values
@@ -222,147 +207,6 @@ class Model:
                 "put it back, or set `folder` to where the model lies now"
             )
         return path
-
-
-def load(
-    folder: str | Path,
-    device: str | None = None,
-    dtype: str | torch.dtype | None = None,
-    device_map: Literal["auto"] | dict[str, str] | None = None,
-    int8: bool = False,
-    compiled: bool = False,
-) -> Model:
-    """Load a folder that `jam fuse` or `jam train` wrote.
-
-    Args:
-        folder: the model folder.
-        device: default: the GPU if there is one, else the CPU.
-        dtype: "float32", "bfloat16" or "float16"; default: float32 on the CPU, else as stored.
-        device_map: "auto": layers that do not fit on the device wait in host memory, or on disk, until they are needed
-            (slower; to run, not to train); or where each part is to lie, as `from_pretrained` takes it.
-        int8: keep the layers' weights as int8 with a scale per output, for generating only (`models.quantize`).
-        compiled: compile the layers (`models.compile_layers`): a minute or two, for many documents.
-
-    Raises:
-        ValueError: it is no model folder of jam, tensors are missing or extra, they do not fit into memory, or
-            `accelerate`, which a device map needs, is not installed; or a device map with int8 or compiled layers.
-    """
-    if device_map is not None and (int8 or compiled):
-        raise ValueError(
-            f"device_map {device_map!r} with {'int8' if int8 else 'compiled layers'}: layers that come and go are "
-            "neither; leave one of the two out"
-        )
-    folder, device = Path(folder), choose_device(device)
-    codec, manifest = load_codec(folder, device), Manifest.load(folder)
-    network = _load_network(folder, device, dtype, device_map)
-    joint: CrossForCausalLM | SingleStream
-    if isinstance(network, CrossForCausalLM):
-        joint = network
-    else:
-        if manifest.rows is None or manifest.image_grid is None:
-            raise ValueError(f"{folder}/manifest.json does not say the rows of this model; fuse the parents again")
-        composite, rows = composite_of(network.config), ParentRows(**manifest.rows)
-        decoder = composite.decoder_of(network) if composite.whole_class else network
-        joint = SingleStream(decoder, codec.vocabulary, manifest.image_grid, rows, network)  # type: ignore[arg-type]
-        joint.joint.to(device)
-    if int8:
-        quantize(joint)
-    if compiled:
-        compile_layers(joint)
-    return Model(folder, joint.eval(), codec, manifest, read_settings(folder))
-
-
-def load_codec(folder: str | Path, device: str | None = None) -> Codec:
-    """Only what turns documents into ids and back, without the network.
-
-    Raises:
-        ValueError: it is no model folder of jam.
-    """
-    folder, device = Path(folder), choose_device(device)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder")
-    manifest = Manifest.load(folder)
-    if manifest.vocabulary is None or manifest.image_grid is None:
-        raise ValueError(f"{folder}/manifest.json does not say vocabulary and image_grid; fuse the parents again")
-    vocabulary = Vocabulary.from_dict(manifest.vocabulary)
-    images = folder / IMAGE_TOKENIZER_FOLDER
-    return Codec(
-        vocabulary,
-        Grammar(vocabulary, manifest.image_grid[0] * manifest.image_grid[1], manifest.image_grid[1]),
-        load_tokenizer(folder),
-        load_image_tokenizer(images, device) if images.is_dir() else None,
-    )
-
-
-def choose_device(name: str | None) -> str:
-    """A device that is there; by default the GPU if there is one. Raises ValueError for one that is not."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a build of torch without CUDA
-        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try --device cpu") from None
-    return name
-
-
-def _load_network(
-    folder: Path, device: str, dtype: str | torch.dtype | None, device_map: str | dict[str, str] | None
-) -> Any:
-    chosen: torch.dtype | None = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    if chosen is None and torch.device(device).type == "cpu":
-        chosen = torch.float32
-    reader = CheckpointReader(folder)  # a truncated or missing file is named before anything is loaded
-    if device_map is None:
-        require_memory(str(folder), reader.infos.values(), chosen, device, spread=True)
-    elif find_spec("accelerate") is None:
-        raise ValueError(
-            "a device map needs accelerate, which is not installed; install it with pip install 'jam-fusion[offload]'"
-        )
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    options: dict[str, Any] = {"dtype": chosen or "auto", "local_files_only": True}
-    network_class: Any = CrossForCausalLM
-    if not isinstance(config, CrossConfig):
-        family = family_of(decoder_config(config))
-        network_class = composite_of(config).whole_class or family.model_class
-        options["attn_implementation"] = family.attention
-    if device_map == "auto":
-        device_map = _spread(network_class, config, chosen or getattr(config, "dtype", None), device)
-    if device_map is not None:
-        options["device_map"] = device_map
-    with TemporaryDirectory() as beside, warnings.catch_warnings():  # layers stay in our files; nothing is put beside
-        warnings.filterwarnings("ignore", "The following device_map keys do not match")  # those of single tensors
-        network, info = network_class.from_pretrained(
-            folder, **options, output_loading_info=True, ignore_mismatched_sizes=True, offload_folder=beside
-        )
-    problems = []
-    for key, what in (("missing", "missing"), ("unexpected", "not expected"), ("mismatched", "of another shape")):
-        if names := sorted(name if isinstance(name, str) else name[0] for name in info[f"{key}_keys"]):
-            problems.append(f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})")
-    if problems:
-        raise ValueError(
-            f"{folder}: the tensors do not fit its config.json: {', '.join(problems)}; "
-            "use the config.json that belongs to these weights"
-        )
-    return network.to(device) if device_map is None else network
-
-
-def _spread(network_class: Any, config: Any, dtype: torch.dtype | None, device: str) -> dict[str, str]:
-    """A device map: the device first, then host memory, then the disk; a tenth of each is left to what is computed."""
-    with torch.device("meta"):
-        network = network_class(config)
-    network.tie_weights()
-    devices = dict.fromkeys([device, "cpu"])
-    room = {name: available_memory(name) for name in devices}
-    return spread_layers(
-        network, {name: 2**63 if free is None else int(0.9 * free) for name, free in room.items()}, dtype
-    )
-
-
-def read_settings(folder: Path) -> GenerationSettings:
-    """Defaults of generation in the folder's ``generation_config.json``; keys that are not ours are left to others."""
-    path = folder / GENERATION_CONFIG
-    values = json.loads(path.read_text()) if path.is_file() else {}
-    known = {field.name for field in fields(GenerationSettings)}
-    return GenerationSettings(**{key: value for key, value in values.items() if key in known})
 
 
 def write_settings(folder: Path, settings: GenerationSettings, eos_id: int) -> None:

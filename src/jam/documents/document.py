@@ -1,0 +1,151 @@
+"""Text and pictures in order, perhaps with gaps, and how they look as HTML and Markdown."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jam.documents.pictures import Image, data_uri, png_bytes
+
+
+@dataclass
+class Text:
+    text: str
+
+
+@dataclass
+class Gap:
+    """A place in a document that a model fills, from what stands on both sides (`jam fill`)."""
+
+    modality: Literal["text", "image"]
+
+
+Part = Text | Image | Gap
+
+
+@dataclass
+class Message:
+    """One turn of a conversation. `role`: "user", "assistant" or "system"."""
+
+    role: str
+    content: list[Part]
+
+
+@dataclass
+class Document:
+    """Text and pictures in order (`content`), or the turns of a conversation (`messages`); one of the two is filled.
+
+    `extra` keeps the other keys of the JSON line (id, source, license, author, ...) and, for a generated document, how
+    it came about (`finish_reason`, counts). `where` is the file and line it was read from, for messages.
+    """
+
+    content: list[Part] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+    def __post_init__(self) -> None:
+        if self.content and self.messages:
+            raise ValueError("a document has either content or messages, not both")
+
+    @property
+    def parts(self) -> list[Part]:
+        """All parts in order, turns joined."""
+        return self.content or [part for message in self.messages for part in message.content]
+
+    @property
+    def texts(self) -> list[str]:
+        return [part.text for part in self.parts if isinstance(part, Text)]
+
+    @property
+    def images(self) -> list[Image]:
+        return [part for part in self.parts if isinstance(part, Image)]
+
+    @property
+    def gaps(self) -> list[Gap]:
+        return [part for part in self.parts if isinstance(part, Gap)]
+
+    @property
+    def answer(self) -> list[Part]:
+        """The parts of the last turn if it is the assistant's, else all content."""
+        if not self.messages:
+            return self.content
+        return self.messages[-1].content if self.messages[-1].role == "assistant" else []
+
+    def save(self, path: str | Path) -> Path:
+        """Write an HTML page (``.html``, pictures inside) or Markdown (``.md``, pictures in a folder beside it)."""
+        path = Path(path)
+        if path.suffix == ".html":
+            path.write_text(to_html(self), encoding="utf-8")
+        elif path.suffix == ".md":
+            path.write_text(to_markdown(self, path.with_name(path.stem + "_images")), encoding="utf-8")
+        else:
+            raise ValueError(f"{path}: a document is saved as .html or .md, not as {path.suffix or 'no suffix'!r}")
+        return path
+
+
+def to_markdown(document: Document, images: Path) -> str:
+    """Markdown text; pictures are written into the folder `images`."""
+    blocks: list[str] = []
+    count = 0
+    for role, part in _shown(document):
+        if isinstance(part, Text):
+            blocks.append(f"## {part.text.strip()}" if role == "user" else part.text.strip())
+        elif isinstance(part, Image):
+            count += 1
+            images.mkdir(parents=True, exist_ok=True)
+            (images / f"{count:02d}.png").write_bytes(png_bytes(part.load()))
+            blocks.append(f"![]({images.name}/{count:02d}.png)")
+    return "\n\n".join(blocks) + "\n"
+
+
+PAGE_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 17px/1.6 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem; }
+article { margin: 0 0 3rem; }
+h2 { font-size: 1.25rem; line-height: 1.35; }
+img { display: block; width: 16rem; max-width: 100%; border-radius: .5rem; border: 1px solid #8884; background: #fff; }
+img.pixelated { image-rendering: pixelated; }
+p { white-space: pre-wrap; margin: 1.2rem 0 .6rem; }
+footer { color: #888; font-size: .85rem; }
+"""
+
+
+def to_html(document: Document, title: str = "An illustrated document") -> str:
+    """A page that needs nothing beside it."""
+    return page(title, article(document))
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{PAGE_STYLE}{style}</style></head>'
+        f"<body>\n{body}\n</body></html>\n"
+    )
+
+
+def article(document: Document) -> str:
+    """The document as one HTML ``<article>``: questions as headings, texts as paragraphs, pictures inline."""
+    lines = ["<article>"]
+    for role, part in _shown(document):
+        if isinstance(part, Text):
+            tag = "h2" if role == "user" else "p"
+            lines.append(f"<{tag}>{html.escape(part.text.strip())}</{tag}>")
+        elif isinstance(part, Image):
+            picture = part.load()
+            small = ' class="pixelated"' if max(picture.size) <= 128 else ""
+            lines.append(f'<img{small} alt="" src="{data_uri(picture)}">')
+    if reason := document.extra.get("finish_reason"):
+        lines.append(f"<footer>finished: {html.escape(str(reason))}</footer>")
+    return "\n".join([*lines, "</article>"])
+
+
+def _shown(document: Document) -> Iterator[tuple[str, Part]]:
+    """Parts that a page shows, with the role of their turn: all but empty texts and gaps."""
+    for turn in document.messages or [Message("assistant", document.content)]:
+        for part in turn.content:
+            if isinstance(part, Image) or (isinstance(part, Text) and part.text.strip()):
+                yield turn.role, part
