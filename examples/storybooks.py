@@ -40,7 +40,7 @@ from jam.models import SingleStream
 from jam.vocabulary import ParentRows, Vocabulary
 
 CONTEXT, SENTINELS, TEXT_SIZE = 1024, 64, 8192
-TOKENIZER_STEPS, TEXT_STEPS, IMAGE_STEPS, ALIGN_STEPS, INSTRUCT_STEPS = 2500, 250, 300, 100, 80
+TOKENIZER_STEPS, TEXT_STEPS, IMAGE_STEPS, ALIGN_STEPS, INSTRUCT_STEPS = 8000, 250, 400, 150, 80
 BATCH_TOKENS = 8 * CONTEXT
 RECIPES = Path(__file__).parents[1] / "recipes"
 ONE_IN = 20  # documents held out
@@ -59,29 +59,21 @@ def main() -> None:
     write_corpora(arguments.data.resolve(), out / "documents")
     train_image_tokenizer(arguments.data.resolve(), out, scale)
     make_parents(out)
-    plain = {"stage": "parent", "cm3": False, "lr": 2e-3, "warmup_steps": scaled(50, scale)}
-    train(
-        out,
-        "text",
-        "text",
-        {"texts": 0.7, "story-texts": 0.3},
-        ["story-texts"],
-        steps=scaled(TEXT_STEPS, scale),
-        **plain,
-    )
+    plain = {"stage": "parent", "cm3": False, "lr": 2e-3}
+    texts = {"texts": 0.7, "story-texts": 0.3}
+    train(out, "text", "text", texts, ["story-texts"], scaled(TEXT_STEPS, scale), **plain)
     pictures = {"captions": 0.4, "story-pages": 0.6}
-    train(out, "image", "image", pictures, ["story-pages"], steps=scaled(IMAGE_STEPS, scale), **plain)
+    train(out, "image", "image", pictures, ["story-pages"], scaled(IMAGE_STEPS, scale), **plain)
     if not (out / "fused").exists():
         parents = ("--text", out / "text-run" / "model", "--image", out / "image-run" / "model")
         run("fuse", *parents, "--out", out / "fused", "--every", 2)
     both = ["story-texts", "story-pages"]
     mixture = {"texts": 0.3, "story-texts": 0.1, "captions": 0.2, "story-pages": 0.4}
-    causal = {"warmup_steps": scaled(30, scale), "sentinel_weight": 0.0}
-    align = {"stage": "aligned", "lr": 1e-3, "steps": scaled(ALIGN_STEPS, scale)}
-    train(out, "align", "fused", mixture, both, **align, **causal)
-    instruct = {"stage": "instructed", "lr": 5e-4, "steps": scaled(INSTRUCT_STEPS, scale)}
+    align = {"stage": "aligned", "lr": 1e-3, "sentinel_weight": 0.0}
+    train(out, "align", "fused", mixture, both, scaled(ALIGN_STEPS, scale), **align)
     mixture = {"stories": 0.8, "howto": 0.1, "captions": 0.1}
-    train(out, "instruct", "align-run/model", mixture, ["stories"], **instruct, **causal)
+    instruct = {"stage": "instructed", "lr": 5e-4, "sentinel_weight": 0.0}
+    train(out, "instruct", "align-run/model", mixture, ["stories"], scaled(INSTRUCT_STEPS, scale), **instruct)
     measure(out)
 
 
@@ -207,7 +199,9 @@ def save_parent(folder: Path, vocabulary: Vocabulary, rows: ParentRows, codec: C
         model.save(new)
 
 
-def train(out: Path, name: str, model: str, corpora: dict[str, float], validation: list[str], **recipe: Any) -> None:
+def train(
+    out: Path, name: str, model: str, corpora: dict[str, float], validation: list[str], steps: int, **recipe: Any
+) -> None:
     """Prepare what is missing, and train ``out/model`` on the weighted corpora into ``out/NAME-run``."""
     folder = out / f"{name}-run"
     if (folder / "model").exists():
@@ -217,6 +211,8 @@ def train(out: Path, name: str, model: str, corpora: dict[str, float], validatio
     settings = {
         "sources": [{"path": str(shards(out, name, corpus)), "weight": weight} for corpus, weight in corpora.items()],
         "validation": [str(shards(out, name, f"{corpus}-validation")) for corpus in validation],
+        "steps": steps,
+        "warmup_steps": steps // 5,
         "context": CONTEXT,
         "batch_tokens": BATCH_TOKENS,
         "micro_batch_size": 4,
