@@ -1,4 +1,4 @@
-"""Runs of one process and of several, for tests to compare: ``python ranks.py OUT [slow]``.
+"""Runs of one process and of several, for tests to compare: ``python ranks.py OUT [slow | ends]``.
 
 Processes are forked from one that has imported everything, since that takes longer than the runs. The result of a
 run is ``OUT/NAME.pt``.
@@ -6,6 +6,7 @@ run is ``OUT/NAME.pt``.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -22,7 +23,9 @@ from runs import trainer, write_corpora
 from torch.distributed.tensor import DTensor
 
 from jam.training import Trainer
+from jam.training import checkpoint as checkpoint_module
 from jam.training import trainer as trainer_module
+from jam.training.checkpoint import checkpoints
 from jam.training.distributed import World, join, leave, whole
 
 STEPS = 20
@@ -164,6 +167,42 @@ def terminated(out: Path) -> None:
     torch.save([process.exitcode for process in processes], out / "terminated.pt")
 
 
+def failing(world: World, out: Path, name: str, rank: int) -> None:
+    """A run of which one process fails alone in step 3, while the checkpoint of step 2 is being written."""
+    made = trainer(out / "shards", out / name, world=world, **(BATCH | {"steps": 6, "checkpoint_every": 2}))
+    write, loss = checkpoint_module.dcp.FileSystemWriter.write_data, made._loss
+
+    def slow_write(*arguments: Any) -> Any:
+        time.sleep(1)
+        return write(*arguments)
+
+    def failing_loss(batch: Any) -> Any:
+        if made.step == 2 and world.rank == rank:
+            assert not checkpoints(made.run)
+            raise OSError("a shard is gone")
+        return loss(batch)
+
+    checkpoint_module.dcp.FileSystemWriter.write_data = slow_write
+    made._loss = failing_loss
+    try:
+        list(made.train())
+    except Exception as error:
+        torch.save((type(error).__name__, str(error)), out / f"{name}-{world.rank}.pt")
+
+
+def full(world: World, out: Path, name: str) -> None:
+    """The same, where the first process cannot write the record of step 3 down."""
+
+    class Full(trainer_module.Records):
+        def write(self, values: dict[str, Any]) -> None:
+            if values["step"] == 3 and self.file is not None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().write(values)
+
+    trainer_module.Records = Full
+    failing(world, out, name, rank=-1)
+
+
 FAST: dict[str, dict[str, Any]] = {
     "all": {"parent": {"dropout": 0.3}, "activation_checkpointing": True, "z_loss": 1e-3, "max_logits": 3000},
     "lora": {"train": "lora", "lora_rank": 4},
@@ -205,7 +244,18 @@ def slow(out: Path) -> None:
     killed(out, 2, kills=20, steps=60)
 
 
+def ends(out: Path) -> None:
+    """Processes that have not ended after a minute count as hanging."""
+    for name, function, *more in (("second", failing, 1), ("full", full)):
+        processes = start(2, function, out, name, *more)
+        for process in processes:
+            process.join(60)
+            process.kill()
+            process.join()
+        torch.save([process.exitcode for process in processes], out / f"{name}.pt")
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     write_corpora(folder / "shards")
-    (slow if "slow" in sys.argv else fast)(folder)
+    {"fast": fast, "slow": slow, "ends": ends}[sys.argv[2] if sys.argv[2:] else "fast"](folder)

@@ -63,7 +63,7 @@ def test_a_record_that_cannot_be_written_costs_no_checkpoint(shards, tmp_path, m
 
     monkeypatch.setattr(trainer_module, "Records", Full)
     made = trainer(shards, tmp_path / "run", checkpoint_every=2)
-    monkeypatch.setattr(made.checkpoints, "_is_written", lambda pending: False)
+    monkeypatch.setattr(made.checkpoints, "_is_done", lambda pending: False)
     with pytest.raises(ValueError, match=r"the disk is full: cannot write .*run: .*the last checkpoint is .*000002"):
         list(made.train())
     assert [path.name for path in (made.run / "checkpoints").iterdir()] == ["step-000002"]
@@ -98,7 +98,7 @@ def test_other_processes_learn_that_there_was_no_room(tmp_path):
     written: Future[None] = Future()
     written.set_result(None)
     made = Checkpoints(tmp_path, Rule(0), Other())
-    made._pending = checkpoint._Pending(tmp_path / ".step-000001.partial", tmp_path / "step-000001", {}, written)
+    made._pending = checkpoint._Pending(tmp_path / "step-000001", written)
     with pytest.raises(ValueError, match="the disk is full"):
         made.settle(wait=True)
     assert not checkpoints(tmp_path)

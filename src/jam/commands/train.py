@@ -67,7 +67,10 @@ def train(config: TrainConfig, world: World, console: Console) -> None:
         f"{trainer.steps} steps of {trainer.accumulation} x {config.micro_batch_size} x {trainer.context} tokens "
         f"from {config.model} ({model.manifest.stage}){processes}"
     )
-    run_training(trainer, "training", console)
+    try:
+        run_training(trainer, "training", console)
+    finally:
+        trainer.checkpoints.finish()  # an error of the terminal costs no checkpoint either
     if trainer.validation_report.get("all_tokens"):
         console.print(f"validation: {json.dumps(trainer.validation_report)}", soft_wrap=True)
     console.print(

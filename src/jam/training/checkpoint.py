@@ -11,7 +11,8 @@ import json
 import re
 import shutil
 import warnings
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,24 +86,25 @@ class Rule:
 class _Pending:
     """A checkpoint that is being written."""
 
-    place: Path
     path: Path
-    state: dict[str, Any]
-    future: Future[Any]
+    named: Future[None]  # done when it has its name, or cannot get it
 
 
 class Checkpoints:
-    """Those of a run: `save` begins one, `settle` gives it its name when it is whole.
+    """Those of a run: `save` begins one, `settle` finds out what became of it, `finish` does so at an early end.
+
+    What is written wholly gets its name at once, beside the training, however the run ends.
 
     Args:
         run: folder of the run.
         rule: which stay.
-        world: the processes, each of which calls every method at the same step.
+        world: the processes, each of which calls every method but `finish` at the same step.
     """
 
     def __init__(self, run: Path, rule: Rule, world: World) -> None:
         self.run, self.rule, self.world = run, rule, world
         self._pending: _Pending | None = None
+        self._background = ThreadPoolExecutor(max_workers=1)
 
     def save(self, tensors: dict[str, Tensor], state: dict[str, Any], wait: bool = False) -> None:
         """Copy the tensors and write them in the background, unless this step has its checkpoint.
@@ -118,9 +120,9 @@ class Checkpoints:
         self.world.on_first(partial(self._make_room, path, place, bytes_of(tensors)))
         writer = dcp.FileSystemWriter(place)
         group, alone = self.world.background, self.world.size == 1
-        future = dcp.async_save(dict(tensors), storage_writer=writer, process_group=group, no_dist=alone)
-        assert isinstance(future, Future)
-        self._pending = _Pending(place, path, state, future)
+        written = dcp.async_save(dict(tensors), storage_writer=writer, process_group=group, no_dist=alone)
+        assert isinstance(written, Future)
+        self._pending = _Pending(path, self._background.submit(self._complete, written, place, path, state))
         self.settle(wait)
 
     def _make_room(self, path: Path, place: Path, needed: int) -> None:
@@ -130,45 +132,70 @@ class Checkpoints:
             raise disk_full(path, needed, self.kept())
 
     def settle(self, wait: bool = False) -> None:
-        """Give a checkpoint that is written its name, and remove those that the rule does not keep.
+        """Find out what became of the pending checkpoint, and remove those that the rule does not keep.
+
+        Args:
+            wait: for it; otherwise nothing happens before it is done.
 
         Raises:
             ValueError: the disk was full.
         """
         pending = self._pending
-        if pending is None or not (wait or self._is_written(pending)):
+        if pending is None or not (wait or self._is_done(pending)):
             return
+        pending.named.exception()  # waits
         self._pending = None
         try:
-            pending.future.result()
-            self.world.on_first(partial(self._give_name, pending))
-        except (CheckpointException, OSError, RuntimeError) as error:
-            if self.world.is_first:
-                shutil.rmtree(pending.place, ignore_errors=True)
+            self.world.on_first(partial(self._conclude, pending))
+        except (OSError, RuntimeError) as error:
             if is_disk_full(error) or "No space left on device" in str(error):
                 raise disk_full(pending.path, None, self.kept()) from None
             raise
 
-    def _give_name(self, pending: _Pending) -> None:
-        write_json(pending.place / STATE, pending.state)
-        sync(pending.place / STATE)
-        sync(pending.place)
-        pending.place.rename(pending.path)
-        sync(pending.path.parent)
+    def finish(self) -> None:
+        """Where a run ends by an error: wait for the pending checkpoint, which gets its name if it can.
+
+        What this process must do for it goes on in the background, whatever the others are doing. Raises nothing: the
+        error of the run is the one to report.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None and pending.named.exception() is None and self.world.is_first:
+            with suppress(OSError):
+                self._remove_superfluous()
+
+    def _complete(self, written: Future[Any], place: Path, path: Path, state: dict[str, Any]) -> None:
+        """In the background: when all processes have written, the first one gives the checkpoint its name."""
+        try:
+            written.result()
+            if self.world.is_first:
+                write_json(place / STATE, state)
+                sync(place / STATE)
+                sync(place)
+                place.rename(path)
+                sync(path.parent)
+        except (Exception, CheckpointException) as error:
+            if self.world.is_first:
+                shutil.rmtree(place, ignore_errors=True)
+            if isinstance(error, CheckpointException):  # no Exception; it holds those of the processes
+                raise next(iter(error.failures.values()))[0] from None
+            raise
+
+    def _conclude(self, pending: _Pending) -> None:
+        pending.named.result()
         self._remove_superfluous()
-
-    def _is_written(self, pending: _Pending) -> bool:
-        return self.world.sum([float(pending.future.done())])[0] == self.world.size
-
-    def kept(self) -> str:
-        """What a message says of the checkpoints that there are."""
-        found = checkpoints(self.run)
-        return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
     def _remove_superfluous(self) -> None:
         found = checkpoints(self.run)
         for index in self.rule.superfluous([read_state(path) for path in found]):
             remove(found[index])
+
+    def _is_done(self, pending: _Pending) -> bool:
+        return self.world.sum([float(pending.named.done())])[0] == self.world.size
+
+    def kept(self) -> str:
+        """What a message says of the checkpoints that there are."""
+        found = checkpoints(self.run)
+        return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
 
 def bytes_of(tensors: dict[str, Tensor]) -> int:

@@ -170,7 +170,9 @@ class Trainer:
     def train(self) -> Iterator[StepReport]:
         """Run to the end, yielding after every step; afterwards the model lies in ``out/model``.
 
-        Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it.
+        Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it. Any other error
+        waits for the checkpoint that is being written, if there is one, and is raised then; of several processes each
+        does so alone, since the others may be elsewhere.
 
         Raises:
             SystemExit: after SIGTERM (and with several processes Ctrl-C, which waits for the step's end there).
@@ -179,8 +181,8 @@ class Trainer:
         self.model.train()
         records = Records(self.run if self.world.is_first else None, self.step)
         noted = (signal.SIGTERM,) if self.world.size == 1 else (signal.SIGTERM, signal.SIGINT)
-        try:
-            with signals_noted(*noted) as received:
+        with signals_noted(*noted) as received:
+            try:
                 while self.step < self.steps:
                     report = self.train_step()
                     records.write(report.record())
@@ -195,17 +197,16 @@ class Trainer:
                 if self.validation and not self.validation_report:
                     self._validate(records)
                 self.save_checkpoint(wait=True)
-        except (KeyboardInterrupt, GeneratorExit):
-            self.save_checkpoint(wait=True)
-            raise
-        except Exception as error:
-            if self.world.size == 1 or isinstance(error, ValueError):  # which all processes raise
-                self.checkpoints.settle(wait=True)  # the last one is whole and counts
-            if is_disk_full(error):
-                raise disk_full(self.run, None, self.checkpoints.kept()) from error
-            raise
-        finally:
-            records.close()
+            except (KeyboardInterrupt, GeneratorExit):
+                self.save_checkpoint(wait=True)
+                raise
+            except Exception as error:
+                self.checkpoints.finish()
+                if is_disk_full(error):
+                    raise disk_full(self.run, None, self.checkpoints.kept()) from error
+                raise
+            finally:
+                records.close()
         reshard(self.model)
         tensors = merged(whole_tensors(self.model, keep=self.world.is_first), self.config)
         self.world.on_first(partial(self._save_result, tensors))
