@@ -100,23 +100,23 @@ def live(
     events = model.stream(prompt, begin, **asdict(settings))
     say(prompt, "\n")
     say(begin)
-    with progress_bar(console, transient=True) as progress:
-        for event in events:
-            match event:
-                case TextPiece():
-                    say(event.text)
-                case ImageStarted():
-                    task = progress.add_task(f"picture {event.index + 1}", total=None, figures="")
-                case ImageProgress():
-                    progress.update(task, completed=event.done, total=event.total)
-                case ImageDone():
-                    progress.remove_task(task)
-                    say(f"\n{PICTURE}\n")
-                case Finished():
-                    say("", "\n")
-                    event.generation.checked()
-                    assert event.document is not None
-                    return event.document
+    try:
+        with progress_bar(console, transient=True) as progress:
+            for event in events:
+                match event:
+                    case TextPiece():
+                        say(event.text)
+                    case ImageStarted():
+                        task = progress.add_task(f"picture {event.index + 1}", total=None, figures="")
+                    case ImageProgress():
+                        progress.update(task, completed=event.done, total=event.total)
+                    case ImageDone():
+                        progress.remove_task(task)
+                        say(f"\n{PICTURE}\n")
+                    case Finished(document=Document() as document):
+                        return document
+    finally:
+        say("", "\n")  # what is said next, an error too, begins a line
     raise AssertionError("a stream ends with Finished")
 
 

@@ -44,11 +44,14 @@ class Chat:
         """
         events = list(self.stream(message, **settings))
         assert isinstance(events[-1], Finished) and events[-1].document is not None
-        events[-1].generation.checked()
         return Document(content=events[-1].document.answer, extra=events[-1].document.extra)
 
     def stream(self, message: str | Sequence[Part], **settings: Any) -> Iterator[Event]:
-        """As `send`, event by event; the last one, `Finished`, has the answer. Left early, nothing is kept of it."""
+        """As `send`, event by event; the last one, `Finished`, has the answer. Left early, nothing is kept of it.
+
+        Raises:
+            ValueError: as `send`; where the answer failed, behind the events so far.
+        """
         parts: list[Part] = [Text(message)] if isinstance(message, str) else list(message)
         turns = [*self.document.messages, Message("user", parts)]
         chosen = replace(self.settings, **settings).for_row(sum(turn.role == "user" for turn in turns) - 1)
@@ -74,7 +77,6 @@ class Chat:
         self.engine.end(self.session)
 
     def _keep(self, turns: list[Message], request: Request, event: Finished) -> Finished:
-        document = document_of(request, event.generation, self.codec)
-        if event.reason != "failed":
-            self.document = Document(messages=[*turns, Message("assistant", document.answer)])
+        document = document_of(request, event.generation.checked(), self.codec)
+        self.document = Document(messages=[*turns, Message("assistant", document.answer)])
         return replace(event, document=document)

@@ -76,7 +76,8 @@ class Finished:
         generation: the result, with reason and counts.
         withdrawn: characters at the end of the pieces that are not in the document: 0, but for a sentence so long that
             the budget ended within it although its end was waited for.
-        document: the prompt with what was written; from `Model.stream` and `Chat.stream`, not from the engine.
+        document: the prompt with what was written; from `Model.stream` and `Chat.stream`, not from the engine. These
+            raise where the engine says that a row has "failed".
     """
 
     row: Row = field(repr=False)

@@ -103,7 +103,12 @@ class Model:
         return self._sized_for(requests).run(requests, on_step=on_step)
 
     def stream(self, prompt: str | Document, begin: Beginning = (), **settings: Any) -> Iterator[Event]:
-        """As `generate` of one prompt, event by event; the last one, `Finished`, has the document."""
+        """As `generate` of one prompt, event by event; the last one, `Finished`, has the document.
+
+        Raises:
+            ValueError: the request cannot be met: at once. Or the document failed (`Generation.checked`): behind the
+                events so far, in the place of `Finished`.
+        """
         request = request_for(prompt, replace(self.settings, **settings), self.codec, begin)
         engine = self._sized_for([request])
         engine.submit(request)
@@ -112,7 +117,8 @@ class Model:
     def _events(self, engine: Engine, request: Request) -> Iterator[Event]:
         for event in engine.events():
             if isinstance(event, Finished):
-                event = replace(event, document=document_of(request, event.generation, self.codec))
+                document = document_of(request, event.generation.checked(), self.codec)
+                event = replace(event, document=document)
             yield event
 
     def chat(self, system: str | None = None, length: int | None = None, **settings: Any) -> Chat:
