@@ -208,8 +208,11 @@ def test_the_benchmark_of_layers() -> None:
     ("more", "message"),
     [
         (["--gpu", "tpu"], "unknown GPU 'tpu'"),
-        (["--gpus", "0"], "there are 0 GPUs"),
-        (["--mfu", "1.5"], "the utilisation is 1.5"),
+        (["--gpus", "0"], "gpus is 0; it must be 1 or more"),
+        (["--gpus-per-node", "0"], "gpus_per_node is 0"),
+        (["--tokens", "-2"], "tokens is -2"),
+        (["--mfu", "1.5"], "mfu is 1.5"),
+        (["--image-share", "2"], "image_share is 2.0"),
         (["--context", "4096"], "the model takes 64 positions"),
         (["--batch-tokens", "1024", "--gpus", "17"], "16 x 1 sequences of 64: too few for 17 processes"),
         (["--batch-tokens", "127", "--micro-batch-size", "2"], "less than a micro-batch of 2 sequences of 64"),

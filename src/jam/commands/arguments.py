@@ -40,13 +40,33 @@ class Parser(ArgumentParser):
         return sorted(self.options.keys() - {"help", "config"})
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Says the default of an option whose help does not, and the choices of one that may be left out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        text = text if text.endswith("...") else text.removesuffix(".")
+        if "default" in text or not action.option_strings or action.required or action.nargs == 0:
+            return text
+        if default in (None, argparse.SUPPRESS, "", [], {}):
+            return text
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        return f"{text}; default: {shown}"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        kinds = [kind for kind in get_args(getattr(action, "_typehint", None)) if kind is not NoneType]
+        if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
+            return f"{{{','.join(map(str, get_args(kinds[0])))}}}"
+        return super()._get_default_metavar_for_optional(action)
+
+
 def make_parser(command: str, description: str, examples: str) -> Parser:
     """The parser of a command; abbreviated options are unknown ones."""
     return Parser(
         prog=f"jam {command}",
         description=description,
         epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         exit_on_error=False,
         allow_abbrev=False,
         print_config=None,
@@ -68,7 +88,7 @@ def add_placement(parser: Parser, dtype: bool = True, device_map: bool = False) 
             "--device_map",
             type=Literal["auto"] | None,
             default=None,
-            help="auto: layers that do not fit on the device wait in host memory or on disk (slower)",
+            help="auto: layers that do not fit on the device wait in host memory or on disk; default: none does",
         )
 
 
@@ -76,6 +96,12 @@ def add_speed(parser: Parser) -> None:
     """``--int8`` and ``--compile``, wherever a model is loaded to generate."""
     parser.add_argument("--int8", action="store_true", help="a quarter of the memory of float32 for layers; inexact")
     parser.add_argument("--compile", action="store_true", help="compile the layers first, for many documents")
+
+
+def require(fits: bool, option: str, value: Any, must_be: str) -> None:
+    """Raises ValueError unless the value of an option `fits`: before any work is done, not after."""
+    if not fits:
+        raise ValueError(f"{option} is {value}; it must be {must_be}")
 
 
 def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = False) -> Namespace:

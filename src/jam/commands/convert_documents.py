@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from jam.checkpoints.folders import refuse_existing
-from jam.commands.arguments import Parser, make_parser
+from jam.commands.arguments import Parser, make_parser, require
 from jam.commands.files import require_folder_of
 from jam.data import open_sources
 from jam.data.converters import HOW_TO_IMAGES, HOW_TO_RATING, RECIPES, balanced, fields_of, how_to
@@ -29,18 +29,29 @@ jam convert-documents wikihow.jsonl --recipe howto --out howto.jsonl --documents
 
 def parser() -> Parser:
     made = make_parser("convert-documents", "Turn raw records into documents, by the paper's recipes.", EXAMPLES)
-    made.add_argument("records", nargs="+", type=str, help="the sources that `jam prepare` takes")
+    made.add_argument(
+        "records",
+        nargs="+",
+        type=str,
+        help="JSON lines (also .gz), Parquet, WebDataset tars, folders of such files, or datasets:NAME?split=...",
+    )
     made.add_argument("--recipe", type=Literal[tuple(RECIPES)], required=True, help="what the records are")
     made.add_argument("--out", type=Path, required=True, help="JSON-lines file to write; it must not exist")
-    made.add_argument("--documents", type=int | None, default=None, help="at most so many, drawn evenly by category")
-    made.add_argument("--category", type=str, default="category", help="key of the category")
-    made.add_argument("--least_rating", type=float, default=HOW_TO_RATING, help="howto: rated above this; 0: any")
-    made.add_argument("--most_images", type=int, default=HOW_TO_IMAGES, help="howto: pictures of a document")
-    made.add_argument("--seed", type=int, default=0, help="of the draw")
+    made.add_argument(
+        "--documents", type=int | None, default=None, help="at most so many, drawn evenly by category; default: all"
+    )
+    made.add_argument("--category", type=str, default="category", help="key of a record's category, for --documents")
+    made.add_argument(
+        "--least_rating", type=float, default=HOW_TO_RATING, help="howto: rated above this, of 100; 0: any"
+    )
+    made.add_argument("--most_images", type=int, default=HOW_TO_IMAGES, help="howto: most pictures of a document")
+    made.add_argument("--seed", type=int, default=0, help="of the draw of --documents")
     return made
 
 
 def run(settings: Namespace) -> None:
+    require(settings.documents is None or settings.documents >= 1, "--documents", settings.documents, "1 or more")
+    require(settings.most_images >= 0, "--most-images", settings.most_images, "0 or more")
     refuse_existing(settings.out)
     require_folder_of(settings.out, "--out")
     rejected: Counter[str] = Counter()
@@ -66,9 +77,9 @@ def run(settings: Namespace) -> None:
     finally:
         partial.unlink(missing_ok=True)
     console = Console()
-    console.print(f"{settings.out}: {count} documents", soft_wrap=True, markup=False)
     for reason, times in rejected.most_common(10):
         console.print(f"left out: {times} x {reason}", soft_wrap=True, markup=False)
+    console.print(f"{settings.out}: {count} documents", soft_wrap=True, markup=False)
 
 
 def _convert(sources: list[Records], settings: Namespace, rejected: Counter[str]) -> Iterator[Document]:

@@ -29,7 +29,7 @@ def parser() -> Parser:
     )
     made.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
     made.add_argument(
-        "--yaml", type=Path | None, default=None, help="what describes the .ckpt; default: the .yaml beside it"
+        "--yaml", type=Path | None, default=None, help="file that describes the .ckpt; default: the .yaml beside it"
     )
     return made
 
@@ -41,6 +41,6 @@ def run(settings: Namespace) -> None:
     info = describe_image_tokenizer(settings.out)
     height, width = info.grid
     pictures = f"pictures of {info.resolution} x {info.resolution} pixels are {height} x {width} tokens"
-    console.print(f"{settings.out}: {info.codebook_size:,} codes, {pictures}", markup=False)
     if not decodes:
         console.print("note: it only encodes, for the checkpoint has no decoder; vqgan.ckpt has one", markup=False)
+    console.print(f"{settings.out}: {info.codebook_size:,} codes, {pictures}", markup=False)

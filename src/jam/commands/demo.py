@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.commands.arguments import Parser, make_parser
+from jam.commands.arguments import Parser, make_parser, require
 
 EXAMPLES = """
 jam demo
@@ -18,12 +18,16 @@ jam demo --report
 
 def parser() -> Parser:
     made = make_parser("demo", "Fuse the built-in tiny parents, align, tune, and answer held-out questions.", EXAMPLES)
-    made.add_argument("--out", type=Path | None, default=None, help="folder to write; default: jam-demo (jam-report)")
+    made.add_argument(
+        "--out", type=Path | None, default=None, help="folder to write; default: jam-demo, with --report jam-report"
+    )
     made.add_argument("--prompts", type=int, default=100, help="held-out questions to answer")
     made.add_argument(
         "--long", action="store_true", help="the longer recipe: nearly four times the tuning steps, and CM3"
     )
-    made.add_argument("--report", action="store_true", help="every fusion after the same alignment, in one table")
+    made.add_argument(
+        "--report", action="store_true", help="instead: every fusion after the same alignment, in a table"
+    )
     return made
 
 
@@ -31,6 +35,7 @@ def run(settings: Namespace) -> None:
     from jam.demo.report import report
     from jam.demo.story import LONG, SHORT, story
 
+    require(settings.prompts >= 1, "--prompts", settings.prompts, "1 or more")
     console = Console()
     if settings.report:
         report(settings.out or Path("jam-report"), console)

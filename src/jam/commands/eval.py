@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from jam.checkpoints import write_json
-from jam.commands.arguments import Parser, add_placement, make_parser
+from jam.commands.arguments import Parser, add_placement, make_parser, require
 from jam.commands.files import count_documents, read_all, require_folder_of
 from jam.commands.progress import progress_bar
 from jam.evaluation import evaluate
@@ -24,8 +24,8 @@ jam eval runs/align/model captions.jsonl text.jsonl --json perplexity.json
 def parser() -> Parser:
     made = make_parser("eval", "Perplexity on documents: of text, of images and of all targets, as JSON.", EXAMPLES)
     made.add_argument("model", type=Path, help="model folder")
-    made.add_argument("documents", nargs="+", type=Path, help="JSON-lines files")
-    made.add_argument("--json", type=Path | None, default=None, help="write the report into this file too")
+    made.add_argument("documents", nargs="+", type=Path, help="JSON-lines files of documents")
+    made.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too")
     made.add_argument("--batch_size", type=int, default=4, help="packed sequences in one forward")
     add_placement(made, device_map=True)
     return made
@@ -33,6 +33,7 @@ def parser() -> Parser:
 
 def run(settings: Namespace) -> None:
     console = Console(stderr=True)
+    require(settings.batch_size >= 1, "--batch-size", settings.batch_size, "1 or more")
     if settings.json is not None:
         require_folder_of(settings.json, "--json")
     total = count_documents(settings.documents)

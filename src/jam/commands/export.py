@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from jam.checkpoints import new_folder
+from jam.checkpoints.folders import refuse_existing
 from jam.commands.arguments import Parser, make_parser
 from jam.model import load
 from jam.training import DataSource, TrainConfig
@@ -24,13 +25,16 @@ jam export runs/instruct --step 9000 --out instruct-9
 def parser() -> Parser:
     made = make_parser("export", "Make a model folder of a checkpoint of a run, which may still be going on.", EXAMPLES)
     made.add_argument("run", type=Path, help="the --out of `jam train`")
-    made.add_argument("--out", type=Path, required=True, help="the model folder to write")
-    made.add_argument("--step", type=int | None, default=None, help="which checkpoint; default: the last")
-    made.add_argument("--model", type=str | None, default=None, help="what the run began with, if it moved")
+    made.add_argument("--out", type=Path, required=True, help="model folder to write; it must not exist")
+    made.add_argument("--step", type=int | None, default=None, help="step of the checkpoint; default: the last")
+    made.add_argument(
+        "--model", type=str | None, default=None, help="folder that the run began with; default: where it was"
+    )
     return made
 
 
 def run(settings: Namespace) -> None:
+    refuse_existing(settings.out)
     config, checkpoint = read_recipe(settings.run), find_checkpoint(settings.run, settings.step)
     model = load(settings.model or config.model, "cpu", config.dtype)
     model.image_tokenizer_folder()

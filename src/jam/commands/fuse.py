@@ -24,7 +24,7 @@ def parser() -> Parser:
     made.add_argument("--config", action="config", help="a recipe (YAML); may stand first without --config")
     made.add_class_arguments(FuseConfig, skip={"plan", "json"})
     made.add_argument("--plan", action="store_true", help="show what would happen; each parent's config.json is enough")
-    made.add_argument("--json", action="store_true", help="the plan as JSON on stdout, all else on stderr")
+    made.add_argument("--json", action="store_true", help="with --plan: as JSON on stdout, all else on stderr")
     return made
 
 

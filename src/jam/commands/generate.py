@@ -30,7 +30,7 @@ def parser() -> Parser:
     made.add_argument("prompt", nargs="+", help="one question, or several for one page")
     page = "page to write or replace: .html or .md; default: text on stdout"
     made.add_argument("--out", type=Path | None, default=None, help=page)
-    made.add_argument("--begin", type=str, default="", help="a text that every answer begins with")
+    made.add_argument("--begin", type=str, default="", help="a text that every answer begins with; default: none")
     add_settings(made)
     add_placement(made, device_map=True)
     add_speed(made)

@@ -34,7 +34,7 @@ def parser() -> Parser:
         help="JSON lines (also .gz), Parquet, WebDataset tars, folders of such files, or datasets:NAME?split=...",
     )
     made.add_argument("--model", type=Path, required=True, help="model folder whose tokenizers are used")
-    made.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
+    made.add_argument("--out", type=Path, required=True, help="folder to write; one that is finished is not touched")
     made.add_argument("--workers", type=int, default=1, help="processes, of one thread each; the result is the same")
     made.add_argument(
         "--max_rejects",
@@ -69,7 +69,7 @@ def run(settings: Namespace) -> None:
             rates = [f"{(summary[key] - first[key]) / seconds:.0f} {key}/s" for key in ("documents", "images")]
             figures = f"{', '.join(rates)}, {summary['tokens']} tokens, {summary['rejects']} rejected"
             progress.update(task, completed=done, total=round(done / share) if share else None, figures=figures)
-    rejected = f", {summary['rejects']} rejected (see {REJECTS})" if summary["rejects"] else ""
+    rejected = f", {summary['rejects']} rejected (see {settings.out / REJECTS})" if summary["rejects"] else ""
     console.print(
         f"{settings.out}: {summary['documents']} documents, {summary['images']} pictures, {summary['tokens']} tokens"
         f"{rejected}",

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from jam.checkpoints import write_json
 from jam.codec import Codec
-from jam.commands.arguments import Parser, add_placement, make_parser
+from jam.commands.arguments import Parser, add_placement, make_parser, require
 from jam.commands.files import count_documents, read_all, require_folder_of
 from jam.data.prepare import encode_all
 from jam.documents import Document, Image, Text
@@ -44,13 +44,15 @@ def parser() -> Parser:
     made.add_argument("--documents", nargs="+", type=Path, default=None, help=help)
     help = "greatest difference of logits that passes; default: 0 where exactness is promised, else none"
     made.add_argument("--tolerance", type=float | None, default=None, help=help)
-    made.add_argument("--json", type=Path | None, default=None, help="write the report into this file too")
+    made.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too, as JSON")
     add_placement(made)
     return made
 
 
 def run(settings: Namespace) -> int:
     console, errors = Console(highlight=False), Console(stderr=True)
+    tolerance = settings.tolerance
+    require(tolerance is None or tolerance >= 0, "--tolerance", tolerance, "0 or more")
     if settings.json is not None:
         require_folder_of(settings.json, "--json")
     if settings.documents:
@@ -69,7 +71,7 @@ def run(settings: Namespace) -> int:
             parents={"text": settings.text, "image": settings.image},
             device=device,
             dtype=getattr(torch, settings.dtype) if settings.dtype else None,
-            tolerance=settings.tolerance,
+            tolerance=tolerance,
             say=status.update,
         )
     console.print(heading(proof), markup=False, soft_wrap=True)
@@ -79,6 +81,7 @@ def run(settings: Namespace) -> int:
     console.print(last_line(proof), markup=False, soft_wrap=True)
     if settings.json is not None:
         write_json(settings.json, proof.to_json())
+        errors.print(f"{settings.json}: the report", markup=False, soft_wrap=True, highlight=False)
     return int(proof.verdict == BEYOND)
 
 

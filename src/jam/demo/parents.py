@@ -11,7 +11,7 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -28,10 +28,8 @@ from jam.codec import Codec, ImageTokenizer, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.commands.progress import run_training, track
 from jam.commands.train import make_trainer
-from jam.data import prepare
 from jam.demo.image_tokenizer import build_image_tokenizer, train_image_tokenizer
-from jam.demo.setup import VALIDATION_SEED
-from jam.documents import Document
+from jam.demo.setup import VALIDATION_SEED, write_shards
 from jam.generation import GenerationSettings
 from jam.grammar import Grammar
 from jam.model import Model
@@ -105,14 +103,6 @@ def parent(network: LlamaForCausalLM, vocabulary: Vocabulary, rows: ParentRows, 
     grid = codec.image_tokenizer.info.grid if codec.image_tokenizer else (0, 0)
     manifest = Manifest("parent", vocabulary=vocabulary.to_dict(), image_grid=list(grid), rows=asdict(rows))
     return Model(folder, SingleStream(network, vocabulary, grid, rows), codec, manifest, GenerationSettings())
-
-
-def write_shards(
-    documents: Iterator[Document], count: int, codec: Codec, out: Path, what: str, console: Console
-) -> Path:
-    for _ in track(prepare(islice(documents, count), codec, out), count, f"preparing {what}", console):
-        pass
-    return out
 
 
 def train_parent(model: Model, config: TrainConfig, out: Path, console: Console, what: str) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jam.checkpoints.folders import refuse_existing
 from jam.codec import Codec, Encoded, describe_image_tokenizer
-from jam.commands.progress import run_training, track
+from jam.commands.progress import progress_bar, run_training
 from jam.commands.train import make_trainer
 from jam.data import prepare
 from jam.data.prepare import encode_all
@@ -65,9 +65,18 @@ def fuse_parents(out: Path, console: Console, **options: object) -> Model:
 
 def write_corpus(name: str, count: int, codec: Codec, out: Path, console: Console) -> Path:
     """`count` training documents of a corpus as shards."""
-    documents = islice(CORPORA[name](TRAINING_SEED, False), count)
-    for _ in track(prepare(documents, codec, out), count, f"preparing {count} {name}", console):
-        pass
+    documents = CORPORA[name](TRAINING_SEED, False)
+    return write_shards(documents, count, codec, out, f"{count} {name}", console)
+
+
+def write_shards(
+    documents: Iterator[Document], count: int, codec: Codec, out: Path, what: str, console: Console
+) -> Path:
+    """The first `count` documents as shards."""
+    with progress_bar(console) as progress:
+        task = progress.add_task(f"preparing {what}", total=count, figures="")
+        for summary in prepare(islice(documents, count), codec, out):
+            progress.update(task, completed=summary["documents"])
     return out
 
 

@@ -23,17 +23,17 @@ class FuseConfig:
     Args:
         text: the language model: a folder, or a hub id (owner/name or owner/name@revision).
         image: the image-token model: a folder or a hub id.
-        out: folder to write; it must not exist.
+        out: folder to write; it must not exist. A plan needs none.
         image_tokenizer: folder of the image tokenizer; default: `image_tokenizer/` in the image parent.
-        method: cross, uniform or width.
+        method: blocks between both ("cross"), a weighted mean ("uniform"), or both side by side ("width").
         every: cross: exchange after layers 0, every, 2 every, ...; 0 for no cross blocks.
         readout: cross: "exact" loses nothing of the parents, "paper" is the paper's one softmax.
-        context: cross: longest sequence, if not that of the parent with the shorter ones; positions
-            of a parent that has fewer are interpolated.
+        context: cross: longest sequence in tokens; positions of a parent that has fewer are interpolated; default:
+            that of the parent with the shorter ones.
         init: width: what fills the blocks off the diagonal.
         weight: uniform: share of the text parent in what both have, 0 to 1.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
-        image_codes: number of image codes, for a plan without image tokenizer.
+        image_codes: number of image codes, for a plan without image tokenizer; default: the tokenizer's.
         layout: of documents: "family" is that of the image parent's family, if it has one and the tokenizer
             its tokens; "paper"; or a layout's name.
         image_start: row of the first image code in the image parent's table; default: where names of

@@ -120,10 +120,13 @@ def make_plan(
     Raises:
         ValueError: the recipe does not fit the model or the number of GPUs.
     """
-    if gpus < 1:
-        raise ValueError(f"there are {gpus} GPUs; give one at least")
+    for name, count in (("gpus", gpus), ("gpus_per_node", gpus_of_node), ("tokens", tokens)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name} is {count}; it must be 1 or more")
     if not 0 < utilisation <= 1:
-        raise ValueError(f"the utilisation is {utilisation}; it is a share, above 0 and at most 1")
+        raise ValueError(f"mfu is {utilisation}; it is a share, above 0 and at most 1")
+    if not 0 <= image_share <= 1:
+        raise ValueError(f"image_share is {image_share}; it is a share, from 0 to 1")
     longest = config.max_position_embeddings
     context = recipe.context or longest
     if context > longest:

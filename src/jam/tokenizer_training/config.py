@@ -25,9 +25,10 @@ class TokenizerConfig:
 
     Args:
         out: folder of the run: checkpoints, records, reconstructions and at last `image_tokenizer/`.
-        sources: pictures to learn from.
-        validation: sources whose pictures are measured and not learnt; none: `held_out` pictures of `sources` are.
-        held_out: how many pictures are measured.
+        sources: pictures to learn from, as a list: [{path: FOLDER, weight: 1}].
+        validation: such a list of sources whose pictures are measured and not learnt; none: `held_out` pictures of
+            `sources` are.
+        held_out: how many pictures are measured, where there is no `validation`.
         resolution: pixels of a picture's side.
         patch: side of the pixel blocks that the network reads as one position (space to depth); 1: single pixels.
         channels: width of every level; each level but the last halves the side.
@@ -41,11 +42,11 @@ class TokenizerConfig:
         batch_size: pictures of a step.
         micro_batch_size: pictures in one forward; default: all.
         lr: peak learning rate, of the discriminator too.
-        warmup_steps: linear warm-up from 0.
-        schedule: what follows the warm-up.
+        warmup_steps: steps of a linear warm-up from 0.
+        schedule: of the learning rate behind the warm-up.
         min_lr_ratio: learning rate at the end, relative to the peak.
-        beta1: of Adam.
-        beta2: of Adam.
+        beta1: Adam's decay of the mean of gradients.
+        beta2: Adam's decay of the mean of their squares.
         max_grad_norm: gradients are clipped to this norm.
         codebook_from: steps without a codebook at first; the latents of then give the first codes.
         revive_every: steps after which codes that were not used since are moved to latents; 0: never.
@@ -63,12 +64,12 @@ class TokenizerConfig:
         validate_every: steps between measurements; 0: only at the end.
         checkpoint_every: steps between checkpoints; 0: only at the end.
         keep_checkpoints: how many of the last checkpoints to keep; 0: all.
-        cache_mb: decoded pictures kept in memory.
+        cache_mb: MB of decoded pictures that are kept in memory.
         workers: threads that read pictures.
-        max_unreadable: the run stops when a larger share of the pictures cannot be read.
+        max_unreadable: the run stops when a larger share (0 to 1) of the pictures cannot be read.
         resume: go on from the last checkpoint in `out`.
         seed: of weights, order and crops.
-        device: default: a GPU if there is one.
+        device: cpu, cuda, cuda:1, ...; default: a GPU if there is one.
     """
 
     out: str

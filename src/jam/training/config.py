@@ -26,34 +26,36 @@ class TrainConfig:
     Args:
         model: folder of the model to start from.
         out: folder of the run: checkpoints, records and at last `model/`.
-        sources: what to train on.
-        validation: token shards whose perplexity is measured, by modality.
+        sources: what to train on, as a list: [{path: SHARDS, weight: 1}], folders that `jam prepare` wrote and their
+            shares of the tokens.
+        validation: as a list, [SHARDS], folders of token shards whose perplexity is measured, by modality.
         stage: what the result is called in its manifest.
         train: "all"; "cross" for cross blocks, readout and new rows, with frozen towers; "lora" for these and adapters
-            in the layers of the towers (`jam[lora]`), which are merged into the result.
+            in the layers of the towers (`jam-fusion[lora]`), which are merged into the result.
         lora_rank: rank of an adapter.
         lora_alpha: an adapter's product is scaled by `lora_alpha / lora_rank`.
-        lora_dropout: on the input of an adapter.
+        lora_dropout: dropout on the input of an adapter, 0 to 1.
         steps: optimiser steps; give this or `epochs`.
         epochs: passes over the first source, to the nearest step; give this or `steps`.
-        context: positions of a sequence; default: the model's.
-        batch_tokens: positions of a batch, padding included.
+        context: positions (tokens) of a sequence; default: the model's.
+        batch_tokens: positions (tokens) of a batch, which is one step, padding included.
         micro_batch_size: sequences in one forward; a batch has as many of these as it takes.
         optimizer: "adamw", or "muon" for the matrices inside the blocks and AdamW for the rest.
         lr: peak learning rate.
-        lr_factors: factors on it by part ("text", "image", "cross", "readout"; "tower" of a single decoder).
-        warmup_steps: linear warm-up from 0.
-        schedule: what follows the warm-up.
+        lr_factors: factors on it by part, as {cross: 10} ("text", "image", "cross", "readout"; "tower" of a single
+            decoder).
+        warmup_steps: steps of a linear warm-up from 0.
+        schedule: of the learning rate behind the warm-up.
         min_lr_ratio: learning rate at the end, relative to the peak.
-        beta1: of AdamW.
-        beta2: of AdamW.
-        eps: of AdamW.
-        momentum: of Muon.
-        weight_decay: on matrices.
+        beta1: AdamW's decay of the mean of gradients.
+        beta2: AdamW's decay of the mean of their squares.
+        eps: AdamW's least divisor.
+        momentum: of Muon, 0 to 1.
+        weight_decay: of matrices.
         max_grad_norm: gradients are clipped to this norm.
-        cm3: causally masked objective; for messages, spans lie in the answer.
-        unconditional_rate: share of captioned pictures whose text is masked whole, for guidance.
-        part_rate: share of documents that mask exactly one whole part, a picture or a text, for `jam fill`.
+        cm3: train on the causally masked objective; for messages, spans lie in the answer.
+        unconditional_rate: share (0 to 1) of captioned pictures whose text is masked whole, for guidance.
+        part_rate: share (0 to 1) of documents that mask exactly one whole part, a picture or a text, for `jam fill`.
         sentinel_weight: weight of predicting a sentinel inside the source.
         image_weight: weight of image tokens against text tokens.
         z_loss: weight of the squared logarithm of the softmax's sum (PaLM, section 5), which keeps logits small.
@@ -74,8 +76,8 @@ class TrainConfig:
         keep_best: save and keep the checkpoint of the best validation, too.
         resume: go on from the last checkpoint in `out`.
         seed: of order, masks and packing.
-        device: default: a GPU if there is one.
-        dtype: data type of the weights.
+        device: cpu, cuda, cuda:1, ...; default: a GPU if there is one.
+        dtype: data type of the weights that are trained.
     """
 
     model: str
