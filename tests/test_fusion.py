@@ -54,7 +54,8 @@ def test_uniform_is_the_average(tmp_path: Path, make: Any) -> None:
         assert torch.equal(got[:TEXT_SIZE], 0.5 * ours + 0.5 * theirs[name][:TEXT_SIZE])
         codes, controls = got[TEXT_SIZE:].split([CODES, 2 + SENTINELS])
         assert torch.equal(codes, theirs[name][TEXT_SIZE:])  # the image parent alone has these
-        assert torch.equal(controls, got[: TEXT_SIZE + CODES].double().mean(0).float().expand_as(controls))  # nobody has these
+        mean = got[: TEXT_SIZE + CODES].double().mean(0).float()
+        assert torch.equal(controls, mean.expand_as(controls))  # nobody has these
     assert Manifest.load(tmp_path / "out").rows == asdict(ParentRows(TEXT_SIZE, TEXT_SIZE, TEXT_SIZE + CODES, 5))
 
 
