@@ -54,7 +54,8 @@ def test_uniform_is_the_average(tmp_path: Path, make: Any) -> None:
         assert torch.equal(got[:TEXT_SIZE], 0.5 * ours + 0.5 * theirs[name][:TEXT_SIZE])
         codes, controls = got[TEXT_SIZE:].split([CODES, 2 + SENTINELS])
         assert torch.equal(codes, theirs[name][TEXT_SIZE:])  # the image parent alone has these
-        assert torch.equal(controls, got[: TEXT_SIZE + CODES].mean(0).expand_as(controls))  # nobody has these
+        mean = got[: TEXT_SIZE + CODES].double().mean(0).float()
+        assert torch.equal(controls, mean.expand_as(controls))  # nobody has these
     assert Manifest.load(tmp_path / "out").rows == asdict(ParentRows(TEXT_SIZE, TEXT_SIZE, TEXT_SIZE + CODES, 5))
 
 
@@ -95,7 +96,7 @@ def test_exact_keeps_both_parents_and_starts_new_rows_at_the_mean(tmp_path: Path
             assert torch.equal(written[f"{role}_tower.model.{name}"], tensor)
         for side, table in (("input", parent.get_input_embeddings()), ("output", parent.get_output_embeddings())):
             absent = written[f"{role}_tower.absent_{side}"]
-            assert torch.equal(absent, table.weight.detach().mean(0).expand_as(absent))
+            assert torch.equal(absent, table.weight.detach().double().mean(0).float().expand_as(absent))
             assert len(absent) == 2 + SENTINELS + (side == "input")
     outputs = [name for name in written if name.startswith("to_") and name.endswith(("o_proj.weight", "fc2.weight"))]
     others = [name for name in written if name.startswith("to_") and name not in outputs]
@@ -124,7 +125,7 @@ def test_paper_takes_rows_from_the_parent_they_belong_to(tmp_path: Path) -> None
     own, codes, controls = written["embed_tokens.weight"].split([TEXT_SIZE, CODES, 2 + SENTINELS])
     assert torch.equal(own, text.get_input_embeddings().weight)
     assert torch.equal(codes, image.get_input_embeddings().weight[IMAGE_IDS])
-    assert torch.equal(controls, torch.cat([own, codes]).mean(0).expand_as(controls))
+    assert torch.equal(controls, torch.cat([own, codes]).double().mean(0).float().expand_as(controls))
     assert "lm_head.weight" not in written  # tied, as in both parents
     assert torch.equal(written["embed_positions.weight"], text.model.decoder.embed_positions.weight)
     assert torch.equal(written["norm.bias"], text.model.decoder.final_layer_norm.bias)

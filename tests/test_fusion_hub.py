@@ -17,7 +17,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 
 import jam.fusion.hub
 from jam.checkpoints import Manifest
-from jam.evaluation.proof import find_parent
+from jam.evaluation.parents import find_parent
 from jam.fusion import FuseConfig, find_image_tokenizer, fuse
 
 COMMIT = "c" * 40

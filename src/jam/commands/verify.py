@@ -20,6 +20,7 @@ from jam.data.prepare import encode_all
 from jam.documents import Document, Image, Text
 from jam.evaluation import Proof, verify
 from jam.evaluation.proof import BEYOND, EXACT, NOT_PROMISED
+from jam.evaluation.tensors import ChangedRows
 from jam.model import choose_device, load, load_codec
 from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
 
@@ -131,6 +132,11 @@ def table(proof: Proof) -> Table:
         made.add_row(
             "tensors that are not the parent's", *(str(len(names)) for names in proof.changed_tensors.values())
         )
+        rows = (
+            sum(one.rows for one in proof.changed_rows if one.tensor.startswith(f"{role}_tower."))
+            for role in proof.changed_tensors
+        )
+        made.add_row("rows that are not as fusion makes them", *(f"{count:,}" for count in rows))
     behind = proof.behind_pictures
     made.add_section()
     made.add_row(f"perplexity of {behind.tokens:,} tokens of text behind pictures", _figure(behind.with_pictures), "")
@@ -153,8 +159,15 @@ def last_line(proof: Proof) -> str:
         return f"not promised: {_reason(proof)}; measured instead: perplexities, {difference}"
     changed = [f"{role}: {', '.join(names[:2])}" for role, names in proof.changed_tensors.items() if names]
     tensors = f"; tensors that are not the parents': {'; '.join(changed)}" if changed else ""
+    if proof.changed_rows:
+        tensors += f"; not as fusion makes them: {'; '.join(map(_rows, proof.changed_rows))}"
     by = f"text {proof.text.max_logit_difference:.3g}, image {proof.image.max_logit_difference:.3g}"
     return f"{proof.verdict} {proof.tolerance:g}: {difference} ({by}){tensors}"
+
+
+def _rows(changed: ChangedRows) -> str:
+    first = "that of all ids without a row" if changed.token is None else repr(changed.token)
+    return f"{changed.tensor} ({changed.rows:,} of {changed.of:,} rows, first {first})"
 
 
 def _reason(proof: Proof) -> str:

@@ -72,16 +72,6 @@ def parent_tensor(parent: Parent, name: str, made_in: torch.dtype) -> Tensor:
     return made.compute(first.stored(), *(other.whole() for other in others)).to(made_in)
 
 
-def changed_tensors(reader: CheckpointReader, parent: Parent) -> list[str]:
-    """Tensors of a parent that its tower in a fused folder has not, but for rounding to the folder's data type."""
-    changed = []
-    for name in parent.skeleton.shapes:
-        stored = reader.read(f"{parent.role}_tower.model.{name}")
-        if not torch.equal(stored, parent_tensor(parent, name, stored.dtype).to(stored.dtype)):
-            changed.append(name)
-    return changed
-
-
 def exchange_is_identity(reader: CheckpointReader) -> bool:
     """Whether the cross blocks of a cross model add nothing to the streams: then each tower computes alone."""
     blocks = (name for name in reader.infos if name.startswith(("to_text.", "to_image.")) and name.endswith(WRITING))

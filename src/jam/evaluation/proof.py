@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, require_memory, sha256_of
+from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, require_memory
 from jam.codec import Encoded
 from jam.data import split
-from jam.evaluation.loading import changed_tensors, exchange_is_identity, load_parent, load_tower
+from jam.evaluation.loading import exchange_is_identity, load_parent, load_tower
+from jam.evaluation.parents import ROLES, find_parent, rows_of_parents
 from jam.evaluation.retention import (
     Kept,
     LoneTower,
@@ -33,14 +34,13 @@ from jam.evaluation.retention import (
     trace,
 )
 from jam.evaluation.samples import Sample, pictures_of, text_behind_pictures, text_of
+from jam.evaluation.tensors import ChangedRows, Changes, find_changes
 from jam.fusion import Parent
-from jam.fusion.hub import locate
 from jam.grammar import Grammar
 from jam.models import CrossConfig, JointModel
 from jam.models.towers import decoder_config
 from jam.vocabulary import ParentRows
 
-ROLES = ("text", "image")
 # Verdicts.
 EXACT, WITHIN, BEYOND, NOT_PROMISED = "exact", "within tolerance", "beyond tolerance", "not promised"
 
@@ -67,6 +67,7 @@ class Proof:
         text, image: what was kept of each parent on its modality.
         behind_pictures: text behind pictures.
         changed_tensors: by role, tensors of a parent that its tower has not, where that is promised.
+        changed_rows: tensors of the fused model's own that are not what fusion makes of the parents, likewise.
         interpolated: by role, (from, to) how many positions a parent's were interpolated, by fusion as for this proof.
         notes: what a reader should know.
     """
@@ -84,6 +85,7 @@ class Proof:
     image: Kept
     behind_pictures: Behind
     changed_tensors: dict[str, list[str]] = field(default_factory=dict)
+    changed_rows: list[ChangedRows] = field(default_factory=list)
     interpolated: dict[str, tuple[int, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -93,10 +95,11 @@ class Proof:
 
     @property
     def verdict(self) -> str:
-        """With a tolerance of 0 every tensor of the parents must be there too, also one that no document needs."""
+        """With a tolerance of 0 every tensor must be as it was fused too, also one that no document needs."""
         if self.tolerance is None:
             return NOT_PROMISED
-        if self.max_logit_difference == 0 and not any(self.changed_tensors.values()):
+        changed = any(self.changed_tensors.values()) or bool(self.changed_rows)
+        if self.max_logit_difference == 0 and not changed:
             return EXACT
         return WITHIN if self.tolerance > 0 and self.max_logit_difference <= self.tolerance else BEYOND
 
@@ -244,14 +247,15 @@ def verify(
         found = {role: one.stretched(lengths[role].max_position_embeddings) for role, one in found.items()}
     stored = next(info.dtype for info in reader.infos.values() if info.dtype.is_floating_point)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored)
-    rows = _rows(folder, manifest, config)
+    rows = rows_of_parents(folder, manifest, config)
     case = _Case(manifest, config, reader, found, rows, grammar, device, dtype, stored, say)
     exact = isinstance(config, CrossConfig) and config.readout == "exact"
     promised = exact and manifest.stage == "fused"
-    changed = {}
+    changes = Changes({}, [])
     if promised:
+        assert isinstance(config, CrossConfig)
         say("comparing tensors")
-        changed = {role: changed_tensors(reader, parent) for role, parent in found.items()}
+        changes = find_changes(reader, config, found, stored)
     towers = exact and exchange_is_identity(reader)
     text, image, behind = case.towers(samples) if towers else case.whole(samples, load_whole)
     return Proof(
@@ -267,7 +271,8 @@ def verify(
         text=text,
         image=image,
         behind_pictures=behind,
-        changed_tensors=changed,
+        changed_tensors=changes.tensors,
+        changed_rows=changes.rows,
         interpolated={
             role: (one.trained_context, one.config.max_position_embeddings)
             for role, one in found.items()
@@ -275,45 +280,6 @@ def verify(
         },
         notes=_notes(found, stored, dtype, samples),
     )
-
-
-def find_parent(
-    folder: str | Path, manifest: Manifest, role: str, given: str | Path | None, say: Callable[[str], None]
-) -> Parent:
-    """A parent of a fused folder.
-
-    Raises:
-        ValueError: the folder was not fused, the parent is not found, or its hash is not the manifest's.
-    """
-    entry = next((one for one in manifest.ancestors if one["role"] == role), None)
-    if entry is None:
-        raise ValueError(f"{folder}: its manifest names no {role} parent; give a folder that `jam fuse` wrote")
-    place = given or entry.get("source")
-    try:
-        place = None if place is None else locate(place, role)
-    except ValueError as error:
-        raise ValueError(str(error) if given else f"{error}; name where it lies with --{role}") from None
-    if place is None or not place.is_dir():
-        where = f"there is no folder {place}" if place else "the manifest does not say where it is"
-        raise ValueError(f"the {role} parent {entry['name']} is not found: {where}; name its folder with --{role}")
-    parent = Parent.describe(place, role)
-    say(f"hashing the {role} parent")
-    sha256 = parent.ancestor({path.name: sha256_of(path) for path in parent.files})["sha256"]
-    if sha256 != entry["sha256"]:
-        raise ValueError(
-            f"{place} is not the {role} parent that was fused: its SHA-256 is {sha256}, the manifest of "
-            f"{folder} says {entry['sha256']} ({entry['name']}); name that parent's folder with --{role}, or fuse again"
-        )
-    return parent
-
-
-def _rows(folder: str | Path, manifest: Manifest, config: PretrainedConfig) -> dict[str, ParentRows]:
-    """Where each parent keeps the joint ids."""
-    if isinstance(config, CrossConfig):
-        return dict(zip(ROLES, config.parent_rows, strict=True))
-    if any("rows" not in one for one in manifest.ancestors):
-        raise ValueError(f"{folder}/manifest.json does not say the rows of the parents; fuse them again")
-    return {one["role"]: ParentRows(**one["rows"]) for one in manifest.ancestors}
 
 
 def _notes(parents: Mapping[str, Parent], stored: torch.dtype, dtype: torch.dtype, samples: _Samples) -> list[str]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jam.fusion.config import FuseConfig, find_image_tokenizer
+    from jam.fusion.cross import cross_again
+    from jam.fusion.execute import made_blocks
     from jam.fusion.pair import Pair, join
     from jam.fusion.parents import Parent
     from jam.fusion.plan import FusionPlan, PlannedTensor, Source
@@ -23,9 +25,11 @@ _MODULES = {
     "Parent": "parents",
     "PlannedTensor": "plan",
     "Source": "plan",
+    "cross_again": "cross",
     "find_image_tokenizer": "config",
     "fuse": "run",
     "join": "pair",
+    "made_blocks": "execute",
     "make_pair": "run",
     "make_plan": "run",
 }
@@ -36,9 +40,11 @@ __all__ = [
     "Parent",
     "PlannedTensor",
     "Source",
+    "cross_again",
     "find_image_tokenizer",
     "fuse",
     "join",
+    "made_blocks",
     "make_pair",
     "make_plan",
 ]

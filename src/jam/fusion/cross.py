@@ -6,17 +6,20 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from jam.fusion.config import Readout
 from jam.fusion.pair import Pair
+from jam.fusion.parents import Parent
 from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
 from jam.fusion.positions import StretchedPositions
 from jam.fusion.rows import merged_table, piece_means, repeated_mean
 from jam.fusion.skeleton import Shape, tensor_shapes
 from jam.fusion.tables import ExtendedTable, Table, block_rows
+from jam.fusion.tokenizers import difference
 from jam.models.cross import CrossForCausalLM
 from jam.models.cross_config import CrossConfig
 
@@ -60,6 +63,24 @@ def cross(pair: Pair, every: int = 2, readout: Readout = "exact", seed: int = 0)
         notes,
         counts,
     )
+
+
+def cross_again(config: CrossConfig, text: Parent, image: Parent, dtype: torch.dtype) -> tuple[FusionPlan, Pair]:
+    """The plan and the pair that a fused folder was made by: all that is made of the parents, with other new weights.
+
+    Args:
+        config: the folder's.
+        text, image: its parents, with as many positions as its towers.
+        dtype: the folder's data type.
+
+    Raises:
+        ValueError: these are not parents that it could be made of.
+    """
+    height, width = config.image_grid
+    text_rows, image_rows = config.parent_rows
+    apart = difference(text.text_tokens, image.text_tokens) if image_rows.made_text else None
+    pair = Pair(text, image, config.joint_vocabulary, text_rows, image_rows, (height, width), dtype, [], apart)
+    return cross(pair, config.cross_every, cast(Readout, config.readout)), pair
 
 
 def _how_text_is_read(counts: dict[str, int] | None) -> str:

@@ -21,7 +21,7 @@ from jam.checkpoints.manifest import version
 from jam.checkpoints.resume import Workplace
 from jam.fusion.pair import Pair
 from jam.fusion.parents import Parent
-from jam.fusion.plan import FusionPlan
+from jam.fusion.plan import FusionPlan, PlannedTensor
 
 FileHashes = dict[str, str]
 """SHA-256 by the name of a file."""
@@ -38,9 +38,7 @@ def write_weights(
     planned = {tensor.name: tensor for tensor in plan.tensors}
 
     def pieces(name: str) -> Iterator[Tensor]:
-        tensor = planned[name]
-        tables = [pair.parent(source.role).table(source.name) for source in tensor.sources]
-        return rounded(tensor.compute(*tables), tensor.dtype)
+        return made_blocks(planned[name], pair)
 
     def record(entry: str, found: Future[str]) -> None:
         if found.cancelled() or found.exception():
@@ -74,6 +72,12 @@ def write_weights(
 def hash_entry(parent: Parent, path: Path) -> str:
     """The name of a parent's file in the journal."""
     return f"{parent.role}/{path.name}"
+
+
+def made_blocks(tensor: PlannedTensor, pair: Pair) -> Iterator[Tensor]:
+    """A planned tensor in consecutive blocks of rows, computed and rounded; the next block may overwrite one."""
+    tables = [pair.parent(source.role).table(source.name) for source in tensor.sources]
+    return rounded(tensor.compute(*tables), tensor.dtype)
 
 
 def rounded(blocks: Iterable[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:

@@ -60,7 +60,6 @@ class Pair:
         notes: what was assumed.
         apart: how the parents' tokenizers differ, in words; None where the image parent reads text by the same ids, or
             not at all.
-        pieces: its rows that stand for the text ids where they differ.
     """
 
     text: Parent
@@ -72,7 +71,6 @@ class Pair:
     dtype: torch.dtype
     notes: list[str]
     apart: str | None = None
-    pieces: Pieces | None = None
 
     def parent(self, role: str) -> Parent:
         return {"text": self.text, "image": self.image}[role]
@@ -95,6 +93,19 @@ class Pair:
                 f"{int(index.max())} ({rows}); its config.json and its manifest.json do not belong together"
             )
         return index
+
+    @cached_property
+    def pieces(self) -> Pieces | None:
+        """Rows of the image parent that stand for the text ids, where the tokenizers differ."""
+        if not self.image_rows.made_text:
+            return None
+        pieces = find_pieces(self.text, self.image, self.vocabulary.text_size)
+        if pieces.rows.numel() and pieces.rows.max() >= self.image.vocab_size:
+            raise ValueError(
+                f"the tokenizer of the image parent {self.image.folder} has the id {int(pieces.rows.max())}, its model "
+                f"{self.image.vocab_size} rows; resize the model's embeddings first"
+            )
+        return pieces
 
     def read_rows(self, role: str) -> Tensor:
         """The rows of a parent that the joint vocabulary has, in joint order, and those of pieces of text ids, long."""
@@ -182,12 +193,6 @@ def join(
     for parent in (text,) if apart else (text, image):
         if parent.manifest and parent.manifest.vocabulary:
             _require_same_text(parent.manifest.vocabulary, vocabulary)
-    pieces = find_pieces(text, image, vocabulary.text_size) if image_rows.made_text else None
-    if pieces is not None and pieces.rows.numel() and pieces.rows.max() >= image.vocab_size:
-        raise ValueError(
-            f"the tokenizer of the image parent {image.folder} has the id {int(pieces.rows.max())}, its model "
-            f"{image.vocab_size} rows; resize the model's embeddings first"
-        )
     grid = _image_grid(image, image_tokenizer)
     if grid is None and not plan_only:
         raise ValueError("how many tokens an image has is not known; give the image tokenizer with --image-tokenizer")
@@ -203,7 +208,7 @@ def join(
         if len(parent.dtypes) > 1 and dtype is None:
             _mixed_dtypes(parent, plan_only, notes)
     dtype = dtype or torch.promote_types(text.dtype, image.dtype)
-    return Pair(text, image, vocabulary, text_rows, image_rows, grid, dtype, notes, apart, pieces)
+    return Pair(text, image, vocabulary, text_rows, image_rows, grid, dtype, notes, apart)
 
 
 def _at_context(text: Parent, image: Parent, context: int | None, notes: list[str]) -> tuple[Parent, Parent]:

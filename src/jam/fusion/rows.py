@@ -109,9 +109,15 @@ def _joined(blocks: Iterator[Tensor]) -> Tensor:
 
 
 def _mean(blocks: Iterator[Tensor], count: int) -> Tensor:
-    """Mean of `count` rows that come in blocks: sums of blocks are added in fp64."""
-    total: Tensor | float = 0.0
-    dtype = torch.float32
+    """Mean of `count` rows that come in blocks, one at least.
+
+    Rows are added one by one in fp64: the order of `Tensor.sum` is that of a machine's vectors and of the blocks, and a
+    proof elsewhere needs the same numbers.
+    """
+    total: Tensor | None = None
     for block in blocks:
-        total, dtype = total + block.sum(0).double(), block.dtype
-    return (torch.as_tensor(total) / count).to(dtype)
+        if total is None:
+            total, dtype = block.new_zeros(1, *block.shape[1:], dtype=torch.float64), block.dtype
+        total.index_add_(0, torch.zeros(len(block), dtype=torch.long), block.double())
+    assert total is not None
+    return (total[0] / count).to(dtype)
