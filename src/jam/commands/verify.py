@@ -79,10 +79,10 @@ def run(settings: Namespace) -> int:
     console.print(table(proof))
     for note in proof.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    console.print(last_line(proof), markup=False, soft_wrap=True)
     if settings.json is not None:
         write_json(settings.json, proof.to_json())
-        errors.print(f"{settings.json}: the report", markup=False, soft_wrap=True, highlight=False)
+        console.print(f"{settings.json}: the report", markup=False, soft_wrap=True)
+    console.print(last_line(proof), markup=False, soft_wrap=True)
     return int(proof.verdict == BEYOND)
 
 
