@@ -4,7 +4,7 @@
 
 DATA has captions/, interleaved/ and text/ with documents as JSON lines and their pictures beside them. A finished stage
 is kept, a training that was stopped goes on: call it again with the same arguments. With `--scale 1` two cores take
-about an hour; the curves need matplotlib (`pip install 'jam-fusion[examples]'`). What comes out: ``curves.png``,
+about two hours; the curves need matplotlib (`pip install 'jam-fusion[examples]'`). What comes out: ``curves.png``,
 ``report.json``, and ``page.html`` with stories for titles that no training saw.
 """
 
