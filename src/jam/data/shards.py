@@ -2,8 +2,8 @@
 
 A folder holds ``ids.bin`` (uint16 where the vocabulary fits, else uint32), ``offsets.npy`` ``[documents + 1]``,
 ``answers.npy`` ``[documents]`` (index of the answer's first id within its document), ``images.npy`` ``[images, 2]``
-(half-open spans in ``ids.bin``, for other programs) and ``shards.json`` with the hash of the vocabulary, the codec's fingerprint and the
-digest of what is trained on.
+(half-open spans in ``ids.bin``, for other programs) and ``shards.json`` with the hash of the vocabulary, the codec's
+fingerprint and the digest of what is trained on.
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ class Trainer:
         rule = Rule(config.keep_checkpoints, config.keep_epochs, config.keep_best)
         self.checkpoints = Checkpoints(self.run, rule, self.world)
         self.step = 0
-        self._go_to(START)
+        self.place = START  # in the data, after the last whole step
+        self.stream = self._batches()
         self.validation_report: dict[str, float | int | None] = {}  # of the last step, if it was validated
         self.signals: list[tuple[Any, ...]] = []  # that ask the run to end
 
@@ -290,13 +291,12 @@ class Trainer:
         load_tensors(checkpoint, self.parameters, self.optimizers, self.world)
         self.watch.load_state(state["watch"])
         self.step = state["step"]
-        self._go_to(state["place"])
+        self.place = state["place"]
+        self.stream = self._batches()
 
-    def _go_to(self, place: Place) -> None:
-        self.place: Place = place  # in the data, after the last whole step
-        self.stream: Iterator[tuple[list[Batch], Place]] = self.loader.steps(
-            place, self.accumulation, self.world.rank, self.world.size
-        )
+    def _batches(self) -> Iterator[tuple[list[Batch], Place]]:
+        """This process's of every step from `place` on, and the place behind them."""
+        return self.loader.steps(self.place, self.accumulation, self.world.rank, self.world.size)
 
     def _settings(self) -> dict[str, Any]:
         sources = self.loader.sources
