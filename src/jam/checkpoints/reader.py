@@ -44,7 +44,7 @@ class CheckpointReader:
             if twice := sorted(shard.infos.keys() & self._shards.keys()):
                 other = self._shards[twice[0]].path.name
                 raise ValueError(
-                    f"{path} and {other} both hold {few(twice)}, and may differ; save the model again with each in one file"
+                    f"{path} and {other} both hold {few(twice)}, and may differ; save the model again, each in one file"
                 )
             self._shards |= dict.fromkeys(shard.infos, shard)
         if absent := sorted(weight_map.keys() - self._shards.keys()):
@@ -52,8 +52,8 @@ class CheckpointReader:
         for name, named in weight_map.items():
             if named != (found := self._shards[name].path.name):
                 raise ValueError(
-                    f"{entry} says that {name} lies in {named}, but {found} holds it: the index is of other files; fetch "
-                    "it again"
+                    f"{entry} says that {name} lies in {named}, but {found} holds it: the index is of other files; "
+                    "fetch it again"
                 )
         self.infos = {name: shard.infos[name] for name, shard in self._shards.items()}
 
