@@ -13,6 +13,7 @@ from fusion_parents import CODES, TEXT_SIZE, llama_config, run, save_parent
 from safetensors.torch import load_file, save_file
 
 import jam.checkpoints.resume
+import jam.fusion.execute
 from jam.checkpoints import CheckpointReader
 
 
@@ -66,6 +67,11 @@ def edit(**changes: Any) -> Any:
         (edit(dtype="F4"), "of the unknown data type F4"),
         (edit(shape=[3, 3, 3]), r"its header gives .* of 108 bytes"),
         (edit(data_offsets=[-8, -8]), "its header gives"),
+        (edit(data_offsets=[8]), r"its header gives .* at bytes \[8\]"),
+        (edit(shape=[-2, -1]), r"its header gives .* the shape \[-2, -1\]"),
+        (edit(shape=[2.0]), r"its header gives .* the shape \[2.0\]"),
+        (edit(shape="32"), "its header gives .* the shape"),
+        (edit(shape=None), "its header cannot be read"),
     ],
 )
 def test_damaged_header(pair: Path, change: Any, problem: str) -> None:
@@ -154,7 +160,7 @@ def test_too_little_disk(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (pair / "image" / "image_tokenizer" / "weights").write_bytes(bytes(10_000))
     plan = run(pair, plan=True, out=None)
     monkeypatch.setattr(jam.checkpoints.resume, "free_bytes", lambda path: plan.bytes + 9_999)
-    monkeypatch.setattr(jam.checkpoints.shards, "write_checkpoint", None)
+    monkeypatch.setattr(jam.fusion.execute, "write_checkpoint", lambda *_, **__: pytest.fail("bytes were written"))
     refused(pair, r"the disk is full: cannot write .*out: .* needed, .* free; .*\(nothing was left behind\)")
 
 

@@ -28,7 +28,8 @@ class CheckpointReader:
         files: the files that hold the tensors.
 
     Raises:
-        ValueError: no weights, a missing or damaged file, or files and index that do not belong together.
+        ValueError: no weights, a missing or damaged file, a tensor in two files, or files and index that do not belong
+            together.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -40,9 +41,20 @@ class CheckpointReader:
             if not path.is_file():
                 raise ValueError(f"{path} is missing; the index names {len(self.files)} files")
             shard = _Safetensors(path) if path.suffix == ".safetensors" else _Legacy(path)
+            if twice := sorted(shard.infos.keys() & self._shards.keys()):
+                other = self._shards[twice[0]].path.name
+                raise ValueError(
+                    f"{path} and {other} both hold {few(twice)}, and may differ; save the model again, each in one file"
+                )
             self._shards |= dict.fromkeys(shard.infos, shard)
         if absent := sorted(weight_map.keys() - self._shards.keys()):
             raise ValueError(f"{entry} names {len(absent)} tensors that its files do not hold: {few(absent)}")
+        for name, named in weight_map.items():
+            if named != (found := self._shards[name].path.name):
+                raise ValueError(
+                    f"{entry} says that {name} lies in {named}, but {found} holds it: the index is of other files; "
+                    "fetch it again"
+                )
         self.infos = {name: shard.infos[name] for name, shard in self._shards.items()}
 
     def read(self, name: str) -> Tensor:
@@ -71,22 +83,35 @@ class _Safetensors:
         length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
         if length > size - 8:
             raise ValueError(f"{self.path} is truncated or no safetensors file ({size} bytes); fetch it again")
-        infos, starts, end = {}, {}, 8 + length
         try:
             header: dict[str, Any] = json.loads(os.pread(self._fd, length, 8))
             header.pop("__metadata__", None)
-            for name, entry in header.items():
-                first, last = entry["data_offsets"]
-                if entry["dtype"] not in DTYPES:
-                    raise damaged(self.path, f"{name} is of the unknown data type {entry['dtype']}")
-                infos[name] = TensorInfo(tuple(entry["shape"]), DTYPES[entry["dtype"]])
-                if first < 0 or last - first != infos[name].bytes:
-                    raise damaged(self.path, f"its header gives {name} {last - first} of {infos[name].bytes} bytes")
-                starts[name], end = 8 + length + first, max(end, 8 + length + last)
+            entries = [
+                (name, str(entry["dtype"]), tuple(entry["shape"]), tuple(entry["data_offsets"]))
+                for name, entry in header.items()
+            ]
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise damaged(self.path, f"its header cannot be read ({error!r})") from None
-        if size != end:
-            raise damaged(self.path, f"its header describes {end} bytes, the file has {size}")
+        infos, starts, places = {}, {}, []
+        for name, dtype, shape, place in entries:
+            if dtype not in DTYPES:
+                raise damaged(self.path, f"{name} is of the unknown data type {dtype}")
+            if len(place) != 2 or not all(type(number) is int and number >= 0 for number in shape + place):
+                raise damaged(self.path, f"its header gives {name} the shape {list(shape)} at bytes {list(place)}")
+            infos[name] = TensorInfo(shape, DTYPES[dtype])
+            if place[1] - place[0] != infos[name].bytes:
+                raise damaged(self.path, f"its header gives {name} {place[1] - place[0]} of {infos[name].bytes} bytes")
+            starts[name] = 8 + length + place[0]
+            places.append((*place, name))
+        end = 0
+        for start, stop, name in sorted(places):
+            if start != end:
+                raise damaged(
+                    self.path, f"its header has {name} begin at byte {start}, and those before it end at {end}"
+                )
+            end = stop
+        if size != 8 + length + end:
+            raise damaged(self.path, f"its header describes {8 + length + end} bytes, the file has {size}")
         return infos, starts
 
     def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
@@ -106,6 +131,7 @@ class _Legacy:
     """A `.bin` file of older parents; memory-mapped, and never unpickled beyond plain tensors."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self._tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:

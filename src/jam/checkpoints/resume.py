@@ -96,18 +96,17 @@ def place_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def settle(path: Path) -> None:
-    """Bring the end of a killed run in order: between its last two steps, or just behind them.
+def require_free(path: Path) -> None:
+    """Refuse a result that cannot be made, before the work that comes first; the end of a killed run is no hindrance.
 
-    A folder that has its name and not yet its `config.json` is put back into its place, to be finished again.
+    Raises:
+        ValueError: the path exists, or another process makes it at this moment.
     """
-    place = place_beside(path)
-    if not place.is_dir() or not path.is_dir() or (place / MODEL).exists():
-        return
-    if (place / LAST).exists() and not (path / LAST).exists():
-        path.rename(place / MODEL)
-    elif not (place / LAST).exists():
-        shutil.rmtree(place)
+    if place_beside(path).is_dir():
+        with _locked(path):
+            pass
+    else:
+        refuse_existing(path)
 
 
 @contextmanager
@@ -123,15 +122,7 @@ def resumable_folder(path: Path, key: str, bytes_needed: int) -> Iterator[Workpl
     Raises:
         ValueError: the path exists, another process makes it at this moment, or the disk is full.
     """
-    settle(path)
-    refuse_existing(path)
-    place = place_beside(path)
-    place.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(place / LOCK, timeout=0).acquire()
-    except Timeout:
-        raise ValueError(f"another process is making {path}; wait for it, or choose another --out") from None
-    with lock:
+    with _locked(path) as place:
         journal = Journal.open(place / JOURNAL, key)
         work = Workplace(place / MODEL, place, journal)
         _keep_finished(work)
@@ -140,11 +131,11 @@ def resumable_folder(path: Path, key: str, bytes_needed: int) -> Iterator[Workpl
             if bytes_needed - there > free_bytes(path):
                 raise disk_full(path, bytes_needed - there, _kept(work))
             yield work
-            refuse_existing(path)  # another process may have been faster
+            refuse_existing(path)  # someone else may have been faster
             journal.close()
             work.folder.rename(path)
             (place / LAST).rename(path / LAST)
-            shutil.rmtree(place)
+            shutil.rmtree(place, ignore_errors=True)  # the result is whole, whatever becomes of it
         except BaseException as error:
             kept = _kept(work)
             journal.close()
@@ -153,6 +144,41 @@ def resumable_folder(path: Path, key: str, bytes_needed: int) -> Iterator[Workpl
             if is_disk_full(error):
                 raise disk_full(path, bytes_needed, kept) from error
             raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[Path]:
+    """The place of a result, which no other process works in meanwhile; the end of a killed run is brought in order.
+
+    Raises:
+        ValueError: the path exists, or another process makes it at this moment.
+    """
+    place = place_beside(path)
+    if not place.is_dir():
+        refuse_existing(path)  # with nothing to bring in order
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(place / LOCK, timeout=0).acquire()
+    except Timeout:
+        raise ValueError(f"another process is making {path}; wait for it, or choose another --out") from None
+    with lock:
+        _settle(path)
+        refuse_existing(path)
+        yield place
+
+
+def _settle(path: Path) -> None:
+    """Bring the end of a killed run in order: between its last two steps, or just behind them.
+
+    A folder that has its name and not yet its `config.json` is put back into its place, to be finished again.
+    """
+    place = place_beside(path)
+    if not path.is_dir() or (place / MODEL).exists():
+        return
+    if (place / LAST).exists() and not (path / LAST).exists():
+        path.rename(place / MODEL)
+    elif not (place / LAST).exists():
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _keep_finished(work: Workplace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import reprlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,8 +20,8 @@ from jam.commands.files import count_documents, read_all, require_folder_of
 from jam.data.prepare import encode_all
 from jam.documents import Document, Image, Text
 from jam.evaluation import Proof, verify
-from jam.evaluation.proof import BEYOND, EXACT, NOT_PROMISED
-from jam.evaluation.tensors import ChangedRows
+from jam.evaluation.proof import BEYOND, EXACT, MEASURED, NOT_PROMISED
+from jam.evaluation.tensors import ChangedRows, ChangedSetting
 from jam.model import choose_device, load, load_codec
 from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
 
@@ -137,6 +138,9 @@ def table(proof: Proof) -> Table:
             for role in proof.changed_tensors
         )
         made.add_row("rows that are not as fusion makes them", *(f"{count:,}" for count in rows))
+        made.add_row(
+            "settings that are not the parent's", *(str(len(them)) for them in proof.changed_settings.values())
+        )
     behind = proof.behind_pictures
     made.add_section()
     made.add_row(f"perplexity of {behind.tokens:,} tokens of text behind pictures", _figure(behind.with_pictures), "")
@@ -151,23 +155,42 @@ def _figure(value: float | None) -> str:
 def last_line(proof: Proof) -> str:
     """The verdict in words."""
     difference = f"greatest difference of logits {proof.max_logit_difference:.3g}"
-    if proof.verdict == EXACT and proof.interpolated:
-        return f"exact under interpolated positions ({', '.join(proof.interpolated)}): {difference}"
-    if proof.verdict == EXACT:
-        return f"exact: {difference}; nothing of either parent was lost"
+    if proof.verdict in (EXACT, MEASURED):
+        under = f" under interpolated positions ({', '.join(proof.interpolated)})" if proof.interpolated else ""
+        remarks = _unmeasured(proof) or ([] if under else ["nothing of either parent was lost"])
+        return "; ".join([f"{proof.verdict}{under}: {difference}", *remarks])
     if proof.verdict == NOT_PROMISED:
         return f"not promised: {_reason(proof)}; measured instead: perplexities, {difference}"
     changed = [f"{role}: {', '.join(names[:2])}" for role, names in proof.changed_tensors.items() if names]
-    tensors = f"; tensors that are not the parents': {'; '.join(changed)}" if changed else ""
+    differs = f"; tensors that are not the parents': {'; '.join(changed)}" if changed else ""
     if proof.changed_rows:
-        tensors += f"; not as fusion makes them: {'; '.join(map(_rows, proof.changed_rows))}"
+        differs += f"; not as fusion makes them: {'; '.join(map(_rows, proof.changed_rows))}"
+    if settings := [f"{role}: {_settings(them)}" for role, them in proof.changed_settings.items() if them]:
+        differs += f"; settings that are not the parents': {'; '.join(settings)}"
     by = f"text {proof.text.max_logit_difference:.3g}, image {proof.image.max_logit_difference:.3g}"
-    return f"{proof.verdict} {proof.tolerance:g}: {difference} ({by}){tensors}"
+    return f"{proof.verdict} {proof.tolerance:g}: {difference} ({by}){differs}"
 
 
 def _rows(changed: ChangedRows) -> str:
     first = "that of all ids without a row" if changed.token is None else repr(changed.token)
     return f"{changed.tensor} ({changed.rows:,} of {changed.of:,} rows, first {first})"
+
+
+def _settings(changed: list[ChangedSetting]) -> str:
+    return ", ".join(
+        f"{one.name} {reprlib.repr(one.fused)} instead of {reprlib.repr(one.parent)}" for one in changed[:2]
+    )
+
+
+def _unmeasured(proof: Proof) -> list[str]:
+    """What was neither run nor compared."""
+    kinds = (("text", "text", proof.text), ("image", "a picture", proof.image))
+    missing = [
+        f"the {role} parent was not run, for no document has {kind}" for role, kind, it in kinds if not it.tokens
+    ]
+    if not proof.promised:
+        missing.append(f"tensors were not compared, for {_reason(proof)}")
+    return missing
 
 
 def _reason(proof: Proof) -> str:

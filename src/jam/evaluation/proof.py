@@ -34,15 +34,16 @@ from jam.evaluation.retention import (
     trace,
 )
 from jam.evaluation.samples import Sample, pictures_of, text_behind_pictures, text_of
-from jam.evaluation.tensors import ChangedRows, Changes, find_changes
+from jam.evaluation.tensors import ChangedRows, ChangedSetting, Changes, find_changes
 from jam.fusion import Parent
 from jam.grammar import Grammar
 from jam.models import CrossConfig, JointModel
 from jam.models.towers import decoder_config
 from jam.vocabulary import ParentRows
 
-# Verdicts.
-EXACT, WITHIN, BEYOND, NOT_PROMISED = "exact", "within tolerance", "beyond tolerance", "not promised"
+# Verdicts. MEASURED: nothing differs, but a parent was not run, or tensors and settings were not compared.
+EXACT, MEASURED = "exact", "exact as far as measured"
+WITHIN, BEYOND, NOT_PROMISED = "within tolerance", "beyond tolerance", "not promised"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Proof:
         behind_pictures: text behind pictures.
         changed_tensors: by role, tensors of a parent that its tower has not, where that is promised.
         changed_rows: tensors of the fused model's own that are not what fusion makes of the parents, likewise.
+        changed_settings: by role, fields of a tower's config that are not what fusion makes of the parent's, likewise.
         interpolated: by role, (from, to) how many positions a parent's were interpolated, by fusion as for this proof.
         notes: what a reader should know.
     """
@@ -86,6 +88,7 @@ class Proof:
     behind_pictures: Behind
     changed_tensors: dict[str, list[str]] = field(default_factory=dict)
     changed_rows: list[ChangedRows] = field(default_factory=list)
+    changed_settings: dict[str, list[ChangedSetting]] = field(default_factory=dict)
     interpolated: dict[str, tuple[int, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -95,12 +98,12 @@ class Proof:
 
     @property
     def verdict(self) -> str:
-        """With a tolerance of 0 every tensor must be as it was fused too, also one that no document needs."""
+        """With a tolerance of 0 tensors and settings must be as they were fused too, also those no document needs."""
         if self.tolerance is None:
             return NOT_PROMISED
-        changed = any(self.changed_tensors.values()) or bool(self.changed_rows)
-        if self.max_logit_difference == 0 and not changed:
-            return EXACT
+        changed = (*self.changed_tensors.values(), self.changed_rows, *self.changed_settings.values())
+        if self.max_logit_difference == 0 and not any(changed):
+            return EXACT if self.promised and self.text.tokens and self.image.tokens else MEASURED
         return WITHIN if self.tolerance > 0 and self.max_logit_difference <= self.tolerance else BEYOND
 
     def to_json(self) -> dict[str, Any]:
@@ -242,19 +245,18 @@ def verify(
     pieces = [piece for document in documents for piece in split(document, context + 1, vocabulary)]
     samples = _Samples.of(pieces, grammar)
     found = {role: find_parent(folder, manifest, role, (parents or {}).get(role), say) for role in ROLES}
-    if isinstance(config, CrossConfig):
-        lengths = {"text": config.text_config, "image": config.image_config}
-        found = {role: one.stretched(lengths[role].max_position_embeddings) for role, one in found.items()}
+    if fused_for := manifest.options.get("context"):
+        found = {role: one.stretched(fused_for) for role, one in found.items()}
     stored = next(info.dtype for info in reader.infos.values() if info.dtype.is_floating_point)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored)
     rows = rows_of_parents(folder, manifest, config)
     case = _Case(manifest, config, reader, found, rows, grammar, device, dtype, stored, say)
     exact = isinstance(config, CrossConfig) and config.readout == "exact"
     promised = exact and manifest.stage == "fused"
-    changes = Changes({}, [])
+    changes = Changes({}, [], {})
     if promised:
         assert isinstance(config, CrossConfig)
-        say("comparing tensors")
+        say("comparing settings and tensors")
         changes = find_changes(reader, config, found, stored)
     towers = exact and exchange_is_identity(reader)
     text, image, behind = case.towers(samples) if towers else case.whole(samples, load_whole)
@@ -273,6 +275,7 @@ def verify(
         behind_pictures=behind,
         changed_tensors=changes.tensors,
         changed_rows=changes.rows,
+        changed_settings=changes.settings,
         interpolated={
             role: (one.trained_context, one.config.max_position_embeddings)
             for role, one in found.items()

@@ -1,16 +1,24 @@
-"""The tensors of a fused cross folder: each is made of the parents again, as fusion makes it, in blocks of rows."""
+"""Tensors and settings of a fused cross folder: each is made of the parents again, as fusion makes it.
+
+Tensors are made in blocks of rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, check_tensors
 from jam.fusion import Pair, Parent, PlannedTensor, cross_again, made_blocks
 from jam.models import CrossConfig
 from jam.models.rows import missing_controls
+
+COMMON = PretrainedConfig().to_dict().keys() - {"model_type"}
+"""Fields that every config has; a decoder computes without them."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +39,45 @@ class ChangedRows:
 
 
 @dataclass(frozen=True)
+class ChangedSetting:
+    """A field of a tower's config that is not what fusion makes of the parent's.
+
+    Args:
+        name: of the field.
+        parent: what fusion makes of it; None where the config of such a parent has no such field.
+        fused: what it is in the folder, likewise.
+    """
+
+    name: str
+    parent: Any
+    fused: Any
+
+
+@dataclass(frozen=True)
 class Changes:
-    """How the tensors of a folder differ from what fusion makes of its parents, but for rounding to its data type.
+    """How a folder differs from what fusion makes of its parents, but for rounding to its data type.
 
     New weights of the exchange are made of neither parent, and are not compared.
 
     Args:
         tensors: by role, names in the parent of what its tower has not as it is there.
         rows: of tensors that no parent has.
+        settings: by role, fields of the tower's config.
     """
 
     tensors: dict[str, list[str]]
     rows: list[ChangedRows]
+    settings: dict[str, list[ChangedSetting]]
 
 
 def find_changes(
     reader: CheckpointReader, config: CrossConfig, parents: Mapping[str, Parent], dtype: torch.dtype
 ) -> Changes:
-    """Compare every tensor that fusion makes of the parents.
+    """Compare every tensor that fusion makes of the parents, and the configs of both towers with theirs.
 
     Args:
         config: the folder's.
-        parents: "text" and "image", with as many positions as its towers.
+        parents: "text" and "image", with as many positions as the folder was fused for.
         dtype: the folder's data type.
 
     Raises:
@@ -62,7 +87,10 @@ def find_changes(
         parent.check_weights()
     plan, pair = cross_again(config, parents["text"], parents["image"], dtype)
     check_tensors(reader.infos, {one.name: one.shape for one in plan.tensors}, str(reader.folder), reader.infos)
-    changes = Changes({role: [] for role in parents}, [])
+    made = {"text": plan.config.text_config, "image": plan.config.image_config}
+    found = {"text": config.text_config, "image": config.image_config}
+    settings = {role: _changed_settings(made[role], found[role]) for role in parents}
+    changes = Changes({role: [] for role in parents}, [], settings)
     for tensor in plan.tensors:
         rows = _changed_rows(reader, tensor, pair) if tensor.sources else iter(())
         if (first := next(rows, None)) is None:
@@ -75,6 +103,13 @@ def find_changes(
             count = 1 + sum(1 for _ in rows)
             changes.rows.append(ChangedRows(tensor.name, count, tensor.shape[0], _token(pair, role, inner, first)))
     return changes
+
+
+def _changed_settings(made: PretrainedConfig, found: PretrainedConfig) -> list[ChangedSetting]:
+    parent, fused = made.to_dict(), found.to_dict()
+    names = sorted((parent.keys() | fused.keys()) - COMMON)
+    both = (ChangedSetting(name, parent.get(name), fused.get(name)) for name in names)
+    return [one for one in both if one.parent != one.fused]
 
 
 def _changed_rows(reader: CheckpointReader, tensor: PlannedTensor, pair: Pair) -> Iterator[int]:

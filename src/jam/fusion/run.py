@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 
 from jam.checkpoints import Hashes, Manifest, resumable_folder, write_json
-from jam.checkpoints.folders import format_bytes, refuse_existing
-from jam.checkpoints.resume import Workplace, settle
+from jam.checkpoints.folders import format_bytes
+from jam.checkpoints.resume import Workplace, require_free
 from jam.fusion.card import model_card
 from jam.fusion.config import FuseConfig, find_image_tokenizer
 from jam.fusion.cross import cross
@@ -90,8 +90,7 @@ def fuse(
     if not config.plan:
         if config.out is None:
             raise ValueError("give the folder to write with --out, or only look at the plan with --plan")
-        settle(Path(os.path.abspath(config.out)))
-        refuse_existing(config.out)
+        require_free(Path(os.path.abspath(config.out)))
     pair = make_pair(config, image_tokenizer_info)
     plan = make_plan(config, pair)
     if config.json:
