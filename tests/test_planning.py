@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,11 @@ import torch
 from tiny import CODES, GRID, SENTINELS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, LlamaConfig, OPTConfig
+from transformers import AutoConfig, LlamaConfig, OPTConfig, PretrainedConfig
 
 from jam.cli import main
 from jam.models import CrossConfig, CrossForCausalLM
-from jam.planning import GPUS, find_gpu, make_plan
+from jam.planning import GPUS, Gpu, find_gpu, make_plan
 from jam.planning.flops import flops_per_token
 from jam.planning.network import build, read_config
 from jam.planning.plan import USABLE
@@ -25,6 +28,7 @@ from jam.training import DataSource, TrainConfig
 
 MODELS = Path(__file__).parents[1] / "recipes" / "models"
 TEXT, TIME = 300, 64
+needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="PEFT is not installed")
 
 
 def recipe(**changes: Any) -> TrainConfig:
@@ -36,6 +40,18 @@ def recipe(**changes: Any) -> TrainConfig:
         "batch_tokens": 4 * TIME,
     }
     return TrainConfig(**(values | {"context": TIME} | changes))
+
+
+def single() -> LlamaConfig:
+    """What uniform and width fusion give, and a parent alone."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    return LlamaConfig(vocab_size=TEXT, max_position_embeddings=TIME, **sizes)
+
+
+def too_small(config: PretrainedConfig, settings: TrainConfig, share: float = 0.1) -> Gpu:
+    """A GPU with this share of what the plan needs."""
+    needed = make_plan(config, settings, GPUS["l4-24gb"], advise=False).memory.total
+    return replace(GPUS["l4-24gb"], memory=share * needed / USABLE / 1e9)
 
 
 def cross(readout: str = "exact", tie: bool = False) -> CrossConfig:
@@ -68,7 +84,7 @@ def test_the_papers_sizes(name: str, billions: float) -> None:
 
 
 @pytest.mark.parametrize("readout", ["exact", "paper"])
-@pytest.mark.parametrize("train", ["all", "cross"])
+@pytest.mark.parametrize("train", ["all", "cross", pytest.param("lora", marks=needs_peft)])
 def test_operations_are_those_that_torch_counts(readout: str, train: str) -> None:
     """Of layers and what lies around them; torch counts attention whole, the plan what a causal mask lets through."""
     changed = recipe(train=train)
@@ -123,14 +139,37 @@ def test_activations_by_setting() -> None:
 
 
 def test_a_single_decoder() -> None:
-    """What uniform and width fusion give, and a parent alone."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    config = LlamaConfig(vocab_size=TEXT, max_position_embeddings=TIME, **sizes)
+    config = single()
     plan = make_plan(config, recipe(), GPUS["h100-80gb"])
     assert {part.name for part in plan.parts} == {"decoder", "embeddings and readout"}
     assert plan.fits and plan.memory.activations > 0
     again = make_plan(config, recipe(activation_checkpointing=True), GPUS["h100-80gb"])
     assert again.memory.activations < plan.memory.activations
+
+
+def shared_ends() -> CrossConfig:
+    return cross("paper", tie=True)
+
+
+@needs_peft
+@pytest.mark.parametrize("make", [cross, single, shared_ends])
+def test_adapters(make: Callable[[], PretrainedConfig]) -> None:
+    """Adapters are trained, and what they lie beside is not; each keeps what it goes through in the narrow middle."""
+    config, plain = make(), recipe(train="lora", lora_rank=2)
+    plan = make_plan(config, plain, GPUS["h100-80gb"])
+    model = build(config, plain)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert 0 < trained < count and plan.fits
+    memory = plan.memory
+    assert (memory.weights, memory.gradients, memory.optimizer) == (4 * count, 4 * trained, 8 * trained)
+    wider = make_plan(config, replace(plain, lora_rank=8), GPUS["h100-80gb"]).memory
+    assert (wider.weights - memory.weights) * 2 == wider.optimizer - memory.optimizer > 0
+    assert wider.activations > memory.activations > 0
+    again = make_plan(config, replace(plain, activation_checkpointing=True), GPUS["h100-80gb"]).memory
+    assert again.activations < memory.activations
+    several = make_plan(config, replace(plain, precision="bf16"), GPUS["h100-80gb"], gpus=4).memory
+    assert several.weights == memory.weights / 4 and several.optimizer == memory.optimizer / 4
 
 
 def test_several_gpus_divide_what_one_holds() -> None:
@@ -145,8 +184,7 @@ def test_several_gpus_divide_what_one_holds() -> None:
 
 
 def test_a_run_that_does_not_fit_says_what_would() -> None:
-    needed = make_plan(cross(), recipe(), GPUS["l4-24gb"]).memory.total
-    small = replace(GPUS["l4-24gb"], memory=0.9 * needed / USABLE / 1e9)
+    small = too_small(cross(), recipe(), share=0.9)
     plan = make_plan(cross(), recipe(), small)
     assert not plan.fits
     assert plan.advice[0].startswith("activation_checkpointing true: ")
@@ -155,6 +193,37 @@ def test_a_run_that_does_not_fit_says_what_would() -> None:
     assert plan.advice[-1] == f"{count} of these GPUs, sharding full, batch_tokens {count * TIME}: fits"
     more = make_plan(cross(), recipe(batch_tokens=2 * count * TIME), small)
     assert more.advice[-1] == f"{count} of these GPUs, sharding full: fits"
+
+
+@needs_peft
+def test_a_decoder_that_does_not_fit_is_advised_adapters() -> None:
+    """As a single decoder has no cross blocks to train alone; each line has what that change needs."""
+    plain = recipe(activation_checkpointing=True, batch_tokens=TIME)
+    plan = make_plan(single(), plain, too_small(single(), plain, share=0.9))
+    lora = make_plan(single(), replace(plain, train="lora"), GPUS["h100-80gb"]).memory.total
+    assert plan.advice[0] == f"train lora: {lora / 1e9:.1f} GB, fits"
+
+
+def test_advice_leaves_out_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan of other settings needs no PEFT; only who asks for adapters is told."""
+    monkeypatch.setitem(sys.modules, "peft", None)
+    plan = make_plan(single(), recipe(), too_small(single(), recipe()))
+    assert not plan.fits
+    starts = [line.partition(":")[0] for line in plan.advice]
+    again = "activation_checkpointing true"
+    assert starts[:2] == [again, f"{again}, dtype bfloat16 (weights, gradients and moments rounded)"]
+    with pytest.raises(ValueError, match=r"train is lora, which needs PEFT: pip install 'jam-fusion\[lora\]'"):
+        make_plan(single(), recipe(train="lora"), GPUS["h100-80gb"])
+
+
+def test_advice_about_gpus_after_a_batch_that_they_could_not_divide() -> None:
+    """Two GPUs take two sequences, to the nearest; twice the batch of 96 tokens would be too few for four."""
+    odd = recipe(train="cross", activation_checkpointing=True, dtype="bfloat16", batch_tokens=96)
+    needed = make_plan(cross(), odd, GPUS["l4-24gb"], gpus=2).memory
+    small = replace(GPUS["l4-24gb"], memory=0.999 * needed.total / USABLE / 1e9)
+    plan = make_plan(cross(), odd, small, gpus=2)
+    assert not plan.fits and plan.advice == [f"3 of these GPUs, sharding full, batch_tokens {3 * TIME}: fits"]
+    assert make_plan(cross(), replace(odd, batch_tokens=3 * TIME), small, gpus=3).fits
 
 
 def test_time_is_work_over_speed() -> None:

@@ -255,7 +255,10 @@ def _pairs(network: Any) -> dict[int, list[nn.Parameter]]:
 
 
 def _advice(plan: Plan, recipe: TrainConfig, again: Any) -> list[str]:
-    """Changes, from the least to the greatest, with what each would need; up to the first that fits."""
+    """Changes, from the least to the greatest, with what each would need; up to the first that fits.
+
+    One that is refused here (adapters without PEFT) is left out.
+    """
     found: list[str] = []
     changed = recipe
     steps: list[tuple[str, dict[str, Any]]] = []
@@ -271,16 +274,21 @@ def _advice(plan: Plan, recipe: TrainConfig, again: Any) -> list[str]:
         steps.append(("dtype bfloat16 (weights, gradients and moments rounded)", {"dtype": "bfloat16"}))
     named: list[str] = []
     for name, change in steps:
-        changed = replace(changed, **change)
+        tried = replace(changed, **change)
+        try:
+            other = again(recipe=tried, gpus=plan.gpus)
+        except ValueError:
+            continue
+        changed = tried
         named.append(name)
-        other = again(recipe=changed, gpus=plan.gpus)
         verdict = "fits" if other.fits else "does not fit"
         found.append(f"{', '.join(named)}: {other.memory.total / 1e9:.1f} GB, {verdict}")
         if other.fits:
             break
-    divided = replace(recipe, sharding="full", batch_tokens=2 * recipe.batch_tokens)
+    micro_batch = recipe.micro_batch_size * plan.context
+    divided = replace(recipe, sharding="full", batch_tokens=2 * plan.gpus * micro_batch)
     if needed := _gpus_needed(again(recipe=divided, gpus=2 * plan.gpus)):
-        least = needed * recipe.micro_batch_size * plan.context
+        least = needed * micro_batch
         raised = "" if recipe.batch_tokens >= least else f", batch_tokens {least}"
         found.append(f"{needed} of these GPUs, sharding full{raised}: fits")
     return found

@@ -85,17 +85,19 @@ def simulate(build: Callable[[], nn.Module], recipe: TrainConfig, context: int, 
     """Run one micro-batch of whole rows, each of which is one document.
 
     Args:
-        build: makes the network.
+        build: makes the network; called for the device `meta`.
         dtype: of its parameters.
         context: positions of a row.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):  # outside of the mode, whose parameters PEFT cannot move to their layer's device
             network = build()
-        finally:
-            torch.set_default_dtype(before)
+    finally:
+        torch.set_default_dtype(before)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _move_to_cpu(network)
         live = _Live([*network.parameters(), *network.buffers()])
         for parameter in network.parameters():
             if parameter.requires_grad:
@@ -107,6 +109,20 @@ def simulate(build: Callable[[], nn.Module], recipe: TrainConfig, context: int, 
             kept = live.now
             hidden.backward(torch.empty_like(hidden))
     return PassMemory(kept, live.peak, live.peak_with_gradients)
+
+
+def _move_to_cpu(network: nn.Module) -> None:
+    """Put tensors of the CPU, whose autocast and attention count, in the place of those of `meta`; ties stay."""
+    moved: dict[Tensor, Tensor] = {}
+    for module in network.modules():
+        parameters = module.named_parameters(recurse=False, remove_duplicate=False)
+        buffers = module.named_buffers(recurse=False, remove_duplicate=False)
+        for name, tensor in [*parameters, *buffers]:
+            if tensor not in moved:
+                empty = torch.empty_like(tensor, device="cpu", requires_grad=False)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                moved[tensor] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+            setattr(module, name, moved[tensor])
 
 
 def _hidden(network: Any, positions: Tensor) -> Tensor:

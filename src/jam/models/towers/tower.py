@@ -98,7 +98,8 @@ class Tower(nn.Module):
         """Remove embedding and head: the tower is layers only, between states that others make and read."""
         self.take(self.family.embedding)
         self.take(self.family.head)
-        self.model._tied_weights_keys = {}
+        # As a class without ties has it; PEFT takes any table for one of ties with an embedding that is there.
+        self.model._tied_weights_keys = None  # type: ignore[assignment]
         self.model.all_tied_weights_keys = {}
 
     @property
