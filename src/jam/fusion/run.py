@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from jam.checkpoints import Hashes, Manifest, resumable_folder, write_json
 from jam.checkpoints.folders import format_bytes, refuse_existing
 from jam.checkpoints.resume import Workplace, settle
+from jam.codec.files import InsideCheckpoint, OwnFolder, image_tokenizer_in
 from jam.fusion.card import model_card
 from jam.fusion.config import FuseConfig, find_image_tokenizer
 from jam.fusion.cross import cross
@@ -115,9 +115,10 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, hashes: H
 
     for parent in (pair.text, pair.image):
         parent.check_weights()
-    image_tokenizer = find_image_tokenizer(config)
+    folder = find_image_tokenizer(config)
+    image_tokenizer = image_tokenizer_in(folder) if folder else None
     say(plan.summary)
-    needed = plan.bytes + (_bytes_of(image_tokenizer) if image_tokenizer else 0)
+    needed = plan.bytes + (image_tokenizer.bytes if image_tokenizer else 0)
     options = {name: value for name in OPTIONS[plan.method] if (value := getattr(config, name)) is not None}
     key = fingerprint(plan, pair, options | {"shard_mb": config.shard_mb})
     with resumable_folder(out, key, needed) as work:
@@ -140,7 +141,7 @@ def write_description(
     plan: FusionPlan,
     pair: Pair,
     work: Workplace,
-    image_tokenizer: Path | None,
+    image_tokenizer: OwnFolder | InsideCheckpoint | None,
     out: Path,
     options: dict[str, Any],
     hashes: dict[str, FileHashes],
@@ -150,7 +151,7 @@ def write_description(
     if pair.text.tokenizer is not None:
         pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:
-        shutil.copytree(image_tokenizer, work.folder / "image_tokenizer")
+        image_tokenizer.save(work.folder / "image_tokenizer")
     eos_id = plan.vocabulary.eos_id
     sampling = {"do_sample": True, "temperature": 1.0, "top_p": 0.9}
     write_json(work.folder / "generation_config.json", sampling | {"bos_token_id": eos_id, "eos_token_id": eos_id})
@@ -174,7 +175,3 @@ def manifest(plan: FusionPlan, options: dict[str, Any], ancestors: list[dict[str
         ancestors=ancestors,
         notes=plan.notes,
     )
-
-
-def _bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
