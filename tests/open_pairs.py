@@ -1,7 +1,7 @@
 """The pairs of docs/method.md, section 9, as tiny random checkpoints of the same classes and config fields.
 
-Each function saves a text parent and an image parent into a folder. Janus and Emu3 hold their image tokenizers, as on the
-hub; the others have theirs in `image_tokenizer/`.
+Each function saves a text parent and an image parent into a folder. Janus and Emu3 hold their image tokenizers, as on
+the hub; the others have theirs in `image_tokenizer/`.
 """
 
 from __future__ import annotations

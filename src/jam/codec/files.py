@@ -122,9 +122,7 @@ def inner_config(folder: str | Path) -> PretrainedConfig:
 
 def stored_names(reader: CheckpointReader) -> dict[str, str]:
     """Name of every tensor of the image tokenizer in its own class -> its name in the checkpoint around it."""
-    return {
-        name.removeprefix(prefix): name for prefix in PREFIXES for name in reader.infos if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): name for prefix in PREFIXES for name in reader.infos if name.startswith(prefix)}
 
 
 def read_processor(folder: Path) -> dict[str, Any]:

@@ -23,8 +23,8 @@ jam fuse --text chameleon --image anole --image-tokenizer chameleon-vqgan --out 
 
 def parser() -> Parser:
     description = (
-        "Make an image tokenizer folder of Chameleon's original VQGAN, which Anole, Liquid and Lumina-mGPT use too, or of "
-        "a checkpoint of Janus or Emu3."
+        "Make an image tokenizer folder of Chameleon's original VQGAN, which Anole, Liquid and Lumina-mGPT use too, or "
+        "of a checkpoint of Janus or Emu3."
     )
     made = make_parser("convert-tokenizer", description, EXAMPLES)
     made.add_argument(
