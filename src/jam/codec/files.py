@@ -19,8 +19,10 @@ from transformers import AutoConfig, PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Jobs, check_tensors, new_folder, write_checkpoint, write_json
 
-HOLDERS = {"janus": "JanusVQVAE", "emu3": "Emu3VQVAE"}
-"""Models whose checkpoints hold a complete image tokenizer, and the class of that."""
+HOLDERS = ("janus", "emu3")
+"""Models whose checkpoints hold a complete image tokenizer, as `vq_config` describes it."""
+KINDS = {"janus_vqgan": "JanusVQVAE", "emu3_vqgan": "Emu3VQVAE"}
+"""The class of such an image tokenizer, by its own model type."""
 PREFIXES = ("model.vqmodel.", "vqmodel.")
 PROCESSOR = "preprocessor_config.json"
 BLOCK = 2**20  # bytes
@@ -62,9 +64,10 @@ class InsideCheckpoint:
                 "when the checkpoint was saved; take one that has it, or another image tokenizer"
             )
         self.infos = {name: self._reader.infos[stored] for name, stored in self._stored.items()}
-        (architecture,) = self.config.architectures or ()
+        network = getattr(transformers, KINDS[self.config.model_type])
+        self.config.architectures = [network.__name__]
         with torch.device("meta"):
-            model = getattr(transformers, architecture)(self.config)
+            model = network(self.config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         check_tensors(self.infos, expected, f"the image tokenizer inside {folder}")
 
@@ -114,10 +117,7 @@ def extract_image_tokenizer(source: str | Path, out: str | Path) -> None:
 
 def inner_config(folder: str | Path) -> PretrainedConfig:
     """The config of the image tokenizer inside a whole checkpoint."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    inner: PretrainedConfig = config.vq_config
-    inner.architectures = [HOLDERS[config.model_type]]
-    return inner
+    return AutoConfig.from_pretrained(folder, local_files_only=True).vq_config
 
 
 def stored_names(reader: CheckpointReader) -> dict[str, str]:
