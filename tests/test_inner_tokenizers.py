@@ -54,11 +54,7 @@ def jam_fuse(folder: Path, *options: object) -> int:
 
 
 def run(folder: Path, **options: Any) -> None:
-    config = settings(folder, **options)
-    found = find_image_tokenizer(config)
-    assert found == folder / "image"
-    info = describe_image_tokenizer(found)
-    fuse(config, (info.codebook_size, info.grid), QUIET)
+    fuse(settings(folder, **options), console=QUIET)
 
 
 def without(weights: Path, left_out: str) -> None:
@@ -185,6 +181,7 @@ def test_another_checkpoint_may_be_named(holder: str, tmp_path: Path) -> None:
 
 def test_a_folder_in_the_parent_goes_first(tmp_path: Path) -> None:
     save_pair("janus", tmp_path)
+    assert find_image_tokenizer(settings(tmp_path)) == tmp_path / "image"
     tiny.save_vq(tmp_path / "image" / "image_tokenizer")
     assert find_image_tokenizer(settings(tmp_path)) == tmp_path / "image" / "image_tokenizer"
 

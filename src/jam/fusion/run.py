@@ -15,6 +15,7 @@ from rich.console import Console
 from jam.checkpoints import Hashes, Manifest, resumable_folder, write_json
 from jam.checkpoints.folders import format_bytes, refuse_existing
 from jam.checkpoints.resume import Workplace, settle
+from jam.codec import describe_image_tokenizer
 from jam.codec.files import InsideCheckpoint, OwnFolder, image_tokenizer_in
 from jam.fusion.card import model_card
 from jam.fusion.config import FuseConfig, find_image_tokenizer
@@ -78,8 +79,8 @@ def fuse(
     """Fuse two parents into the folder `config.out`, or only print the plan (`config.plan`).
 
     Args:
-        image_tokenizer_info: codebook size and (height, width) in tokens of the image tokenizer that
-            `find_image_tokenizer` names.
+        image_tokenizer_info: codebook size and (height, width) in tokens of the image tokenizer; default: as the one
+            that `find_image_tokenizer` names says.
         console: where progress and results are printed; the plan as JSON goes to stdout.
         hashes: of the parents' files, as far as they are known or under way.
 
@@ -92,6 +93,9 @@ def fuse(
             raise ValueError("give the folder to write with --out, or only look at the plan with --plan")
         settle(Path(os.path.abspath(config.out)))
         refuse_existing(config.out)
+    if image_tokenizer_info is None and (folder := find_image_tokenizer(config)):
+        described = describe_image_tokenizer(folder)
+        image_tokenizer_info = described.codebook_size, described.grid
     pair = make_pair(config, image_tokenizer_info)
     plan = make_plan(config, pair)
     if config.json:
