@@ -68,9 +68,10 @@ def chameleon(**changes: Any) -> ChameleonConfig:
     return ChameleonConfig(**SIZES | {"vq_config": vq, "vocabulary_map": names} | changes)
 
 
-def emu3(names: dict[str, int] | None = None, **changes: Any) -> Emu3Config:
+def emu3(names: dict[str, int] | None = None, vq: dict[str, Any] | None = None, **changes: Any) -> Emu3Config:
     text = Emu3TextConfig(**SIZES | {"pad_token_id": 0} | changes)
-    vq = VQ | {"codebook_size": 8, "attn_resolutions": [], "hidden_size": 32, "temporal_downsample_factor": 2}
+    small = {"codebook_size": 8, "attn_resolutions": [], "hidden_size": 32, "temporal_downsample_factor": 2}
+    vq = VQ | small | (vq or {})
     names = {"<image>": 3, "<|extra_200|>": 4} | (names or {})
     tied = text.tie_word_embeddings
     return Emu3Config(text_config=text.to_dict(), vq_config=vq, vocabulary_map=names, tie_word_embeddings=tied)
@@ -86,11 +87,12 @@ def gemma3(**changes: Any) -> Gemma3Config:
     )
 
 
-def janus(layers: int = 2, tied: bool = False, **changes: Any) -> JanusConfig:
+def janus(layers: int = 2, tied: bool = False, vq: dict[str, Any] | None = None, **changes: Any) -> JanusConfig:
     text = LlamaConfig(**SIZES | changes)
     vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
     vision |= {"projection_dim": 32, "num_image_tokens": 4}
-    vq = VQ | {"num_embeddings": CODES, "projection_dim": 32, "image_token_embed_dim": 32, "num_hidden_layers": layers}
+    small = {"num_embeddings": CODES, "projection_dim": 32, "image_token_embed_dim": 32, "num_hidden_layers": layers}
+    vq = VQ | small | (vq or {})
     return JanusConfig(
         text_config=text.to_dict(), vision_config=vision, vq_config=vq, image_token_id=3, tie_word_embeddings=tied
     )

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ def save_llamas(folder: Path, **changes: Any) -> None:
         save_parent(folder / role, llama_config(TEXT_SIZE + codes, **changes), seed)
 
 
-def killed(folder: Path, after: float | None = None, at: str | None = None, **options: Any) -> float:
+def killed(
+    folder: Path, after: float | None = None, at: str | None = None, fuse: Callable[..., Any] = run, **options: Any
+) -> float:
     """Fuse in a process that is killed `after` seconds, or by itself `at` a step; the seconds that it lived.
 
     Without either it lives to its end.
     """
-    child = FORKS.Process(target=_fuse, args=(folder, at, options))
+    child = FORKS.Process(target=_fuse, args=(folder, at, fuse, options))
     child.start()
     started = time.monotonic()
     child.join(after)
@@ -40,16 +43,17 @@ def killed(folder: Path, after: float | None = None, at: str | None = None, **op
     return time.monotonic() - started
 
 
-def _fuse(folder: Path, at: str | None, options: dict[str, Any]) -> None:
+def _fuse(folder: Path, at: str | None, fuse: Callable[..., Any], options: dict[str, Any]) -> None:
     if at is not None:
         _arm(at)
-    run(folder, **options)
+    fuse(folder, **options)
 
 
 def _arm(at: str) -> None:
     """Kill this process within a step, given as "step" or "step number" for its n-th time."""
     import jam.checkpoints.resume
     import jam.checkpoints.shards
+    import jam.codec.files
 
     step, _, number = at.partition(" ")
     left = int(number or 1)
@@ -73,6 +77,8 @@ def _arm(at: str) -> None:
             before(jam.checkpoints.resume.Journal, "record_shard")
         case "manifest":
             before(jam.checkpoints.Manifest, "save")
+        case "tokenizer":
+            before(jam.codec.files.InsideCheckpoint, "_blocks")
         case "folder":
             before(Path, "rename", lambda path, _: path.name == "model")
         case "config":

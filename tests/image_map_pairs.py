@@ -74,7 +74,9 @@ def network(family: str, role: str, tied: bool = True, **changes: Any) -> Any:
     if family == "chameleon":
         return ChameleonForConditionalGeneration(chameleon(vocabulary_map=names, swin_norm=role == "image", **sizes))
     if family == "emu3":
-        return Emu3ForConditionalGeneration(emu3(names=names, tie_word_embeddings=tied and role == "image", **sizes))
+        vq = {"codebook_size": CODES, "channel_multiplier": [1, 1], "num_attention_heads": 1}
+        config = emu3(names, vq, tie_word_embeddings=tied and role == "image", **sizes)
+        return Emu3ForConditionalGeneration(config)
     sizes["vocab_size"] = len(names) + (CODES + PADDING if role == "image" else 0)
     return Qwen2ForCausalLM(Qwen2Config(**SIZES | sizes))
 

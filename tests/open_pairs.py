@@ -1,6 +1,7 @@
 """The pairs of docs/method.md, section 9, as tiny random checkpoints of the same classes and config fields.
 
-Each function saves a text parent, and an image parent with its own image tokenizer, into a folder.
+Each function saves a text parent and an image parent into a folder. Janus and Emu3 hold their image tokenizers, as on
+the hub; the others have theirs in `image_tokenizer/`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ from typing import Any
 import tiny
 import torch
 from families import janus, randomised
-from image_map_pairs import BASE, CODES, LETTERS, VQ, network, save_image_tokenizer, tokenizer
+from image_map_pairs import BASE, CODES, LETTERS, network, save_image_tokenizer, tokenizer
 from image_map_pairs import entries as named_entries
 from transformers import (
+    Emu3ImageProcessor,
     GemmaConfig,
     GemmaForCausalLM,
     JanusForConditionalGeneration,
-    JanusVQVAE,
-    JanusVQVAEConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -38,11 +38,6 @@ def save(folder: Path, model: Any, names: dict[str, int], dtype: torch.dtype) ->
     tokenizer(names).save_pretrained(folder / "tokenizer")
 
 
-def save_janus_tokenizer(folder: Path) -> None:
-    vq = VQ | {"channel_multiplier": [1, 1], "num_embeddings": CODES, "embed_dim": 4, "num_patches": 3}
-    JanusVQVAE(JanusVQVAEConfig(**vq)).save_pretrained(folder)
-
-
 def qwen_and_simplear(folder: Path, dtype: torch.dtype) -> None:
     """Grouped keys, one table for both ends, codes behind a padded table; a `VQModel` in Cosmos' place."""
     sizes = SPECIAL | {"hidden_size": 56, "num_hidden_layers": 4, "num_attention_heads": 14, "num_key_value_heads": 2}
@@ -53,12 +48,12 @@ def qwen_and_simplear(folder: Path, dtype: torch.dtype) -> None:
 
 
 def deepseek_and_janus(folder: Path, dtype: torch.dtype) -> None:
-    """Codes that are read through an MLP and written by a GELU MLP."""
+    """Codes that are read through an MLP and written by a GELU MLP; 4 pixels a code, as in the image encoder."""
     sizes = SPECIAL | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4}
     sizes |= {"intermediate_size": 86, "vocab_size": PADDED}
     save(folder / "text", LlamaForCausalLM(LlamaConfig(**sizes)), LETTERS_ONLY, dtype)
-    save(folder / "image", JanusForConditionalGeneration(janus(**sizes)), LETTERS_ONLY, dtype)
-    save_janus_tokenizer(folder / "image" / "image_tokenizer")
+    image = janus(vq={"channel_multiplier": [1, 1, 1]}, **sizes)
+    save(folder / "image", JanusForConditionalGeneration(image), LETTERS_ONLY, dtype)
 
 
 def gemma_and_liquid(folder: Path, dtype: torch.dtype) -> None:
@@ -103,7 +98,10 @@ def _named(folder: Path, family: str, dtype: torch.dtype, roles: tuple[str, ...]
         save(
             folder / role, network(family, role, tied=False, max_position_embeddings=256), named_entries(family), dtype
         )
-    save_image_tokenizer(family, folder / "image" / "image_tokenizer")
+    if family == "emu3":
+        Emu3ImageProcessor(min_pixels=36, max_pixels=144).save_pretrained(folder / "image")
+    else:
+        save_image_tokenizer(family, folder / "image" / "image_tokenizer")
 
 
 def unequal_shapes(folder: Path, dtype: torch.dtype) -> None:

@@ -123,7 +123,8 @@ def test_janus_keeps_a_head_of_its_own_whatever_its_config_says(tmp_path: Path) 
 
 
 def test_uniform_of_decoders_of_their_own_class(tmp_path: Path) -> None:
-    for name, config in (("text", emu3()), ("image", emu3(vocab_size=VOCABULARY + CODES))):
+    vq = {"codebook_size": CODES, "sample_size": 4}
+    for name, config in (("text", emu3(vq=vq)), ("image", emu3(vq=vq, vocab_size=VOCABULARY + CODES))):
         save(tmp_path / name, Emu3ForConditionalGeneration(config))
     run(tmp_path, method="uniform")
     loaded = jam.load(tmp_path / "out", device="cpu").joint

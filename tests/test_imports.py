@@ -25,7 +25,7 @@ TABLE = """
 | cm3         | layout, vocabulary, grammar                                                  |
 | codec       | documents, layout, vocabulary, grammar, checkpoints                          |
 | models      | layout, vocabulary, grammar, packed                                          |
-| fusion      | layout, vocabulary, models, checkpoints                                      |
+| fusion      | layout, vocabulary, models, codec, checkpoints                               |
 | data        | documents, vocabulary, grammar, packed, cm3, codec, checkpoints              |
 | training    | models, data, checkpoints                                                    |
 | tokenizer_training | documents, checkpoints, training                                      |

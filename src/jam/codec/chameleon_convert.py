@@ -20,6 +20,7 @@ from transformers import ChameleonConfig
 
 from jam.checkpoints import CheckpointReader, TensorInfo, check_tensors, new_folder
 from jam.codec.chameleon_vqgan import ChameleonVQGAN, ChameleonVQGANConfig
+from jam.codec.files import HOLDERS, PREFIXES, stored_names
 
 # Keys of `ddconfig` and what `transformers` calls them.
 FIELDS = {
@@ -42,7 +43,6 @@ SWITCHES = {
     "remap": None,
 }
 TRAINING_ONLY = "loss."  # discriminator and perceptual loss
-PREFIXES = ("model.vqmodel.", "vqmodel.")
 
 
 def convert_chameleon(source: str | Path, out: str | Path, description: str | Path | None = None) -> bool:
@@ -145,14 +145,9 @@ def read_folder(folder: Path) -> tuple[ChameleonVQGANConfig, dict[str, Tensor]]:
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json; of an original checkpoint name the .ckpt file itself")
     if (model_type := json.loads(path.read_text()).get("model_type")) != "chameleon":
-        raise ValueError(f"{folder} is a checkpoint of {model_type!r}; only those of 'chameleon' are converted")
+        raise ValueError(f"{folder} is a checkpoint of {model_type!r}; known: chameleon, {', '.join(HOLDERS)}")
     reader = CheckpointReader(folder)
-    tensors = {
-        name.removeprefix(prefix): reader.read(name)
-        for prefix in PREFIXES
-        for name in reader.infos
-        if name.startswith(prefix)
-    }
+    tensors = {name: reader.read(stored) for name, stored in stored_names(reader).items()}
     if not tensors:
         raise ValueError(
             f"{folder} holds no image tokenizer: none of its tensors begins with {PREFIXES[0]}; convert the original "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from jam.codec.coders import CODERS, patch_size
+from jam.codec.files import holds_image_tokenizer, inner_config, read_processor
 from jam.codec.shapes import fitted
 
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
@@ -45,12 +47,21 @@ class ImageTokenizerInfo:
 
 
 def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
-    """Read codebook size and grid without loading weights. Raises ValueError for a class that is not known."""
+    """Read codebook size and grid without loading weights.
+
+    Args:
+        folder: of an image tokenizer, or of a whole checkpoint that holds one (`codec.files.HOLDERS`).
+
+    Raises:
+        ValueError: there is none, or one of a class that is not known.
+    """
     path = Path(folder) / "config.json"
     if not path.is_file():
         hint = "; make one of vqgan.ckpt with `jam convert-tokenizer`" if any(Path(folder).glob("*.ckpt")) else ""
         raise ValueError(f"{folder}: no image tokenizer here (config.json is missing){hint}")
     config = json.loads(path.read_text())
+    if holds_image_tokenizer(folder):
+        config = inner_config(folder).to_dict()
     kind = config.get("_class_name") or config.get("model_type")
     area = None
     match kind:
@@ -65,10 +76,11 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
             codes = int(config["num_embeddings"])
         case "emu3_vqgan":
             factor = 2 ** (len(config["channel_multiplier"]) - 1)
-            resolution = int(config.get("sample_size", 512))
+            limits = read_processor(Path(folder))  # by default, the processor's are one and four times 512 x 512
+            least = math.isqrt(int(limits.get("min_pixels", 512**2)))
+            resolution = int(config.get("sample_size", least // factor * factor))
             side = resolution // factor
             codes = int(config["codebook_size"])
-            limits = _processor(Path(folder))  # by default, the processor's are one and four times 512 x 512
             area = int(limits.get("min_pixels", resolution**2)), int(limits.get("max_pixels", 4 * resolution**2))
         case "jam_chameleon_vqgan":
             resolution = int(config["resolution"])
@@ -169,22 +181,18 @@ def _scaled(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def _processor(folder: Path) -> dict[str, Any]:
-    """What ``preprocessor_config.json`` says; nothing without that file."""
-    path = folder / "preprocessor_config.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
 def _picture_size(folder: Path) -> int | None:
     """Side of a picture by ``preprocessor_config.json``; None without that file."""
-    size = _processor(folder).get("size")
+    size = read_processor(folder).get("size")
     return int(size["height"]) if size else None
 
 
 def load_image_tokenizer(
     folder: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> ImageTokenizer:
-    """The image tokenizer of a folder, ready to encode and decode (evaluation mode, frozen)."""
+    """The image tokenizer of a folder of its own, ready to encode and decode (evaluation mode, frozen)."""
+    if holds_image_tokenizer(folder):
+        raise ValueError(f"{folder} is a whole model; make its image tokenizer with `jam convert-tokenizer`")
     info = describe_image_tokenizer(folder)
     # Autoencoders of this kind lose detail in half precision, and are small: fp32 unless asked otherwise.
     model = CODERS[info.kind].load(Path(folder), dtype or torch.float32)

@@ -19,7 +19,7 @@ SUMMARIES = {
     "demo": "the whole story on built-in tiny parents",
     "plan": "say what a run needs: parameters, memory, FLOPs, days, and whether it fits",
     "train-tokenizer": "train an image tokenizer on pictures",
-    "convert-tokenizer": "make an image tokenizer folder of Chameleon's original VQGAN",
+    "convert-tokenizer": "make an image tokenizer folder of vqgan.ckpt or of a whole checkpoint",
     "convert-documents": "turn captions, texts, LIMA or how-to articles into documents",
     "export": "make a model folder of a checkpoint of a run",
 }

@@ -10,22 +10,27 @@ from rich.console import Console
 from jam.checkpoints.folders import refuse_existing
 from jam.codec import describe_image_tokenizer
 from jam.codec.chameleon_convert import convert_chameleon
+from jam.codec.files import extract_image_tokenizer, holds_image_tokenizer
 from jam.commands.arguments import Parser, make_parser
 
 EXAMPLES = """
 jam convert-tokenizer chameleon/tokenizer/vqgan.ckpt --out chameleon-vqgan
 jam convert-tokenizer vqgan.ckpt --yaml configs/vqgan.yaml --out chameleon-vqgan
+jam convert-tokenizer janus-pro --out janus-vq
 jam fuse --text chameleon --image anole --image-tokenizer chameleon-vqgan --out fused
 """
 
 
 def parser() -> Parser:
     description = (
-        "Make an image tokenizer folder of Chameleon's original VQGAN, which Anole, Liquid and Lumina-mGPT use too."
+        "Make an image tokenizer folder of Chameleon's original VQGAN, which Anole, Liquid and Lumina-mGPT use too, or "
+        "of a checkpoint of Janus or Emu3."
     )
     made = make_parser("convert-tokenizer", description, EXAMPLES)
     made.add_argument(
-        "source", type=Path, help="vqgan.ckpt; or the folder of a Chameleon checkpoint, whose VQGAN only encodes"
+        "source",
+        type=Path,
+        help="vqgan.ckpt; or the folder of a checkpoint: of Janus or Emu3, or of Chameleon, whose VQGAN only encodes",
     )
     made.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
     made.add_argument(
@@ -37,10 +42,20 @@ def parser() -> Parser:
 def run(settings: Namespace) -> None:
     console = Console(soft_wrap=True, highlight=False)
     refuse_existing(settings.out)
-    decodes = convert_chameleon(settings.source, settings.out, settings.yaml)
+    decodes = convert(settings.source, settings.out, settings.yaml)
     info = describe_image_tokenizer(settings.out)
     height, width = info.grid
     pictures = f"pictures of {info.resolution} x {info.resolution} pixels are {height} x {width} tokens"
     if not decodes:
         console.print("note: it only encodes, for the checkpoint has no decoder; vqgan.ckpt has one", markup=False)
     console.print(f"{settings.out}: {info.codebook_size:,} codes, {pictures}", markup=False)
+
+
+def convert(source: Path, out: Path, description: Path | None) -> bool:
+    """Write the folder `out`; whether its image tokenizer can decode."""
+    if not holds_image_tokenizer(source):
+        return convert_chameleon(source, out, description)
+    if description:
+        raise ValueError(f"{source} is a folder, which its config.json describes; leave {description} out")
+    extract_image_tokenizer(source, out)
+    return True

@@ -6,11 +6,12 @@ from jsonargparse import Namespace
 
 from jam.checkpoints import Hashes
 from jam.commands.arguments import Parser, make_parser
-from jam.fusion.config import FuseConfig, find_image_tokenizer, parents_files
+from jam.fusion.config import FuseConfig, parents_files
 
 EXAMPLES = """
 jam fuse --text llm --image image-model --out fused
 jam fuse --text llm --image image-model --image-tokenizer vqgan --out fused --method cross --every 4
+jam fuse --text deepseek-ai/deepseek-llm-7b-base --image deepseek-community/Janus-Pro-7B --out fused
 jam fuse --text llm --image image-model --out wide --method width --init average
 jam fuse --text owner/llm --image owner/image-model@main --out average --method uniform --weight 0.3
 jam fuse recipes/fuse/cross-1.yaml --text llm --image image-model --out fused
@@ -39,9 +40,6 @@ def run(settings: Namespace) -> None:
             for path in parents_files(config):
                 hashes.begin(path)
         # Torch and transformers are imported while the parents are hashed already.
-        from jam.codec import describe_image_tokenizer
         from jam.fusion import fuse
 
-        folder = find_image_tokenizer(config)
-        info = describe_image_tokenizer(folder) if folder else None
-        fuse(config, (info.codebook_size, info.grid) if info else None, hashes=hashes)
+        fuse(config, hashes=hashes)

@@ -24,7 +24,8 @@ class FuseConfig:
         text: the language model: a folder, or a hub id (owner/name or owner/name@revision).
         image: the image-token model: a folder or a hub id.
         out: folder to write; it must not exist. A plan needs none.
-        image_tokenizer: folder of the image tokenizer; default: `image_tokenizer/` in the image parent.
+        image_tokenizer: folder of the image tokenizer, or of a checkpoint that holds one (Janus, Emu3); default:
+            `image_tokenizer/` in the image parent, else the one that the parent holds.
         method: blocks between both ("cross"), a weighted mean ("uniform"), or both side by side ("width").
         every: cross: exchange after layers 0, every, 2 every, ...; 0 for no cross blocks.
         readout: cross: "exact" loses nothing of the parents, "paper" is the paper's one softmax.
@@ -71,7 +72,7 @@ class FuseConfig:
 
 
 def find_image_tokenizer(config: FuseConfig) -> Path | None:
-    """The folder named in the settings, else `image_tokenizer/` in the image parent, else None.
+    """The folder named in the settings, else `image_tokenizer/` in the image parent, else that parent, if it holds one.
 
     Raises:
         ValueError: the folder that is named does not exist.
@@ -80,8 +81,12 @@ def find_image_tokenizer(config: FuseConfig) -> Path | None:
         if not Path(config.image_tokenizer).is_dir():
             raise ValueError(f"--image-tokenizer {config.image_tokenizer}: there is no such folder")
         return Path(config.image_tokenizer)
-    inside = locate(config.image, "image", weights=not config.plan) / "image_tokenizer"
-    return inside if inside.is_dir() else None
+    from jam.codec.files import holds_image_tokenizer
+
+    parent = locate(config.image, "image", weights=not config.plan)
+    if (own := parent / "image_tokenizer").is_dir():
+        return own
+    return parent if holds_image_tokenizer(parent) else None
 
 
 def parents_files(config: FuseConfig) -> list[Path]:

@@ -21,7 +21,9 @@ from jam.checkpoints import has_weights
 WEIGHTS = ["model*.safetensors", "model.safetensors.index.json"]
 OLDER_WEIGHTS = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 TOKENIZER = ["tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*"]
-DESCRIPTION = ["config.json", "generation_config.json", "manifest.json", "README.md", *TOKENIZER, "image_tokenizer/*"]
+PROCESSOR = ["preprocessor_config.json", "processor_config.json"]  # sizes of pictures
+IMAGE_TOKENIZER = ["image_tokenizer/*", *PROCESSOR]
+DESCRIPTION = ["config.json", "generation_config.json", "manifest.json", "README.md", *TOKENIZER, *IMAGE_TOKENIZER]
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,8 @@ from rich.console import Console
 from jam.checkpoints import Hashes, Manifest, resumable_folder, write_json
 from jam.checkpoints.folders import format_bytes
 from jam.checkpoints.resume import Workplace, require_free
+from jam.codec import describe_image_tokenizer
+from jam.codec.files import InsideCheckpoint, OwnFolder, image_tokenizer_in
 from jam.fusion.card import model_card
 from jam.fusion.config import FuseConfig, find_image_tokenizer
 from jam.fusion.cross import cross
@@ -78,8 +79,8 @@ def fuse(
     """Fuse two parents into the folder `config.out`, or only print the plan (`config.plan`).
 
     Args:
-        image_tokenizer_info: codebook size and (height, width) in tokens of the image tokenizer that
-            `find_image_tokenizer` names.
+        image_tokenizer_info: codebook size and (height, width) in tokens of the image tokenizer; default: as the one
+            that `find_image_tokenizer` names says.
         console: where progress and results are printed; the plan as JSON goes to stdout.
         hashes: of the parents' files, as far as they are known or under way.
 
@@ -91,6 +92,9 @@ def fuse(
         if config.out is None:
             raise ValueError("give the folder to write with --out, or only look at the plan with --plan")
         require_free(Path(os.path.abspath(config.out)))
+    if image_tokenizer_info is None and (folder := find_image_tokenizer(config)):
+        described = describe_image_tokenizer(folder)
+        image_tokenizer_info = described.codebook_size, described.grid
     pair = make_pair(config, image_tokenizer_info)
     plan = make_plan(config, pair)
     if config.json:
@@ -114,9 +118,10 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, hashes: H
 
     for parent in (pair.text, pair.image):
         parent.check_weights()
-    image_tokenizer = find_image_tokenizer(config)
+    folder = find_image_tokenizer(config)
+    image_tokenizer = image_tokenizer_in(folder) if folder else None
     say(plan.summary)
-    needed = plan.bytes + (_bytes_of(image_tokenizer) if image_tokenizer else 0)
+    needed = plan.bytes + (image_tokenizer.bytes if image_tokenizer else 0)
     options = {name: value for name in OPTIONS[plan.method] if (value := getattr(config, name)) is not None}
     key = fingerprint(plan, pair, options | {"shard_mb": config.shard_mb})
     with resumable_folder(out, key, needed) as work:
@@ -139,7 +144,7 @@ def write_description(
     plan: FusionPlan,
     pair: Pair,
     work: Workplace,
-    image_tokenizer: Path | None,
+    image_tokenizer: OwnFolder | InsideCheckpoint | None,
     out: Path,
     options: dict[str, Any],
     hashes: dict[str, FileHashes],
@@ -149,7 +154,7 @@ def write_description(
     if pair.text.tokenizer is not None:
         pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:
-        shutil.copytree(image_tokenizer, work.folder / "image_tokenizer")
+        image_tokenizer.save(work.folder / "image_tokenizer")
     eos_id = plan.vocabulary.eos_id
     sampling = {"do_sample": True, "temperature": 1.0, "top_p": 0.9}
     write_json(work.folder / "generation_config.json", sampling | {"bos_token_id": eos_id, "eos_token_id": eos_id})
@@ -173,7 +178,3 @@ def manifest(plan: FusionPlan, options: dict[str, Any], ancestors: list[dict[str
         ancestors=ancestors,
         notes=plan.notes,
     )
-
-
-def _bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,145 @@
+"""Image tokenizers as they lie on a disk: in a folder of their own, or inside a whole checkpoint of `transformers`.
+
+Checkpoints of Janus and Emu3 hold theirs complete. Those of Chameleon lack the decoder (see `chameleon_convert`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, PretrainedConfig
+
+from jam.checkpoints import CheckpointReader, Jobs, check_tensors, new_folder, write_checkpoint, write_json
+
+HOLDERS = ("janus", "emu3")
+"""Models whose checkpoints hold a complete image tokenizer, as `vq_config` describes it."""
+KINDS = {"janus_vqgan": "JanusVQVAE", "emu3_vqgan": "Emu3VQVAE"}
+"""The class of such an image tokenizer, by its own model type."""
+PREFIXES = ("model.vqmodel.", "vqmodel.")
+PROCESSOR = "preprocessor_config.json"
+BLOCK = 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class OwnFolder:
+    """A folder that holds an image tokenizer and nothing else."""
+
+    folder: Path
+
+    @property
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def save(self, out: Path) -> None:
+        """Copy it to `out`, which does not exist."""
+        shutil.copytree(self.folder, out)
+
+
+class InsideCheckpoint:
+    """The image tokenizer inside a whole checkpoint.
+
+    Attributes:
+        config: the tokenizer's own.
+        infos: shape and data type of its tensors, by their names in its class.
+
+    Raises:
+        ValueError: the weights lack it, wholly or in part, or do not fit to config.json.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.config = folder, inner_config(folder)
+        self._reader = CheckpointReader(folder)
+        self._stored = stored_names(self._reader)
+        if not self._stored:
+            raise ValueError(
+                f"{folder} holds no image tokenizer: none of its tensors begins with {PREFIXES[0]}, so it was left out "
+                "when the checkpoint was saved; take one that has it, or another image tokenizer"
+            )
+        self.infos = {name: self._reader.infos[stored] for name, stored in self._stored.items()}
+        network = getattr(transformers, KINDS[self.config.model_type])
+        self.config.architectures = [network.__name__]
+        with torch.device("meta"):
+            model = network(self.config)
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        check_tensors(self.infos, expected, f"the image tokenizer inside {folder}")
+
+    @property
+    def bytes(self) -> int:
+        return sum(info.bytes for info in self.infos.values())
+
+    def save(self, out: Path) -> None:
+        """Write it to the folder `out`: its config, its tensors as they are stored, and the limits of its pictures.
+
+        Needs the memory of a block of rows.
+        """
+        out.mkdir(exist_ok=True)
+        self.config.save_pretrained(out)
+        if processor := read_processor(self.folder):
+            write_json(out / PROCESSOR, processor)
+        with Jobs(1) as jobs:
+            write_checkpoint(out, self.infos, self._blocks, jobs)
+
+    def _blocks(self, name: str) -> Iterator[Tensor]:
+        info = self.infos[name]
+        step = max(1, BLOCK * info.rows // max(1, info.bytes))
+        for start in range(0, info.rows, step):
+            yield self._reader.read_rows(self._stored[name], start, min(start + step, info.rows))
+
+
+def image_tokenizer_in(folder: Path) -> OwnFolder | InsideCheckpoint:
+    """The image tokenizer of a folder. Raises ValueError as `InsideCheckpoint` does."""
+    return InsideCheckpoint(folder) if holds_image_tokenizer(folder) else OwnFolder(folder)
+
+
+def holds_image_tokenizer(folder: str | Path) -> bool:
+    """Whether a folder's ``config.json`` is that of a checkpoint with a complete image tokenizer inside."""
+    return _model_type(Path(folder)) in HOLDERS
+
+
+def extract_image_tokenizer(source: str | Path, out: str | Path) -> None:
+    """Write the image tokenizer inside a checkpoint to a folder of its own, which appears whole or not at all.
+
+    Raises:
+        ValueError: as `InsideCheckpoint`; or `out` exists, or the disk is full.
+    """
+    inside = InsideCheckpoint(Path(source))
+    with new_folder(out, bytes_needed=inside.bytes) as folder:
+        inside.save(folder)
+
+
+def inner_config(folder: str | Path) -> PretrainedConfig:
+    """The config of the image tokenizer inside a whole checkpoint."""
+    return AutoConfig.from_pretrained(folder, local_files_only=True).vq_config
+
+
+def stored_names(reader: CheckpointReader) -> dict[str, str]:
+    """Name of every tensor of the image tokenizer in its own class -> its name in the checkpoint around it."""
+    return {name.removeprefix(prefix): name for prefix in PREFIXES for name in reader.infos if name.startswith(prefix)}
+
+
+def read_processor(folder: Path) -> dict[str, Any]:
+    """The settings of the image processor beside a model; nothing where there are none.
+
+    They have a file of their own, or are a part of that of the whole processor.
+    """
+    if (path := folder / PROCESSOR).is_file():
+        return json.loads(path.read_text())
+    if (path := folder / "processor_config.json").is_file():
+        return json.loads(path.read_text()).get("image_processor", {})
+    return {}
+
+
+def _model_type(folder: Path) -> str | None:
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError):  # who reads this config for what it is says what is wrong
+        return None
