@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from families import CODES, CONFIGS, randomised
 from fusion_parents import QUIET, settings, tokenizer
 from open_pairs import OPEN_PAIRS
@@ -77,7 +78,12 @@ def test_a_family_is_fused_as_the_table_says(family: str, method: str, tmp_path:
             fuse(config, (CODES, (4, 4)), QUIET)
         return
     assert cell == "yes"
-    fuse(config, (CODES, (4, 4)), QUIET)
+    plan = fuse(config, (CODES, (4, 4)), QUIET)
+    if method != "cross":
+        opens = FAMILY_ROWS[family][4].strip("`")
+        assert plan.architecture == opens
+        _, found = getattr(transformers, opens).from_pretrained(tmp_path / "out", output_loading_info=True)
+        assert not any(found.values()), found
     joint = jam.load(tmp_path / "out", device="cpu").joint
     assert isinstance(joint, CrossForCausalLM if method == "cross" else SingleStream)
     with torch.no_grad():
