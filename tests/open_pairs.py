@@ -45,7 +45,7 @@ def save_janus_tokenizer(folder: Path) -> None:
 
 
 def qwen_and_simplear(folder: Path, dtype: torch.dtype) -> None:
-    """Grouped keys, one table for both ends, codes behind the ids, the LLM's table padded; `VQModel` in Cosmos' place."""
+    """Grouped keys, one table for both ends, codes behind the ids; the LLM's table is padded."""
     sizes = SPECIAL | {"hidden_size": 56, "num_hidden_layers": 4, "num_attention_heads": 14, "num_key_value_heads": 2}
     sizes |= {"intermediate_size": 304, "tie_word_embeddings": True, "use_sliding_window": False}
     for role, rows in (("text", PADDED), ("image", IDS + tiny.CODES)):

@@ -27,17 +27,17 @@ def save_text_parents(folder: Path, model_class: Any, config_class: Any, tokeniz
     for rows in (size, size + PADDING // 2, size + PADDING, size + 2 * PADDING):
         places.append(folder / f"text-{rows}")
         randomised(model_class(config_class(**ROWS | {"vocab_size": rows}))).save_pretrained(places[-1])
-        tokenizer.save_pretrained(places[-1])
+        tokenizer.save_pretrained(places[-1] / "tokenizer")
     other = byte_level()
     randomised(LlamaForCausalLM(LlamaConfig(**ROWS | {"vocab_size": len(other)}))).save_pretrained(folder / "other")
-    other.save_pretrained(folder / "other")
+    other.save_pretrained(folder / "other" / "tokenizer")
     return [*places, folder / "other"]
 
 
 def save_image_parent(folder: Path, tokenizer: Any) -> None:
     config = Qwen2Config(**ROWS | {"vocab_size": len(tokenizer) + PADDING + tiny.CODES})
     randomised(Qwen2ForCausalLM(config)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder / "tokenizer")
     tiny.save_vq(folder / "image_tokenizer")
 
 

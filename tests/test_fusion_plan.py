@@ -191,7 +191,9 @@ def test_what_is_not_known_is_asked_for(tmp_path: Path) -> None:
         run(tmp_path, image_codes=4)
     with pytest.raises(ValueError, match=r"--image-tokenizer nowhere: there is no such folder"):
         run(tmp_path, image_tokenizer="nowhere")
-    with pytest.raises(ValueError, match=r"not clear: of the .* 18 rows 12 are text, and the last 9 begin among these, at row 9"):
+    with pytest.raises(
+        ValueError, match=r"not clear: of the .* 18 rows 12 are text, and the last 9 begin among these, at row 9"
+    ):
         fuse(settings(tmp_path), (9, (3, 3)), QUIET)
 
 

@@ -72,7 +72,7 @@ def test_a_family_is_fused_as_the_table_says(family: str, method: str, tmp_path:
         randomised(twin(family, rows)).save_pretrained(tmp_path / role)
         tokenizer().save_pretrained(tmp_path / role)
     cell = FAMILY_ROWS[family][1 + METHODS.index(method)]
-    config = settings(tmp_path, method=method)
+    config = settings(tmp_path, method=method, image_start=None if family == "janus" else 60)
     if cell == "no":
         with pytest.raises(ValueError, match=r"--method (cross|uniform)"):
             fuse(config, (CODES, (4, 4)), QUIET)

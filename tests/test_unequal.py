@@ -246,7 +246,7 @@ def test_codes_among_the_tokenizers_ids(tmp_path: Path, monkeypatch: pytest.Monk
     tokenizer = added(sentencepiece(), *other, special=True)
     save(tmp_path / "other", tokenizer, tiny.CODES, vocab_size=len(tokenizer))
     with pytest.raises(ValueError, match=r"rows \d+ are text, .* begin among these, at row \d+; .*--image-start"):
-        run(tmp_path, image=str(tmp_path / "other"))
+        run(tmp_path, image=str(tmp_path / "other"), out=str(tmp_path / "again"))
     told = run(tmp_path, plan=True, image=str(tmp_path / "other"), image_start=len(sentencepiece()))
     assert told.config.image_rows["image_start"] == len(sentencepiece())
 
