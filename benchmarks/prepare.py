@@ -51,6 +51,7 @@ WASTE = r"""
 import sys, time
 from pathlib import Path
 from jam.data import Loader, Objective, Shards, Source, example_length
+from jam.data.loader import START
 from jam.grammar import Grammar
 from jam.model import load_codec
 
@@ -65,8 +66,8 @@ for context in (1024, 2048, 4096):
             used += sum(example_length(encoded, spans, codec.vocabulary, context) for encoded, spans in pieces)
             rows += 1
     planned = used / (time.perf_counter() - started)
-    made, count, place = time.perf_counter(), 0, loader.state()
-    batches, _ = loader.micro_batches(place, 64)
+    made, count = time.perf_counter(), 0
+    batches, _ = loader.micro_batches(START, 64)
     for one in batches:
         count += int((loader.batch(one).documents >= 0).sum())
     rate = count / (time.perf_counter() - made)

@@ -79,16 +79,14 @@ def test_padding_beyond_the_end_is_not_written() -> None:
     assert int(outcome[4].max()) < 8  # positions of padding stay inside a table of learned positions
 
 
-def test_reset_empties_some_rows() -> None:
+def test_a_row_that_is_emptied_begins_anew() -> None:
     torch.manual_seed(0)
     cache, reference = RowCache(2, rows=3, max_length=8), Reference(3)
     reference.check(feed(cache, [3, 4, 5])[0], [3, 4, 5], [0, 1, 2])
-    cache.reset(torch.tensor([1]))
+    cache.set_length(1, 0)
     reference.keys[1] = reference.keys[1][:, :0]
     assert cache.lengths.tolist() == [3, 0, 5]
     reference.check(feed(cache, [1, 2, 1])[0], [1, 2, 1], [0, 1, 2])
-    cache.reset()
-    assert cache.lengths.tolist() == [0, 0, 0]
 
 
 def test_memory_is_allocated_by_the_first_update() -> None:

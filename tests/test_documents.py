@@ -114,6 +114,25 @@ def test_missing_and_damaged_pictures_name_file_and_line(folder):
         assert str(caught.value).startswith(f"{path}:{number}: ") and message in str(caught.value)
 
 
+def test_half_of_a_surrogate_pair_is_no_text(folder):
+    """What remains of an emoji that was cut in two; a whole pair is one character."""
+    path = folder / "cut.jsonl"
+    path.write_text(
+        '{"text": 0, "content": "whole \\ud83d\\ude00"}\n{"content": [{"type": "text", "text": "cut \\ud83d"}]}\n'
+    )
+    documents = read_documents(path)
+    assert next(documents).texts == ["whole \U0001f600"]
+    with pytest.raises(ValueError, match=rf"{path}:2: character 4 of a text is half a surrogate pair \('cut .ud83d'\)"):
+        next(documents)
+
+
+def test_other_keys_come_back_whatever_they_hold(tmp_path):
+    document = Document([Text("a")], extra={"id": "\ud83d", "author": "\u00e9"})
+    write_documents(tmp_path / "a.jsonl", [document])
+    (back,) = read_documents(tmp_path / "a.jsonl")
+    assert back.extra == document.extra
+
+
 def test_codes_alone_cannot_be_shown():
     with pytest.raises(ValueError, match="decode them with the model's image tokenizer"):
         Image(codes=[1]).load()

@@ -225,12 +225,14 @@ def test_what_fills_a_gap_is_scored_as_the_whole_masked_document(model: Model) -
 
 
 def test_the_budget_closes_the_gaps(model: Model) -> None:
-    like(model, stop=0.0, space=0.0)
+    """A text that is filled before the budget closes it takes 8 tokens with the picture."""
     document = Document(content=[Text("First"), Gap("text"), Image(codes=[5, 6, 7, 8]), Text("a"), Gap("image")])
     for budget in range(8, 14):
-        done = model.fill(document, max_new_tokens=budget, seed=1)
-        assert not done.gaps and done.extra["tokens"] <= budget
-    assert done.extra["finish_reason"] in ("end", "max_new_tokens")
+        ends = {"open": ("max_new_tokens", budget), "closed": ("max_new_tokens" if budget == 8 else "end", 8)}
+        for text, close in (("open", -50.0), ("closed", 50.0)):
+            like(model, stop=0.0, space=0.0, close=close)
+            done = model.fill(document, max_new_tokens=budget, seed=1)
+            assert not done.gaps and (done.extra["finish_reason"], done.extra["tokens"]) == ends[text]
     with pytest.raises(ValueError, match="the gaps need 8 tokens or more, and 7 are left"):
         model.fill(document, max_new_tokens=7)
     like(model)

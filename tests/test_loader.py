@@ -21,6 +21,7 @@ from jam.data import (
     Source,
     prepare,
 )
+from jam.data.loader import START
 from jam.documents import Document, Image, Message, Text
 from jam.vocabulary import Vocabulary
 
@@ -43,13 +44,23 @@ def test_shards_are_read_back_from_the_map(tmp_path, text_size, dtype):
     assert isinstance(shards._ids, np.memmap) and shards._ids.dtype == dtype
     assert [shards[index] for index in range(len(shards))] == documents
     assert shards.lengths().tolist() == [len(one.ids) for one in documents]
-    assert summary["tokens"] == sum(shards.lengths()) and summary["images"] == len(shards.images)
+    images = np.load(tmp_path / "s" / "images.npy")
+    assert summary["tokens"] == sum(shards.lengths()) and summary["images"] == len(images)
     ids = np.concatenate([one.ids for one in documents])
-    assert all(right - left == N for left, right in shards.images)
+    assert all(right - left == N for left, right in images)
     assert (
-        sorted(i for a, b in shards.images for i in range(a, b))
-        == np.flatnonzero([*map(vocabulary.is_image, ids)]).tolist()
+        sorted(i for a, b in images for i in range(a, b)) == np.flatnonzero([*map(vocabulary.is_image, ids)]).tolist()
     )
+
+
+def test_the_first_documents_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    documents = [random_encoded(rng) for _ in range(5)]
+    write_shards(tmp_path / "s", documents)
+    whole, first, more = (Shards(tmp_path / "s", V, most=most) for most in (None, 3, 9))
+    assert [first[index] for index in range(len(first))] == documents[:3]
+    assert first.lengths().tolist() == whole.lengths().tolist()[:3] and first.digest == whole.digest
+    assert len(more) == len(whole) == 5
 
 
 def test_neighbouring_pictures_are_two(tmp_path):
@@ -131,19 +142,19 @@ def same(first, second):
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in TENSORS)
 
 
+def taken(loader, count, place=START):
+    """Micro-batches from a place on."""
+    return [loader.batch(sequences) for sequences in loader.micro_batches(place, count)[0]]
+
+
 def test_stream_is_a_function_of_seed_and_window(shards):
-    first, second, other = make_loader(shards), make_loader(shards), make_loader(shards, seed=1)
-    batches = list(islice(first, 40))
-    assert all(same(a, b) for a, b in zip(batches, islice(second, 40), strict=True))
-    assert not all(same(a, b) for a, b in zip(batches, islice(other, 40), strict=True))
-    again = make_loader(shards)
-    again.load_state({"window": 1, "sequence": 0})
-    late = make_loader(shards)
-    while late.state()["window"] < 1:
-        next(late)
-    state = late.state()
-    again.load_state(state)
-    assert same(next(again), next(late))
+    first, second, other = (taken(make_loader(shards, seed=seed), 40) for seed in (0, 0, 1))
+    assert all(same(a, b) for a, b in zip(first, second, strict=True))
+    assert not all(same(a, b) for a, b in zip(first, other, strict=True))
+    loader = make_loader(shards, batch_size=1)
+    sequences = len(loader._packed(0))
+    (late,) = taken(make_loader(shards, batch_size=1), 1, {"window": 1, "sequence": 0})
+    assert same(late, taken(loader, sequences + 1)[-1])
 
 
 def test_masks_are_drawn_anew_at_every_visit(tmp_path):
@@ -160,17 +171,13 @@ def test_masks_are_drawn_anew_at_every_visit(tmp_path):
 
 def test_resuming_anywhere_equals_going_on(shards):
     """In the middle of a window and where one ends."""
-    loader = make_loader(shards)
-    states, batches = [], []
-    for _ in range(60):
-        states.append(json.loads(json.dumps(loader.state())))
-        batches.append(next(loader))
-    assert max(state["window"] for state in states) >= 2
-    for place in range(0, 55, 7):
-        resumed = make_loader(shards)
-        next(resumed)
-        resumed.load_state(states[place])
-        assert all(same(a, b) for a, b in zip(batches[place : place + 5], resumed, strict=False))
+    steps = list(islice(make_loader(shards).steps(START, 2), 30))
+    places = [START, *(json.loads(json.dumps(place)) for _, place in steps)]
+    assert max(place["window"] for place in places) >= 2
+    for number in range(0, 26, 4):
+        resumed = islice(make_loader(shards).steps(places[number], 2), 4)
+        for (batches, place), (others, there) in zip(steps[number : number + 4], resumed, strict=True):
+            assert all(same(a, b) for a, b in zip(batches, others, strict=True)) and place == there
 
 
 def test_every_piece_is_visited_once_an_epoch_and_shares_hold(shards):
@@ -194,7 +201,7 @@ def test_weights_are_shares_of_tokens(tmp_path):
         write_shards(tmp_path / f"s{number}", [Encoded([0, *[number + 1] * length, 0])] * 20)
     shards = [Shards(tmp_path / f"s{number}", V) for number in range(2)]
     for weights in ((0.5, 0.5), (9.0, 1.0)):
-        batches = list(islice(make_loader(shards, weights=weights, objective=PLAIN), 300))
+        batches = taken(make_loader(shards, weights=weights, objective=PLAIN), 300)
         counts = [sum(int((batch.inputs == number).sum()) for batch in batches) for number in (1, 2)]
         # A document has two ids besides those counted.
         shares = np.array(counts) * (7 / 5, 57 / 55)
@@ -202,8 +209,7 @@ def test_weights_are_shares_of_tokens(tmp_path):
 
 
 def test_packing_wastes_little(shards):
-    loader = make_loader(shards, batch_size=1)
-    batches = list(islice(loader, 200))
+    batches = taken(make_loader(shards, batch_size=1), 200)
     used = np.mean([(batch.documents >= 0).float().mean() for batch in batches])
     assert used > 0.93  # of positions, in sequences of about three documents
 

@@ -10,8 +10,7 @@ import torch
 from encoded import G, V, random_encoded, write_shards
 
 from jam.data import TENSORS, Loader, Objective, Shards, Source, draw_spans, example_length, label
-
-START = {"window": 0, "sequence": 0}
+from jam.data.loader import START
 
 
 @pytest.fixture(autouse=True)
@@ -88,12 +87,6 @@ def test_sequences_do_not_depend_on_the_micro_batch(tmp_path):
         streams.append(rows([make(tmp_path, size).batch(sequences) for sequences in made]))
         places.append(place)
     assert all(stream == streams[0] for stream in streams) and all(place == places[0] for place in places)
-
-
-def test_taking_one_by_one_equals_steps(loader):
-    taken = [next(loader) for _ in range(8)]
-    steps = [batch for made, _ in islice(loader.steps(START, 4), 2) for batch in made]
-    assert rows(taken) == rows(steps) and loader.state() == loader.micro_batches(START, 8)[1]
 
 
 def test_more_processes_than_micro_batches(loader):

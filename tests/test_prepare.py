@@ -21,7 +21,7 @@ from jam.cli import main
 from jam.data import Shards, ShardWriter, open_sources, prepare
 from jam.model import load_codec
 
-COUNT, BAD = 200, 4
+COUNT, BAD = 200, 5
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -48,6 +48,7 @@ def place(tmp_path_factory):
     lines = path.read_text().splitlines()
     lines[5] = '{"id": "empty", "content": []}'
     lines[17] = "{not JSON"
+    lines[40] = r'{"id": "half \ud83d", "text": "\ud83d"}'
     lines[100] = '{"id": "odd", "nothing": 1}'
     path.write_text("\n".join(lines) + "\n")
     picture = folder / "a" / "images" / "d60-1.png"
@@ -68,12 +69,14 @@ def test_rejects_are_listed_with_their_reasons(place, expected, capsys):
     assert [(one["source"], one["key"], one["id"]) for one in found] == [
         (source, "6", "empty"),
         (source, "18", None),
+        (source, "41", "half \ud83d"),
         (source, "61", "d60"),
         (source, "101", "odd"),
     ]
     assert [one["reason"].partition(":")[0].partition(" (")[0] for one in found] == [
         "the document is empty",
         "not valid JSON",
+        "character 0 of a text is half a surrogate pair",
         f"picture {place}/a/images/d60-1.png cannot be read",
         "no text; expected one of the keys text, caption, txt, got the keys id, nothing",
     ]
@@ -219,7 +222,7 @@ def test_too_many_rejects_stop_the_run(place, expected, tmp_path, capsys):
             f"documents were rejected, --max-rejects allows {limit}: {place}/a/documents.jsonl:6: the document" in error
         )
         assert not out.exists() and (tmp_path / ".out.partial" / "shards" / "rejects.jsonl").is_file()
-    assert run(place, out, "--max-rejects", "4") == 0 and hashes(out) == expected
+    assert run(place, out, "--max-rejects", str(BAD)) == 0 and hashes(out) == expected
     for limit in ("-1", "1.5"):
         assert run(place, out.with_name("other"), "--max-rejects", limit) == 1
         assert f"--max-rejects is {limit}; give a number" in capsys.readouterr().err

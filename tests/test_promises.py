@@ -279,7 +279,7 @@ def test_guidance_needs_image_tokens() -> None:
     assert Engine(joint, codec).run([codec.encode_prompt("a")], GenerationSettings(5))[0].images == 0
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 100), (50_000, 50_000)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 100), (2, 500), (50_000, 50_000)])
 def test_pictures_of_impossible_sizes(model: Model, tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "picture.png"
     if size[0] < 1000:
@@ -287,7 +287,9 @@ def test_pictures_of_impossible_sizes(model: Model, tmp_path: Path, size: tuple[
     else:
         path.write_bytes(png_header(*size))
     question = Document(messages=[Message("user", [Text("a"), Image(path=str(path))])])
-    with pytest.raises(ValueError, match=r"picture .*(50000 x 50000|1 x 1|1 x 100|too large).* a side must have 2"):
+    with pytest.raises(
+        ValueError, match=r"picture .*(50000 x 50000|1 x 1|1 x 100|2 x 500|too large).* a side must have 2"
+    ):
         model.generate(question)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tarfile
 
@@ -125,6 +126,39 @@ def test_sources_that_are_not_there_or_broken(tmp_path, made, codec):
     (tmp_path / "no.parquet").write_bytes(b"PAR1 nothing")
     fail(tmp_path / "no.parquet", "no.parquet: cannot be read behind row 0")
     fail(f"datasets:{tmp_path}/nowhere", "`datasets` cannot open it")
+
+
+@pytest.mark.parametrize("kind", ["file", "streamed", "saved"])
+def test_a_changed_data_set_begins_anew(tmp_path, codec, kind, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / ("saved" if kind == "saved" else "x.jsonl")
+
+    def write(word):
+        rows = [{"text": f"{word} {number}"} for number in range(150)]
+        if kind == "saved":
+            datasets.Dataset.from_list(rows).save_to_disk(path)
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    address = "datasets:" + (str(path) if kind == "saved" else f"json?data_files={path}")
+    address += "&streaming=true" if kind == "streamed" else ""
+
+    def begin():
+        """How many documents were there after the next one."""
+        begun = prepare(open_sources([address]), codec, tmp_path / "out")
+        first = next(begun)["documents"]
+        list(itertools.islice(begun, 69))
+        begun.close()
+        return first
+
+    write("old")
+    assert (begin(), begin()) == (1, 65)  # blocks are of 64
+    write("new")
+    assert begin() == 1
+    list(prepare(open_sources([address]), codec, tmp_path / "out"))
+    shards = Shards(tmp_path / "out", codec.vocabulary, codec.fingerprint)
+    assert [codec.decode(shards[index].ids).texts for index in range(150)] == [[f"new {n}"] for n in range(150)]
 
 
 def test_optional_parts_are_named(tmp_path, monkeypatch):

@@ -198,11 +198,25 @@ def test_neighbours_in_fixed_shapes_are_left_alone() -> None:
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["llama", "llama paper", "gemma3 janus"])
-def test_int8(name: str) -> None:
+HEADS = {"text_tower.model.lm_head", "image_tower.model.lm_head"}
+JANUS_HEADS = {"lm_head", "generation_head.proj_out", "generation_head.vision_head"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("llama", HEADS),
+        ("llama paper", {"fuse", "lm_head"}),
+        ("gemma3 janus", HEADS | {f"image_tower.model.{head}" for head in JANUS_HEADS}),
+        ("janus", {f"tower.model.{head}" for head in JANUS_HEADS}),
+    ],
+)
+def test_int8(name: str, kept: set[str]) -> None:
     model = joint(name)
     before = {name: layer.weight.clone() for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    assert quantize(model) == sum(isinstance(layer, Int8Linear) for layer in model.modules()) > 20
+    replaced = quantize(model)
+    coarse = {name for name, layer in model.named_modules() if isinstance(layer, Int8Linear)}
+    assert before.keys() - coarse == kept and len(coarse) == replaced == len(before) - len(kept)
     for path, layer in model.named_modules():
         if isinstance(layer, Int8Linear):
             error = (layer.weight * layer.scale[:, None] - before[path]).abs()
@@ -215,7 +229,7 @@ def test_int8(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["opt paper", "llama paper", "llama"])
 def test_int8_layers_use_the_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where no layer is left in another type, as with a head that shares the embedding's rows."""
+    """Also where no head is left in another type, since it shares the embedding's rows."""
     model, loads = joint(name), []
     quantize(model)
     monkeypatch.setattr(linear, "load_kernel", lambda: loads.append(name) or True)

@@ -67,16 +67,40 @@ def test_a_bad_step_is_skipped(shards, tmp_path, monkeypatch, factor):
     assert "skipped" in lines[9]["problem"]
 
 
+@pytest.mark.parametrize("factor", [1.0, float("nan")])
+def test_an_interrupt_before_the_update_leaves_the_losses_of_whole_steps(shards, tmp_path, monkeypatch, factor):
+    """Of a step that is lost, neither its loss is kept nor that it was skipped."""
+    made = trainer(shards, tmp_path / "run", on_bad_step="skip")
+    spoil(made, monkeypatch, 2, factor)
+    exact = made._set_lr
+
+    def interrupted():
+        if made.step == 2:
+            raise KeyboardInterrupt
+        return exact()
+
+    monkeypatch.setattr(made, "_set_lr", interrupted)
+    losses = []
+    with pytest.raises(KeyboardInterrupt):
+        for report in made.train():
+            losses.append(report.loss)
+    state = read_state(checkpoints(made.run)[-1])
+    assert (state["step"], state["watch"]) == (2, {"recent": losses, "skipped": 0})
+
+
 def test_what_is_wrong_with_a_step():
     watch = Watch(tiny_config(spike=3.0, on_bad_step="skip"))
     assert watch.problem(float("inf"), 1.0) and watch.problem(1.0, float("nan"))
-    assert [watch.problem(1.0, 1.0) for _ in range(8)] == [None] * 8
+    for _ in range(8):
+        assert watch.problem(1.0, 1.0) is None
+        watch.count(1.0, None)
     assert watch.problem(3.1, 1.0) and not watch.problem(2.9, 1.0)
     other = Watch(watch.config)
     other.load_state(json.loads(json.dumps(watch.state())))
     assert list(other.recent) == list(watch.recent)
     for _ in range(10):
         assert "and 12 more; skipped" in watch.report(5, "loss nan", [f"d {n}" for n in range(20)])
+        watch.count(float("nan"), "loss nan")
     with pytest.raises(ValueError, match="10 steps were skipped before it"):
         watch.report(5, "loss nan", ["d 1"])
     assert not Watch(tiny_config()).problem(1e9, 1.0)

@@ -224,12 +224,13 @@ def test_unreadable_pictures_are_counted_listed_and_skipped(tmp_path: Path) -> N
     source = pictures.folder(tmp_path / "pictures")
     (source / "broken.png").write_bytes(b"no picture")
     (source / "cut.png").write_bytes((source / "0-001.png").read_bytes()[:40])
-    config = pictures.recipe(source, tmp_path / "run", steps=12, held_out=2)
-    reports = list(TokenizerTrainer(config).train())
+    trainer = TokenizerTrainer(pictures.recipe(source, tmp_path / "run", steps=12, held_out=2))
+    reports = list(trainer.train())
     listed = [json.loads(line) for line in (tmp_path / "run" / "unreadable.jsonl").read_text().splitlines()]
     assert {Path(line["picture"]).name for line in listed} == {"broken.png", "cut.png"}
     assert all("cannot be read" in line["reason"] for line in listed)
-    assert reports[-1].unreadable <= 2
+    assert {Path(str(one.image.path)).name for one in trainer.pictures.pictures} >= {"broken.png", "cut.png"}
+    assert reports[-1].unreadable == 2
 
 
 @pytest.mark.parametrize(

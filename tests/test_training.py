@@ -51,7 +51,8 @@ def test_a_batch_is_a_micro_batch_at_least(shards, tmp_path):
 
 def test_loss_is_the_weighted_mean(shards, tmp_path):
     made = trainer(shards, tmp_path / "run", image_weight=0.3, micro_batch_size=4, sentinel_weight=0.5)
-    batch = next(made.loader)
+    (sequences,), _ = made.loader.micro_batches(made.place, 1)
+    batch = made.loader.batch(sequences)
     with torch.no_grad():
         logits = made.model.logits(batch_hidden(made.model, batch), batch.states)
         nll = -logits.log_softmax(-1).gather(-1, batch.targets[..., None])[..., 0]
@@ -115,11 +116,13 @@ def test_validation_leaves_the_run_alone(shards, tmp_path):
     """Mode, random numbers and place in the data; and there is no dropout in it."""
     made = trainer(shards, tmp_path / "run", parent={"dropout": 0.5})
     made.model.train()
-    before, place = torch.get_rng_state(), made.loader.state()
+    before, place = torch.get_rng_state(), dict(made.place)
     first = made.validate()
     assert made.validate() == first
     assert made.model.training and all(module.training for module in made.model.modules())
-    assert torch.equal(torch.get_rng_state(), before) and made.loader.state() == place
+    assert torch.equal(torch.get_rng_state(), before) and made.place == place
+    (batches, behind), (others, after) = (next(one.stream) for one in (made, trainer(shards, tmp_path / "other")))
+    assert behind == after and all(torch.equal(a.inputs, b.inputs) for a, b in zip(batches, others, strict=True))
 
 
 def test_perplexity_without_targets():
@@ -182,6 +185,8 @@ def test_folders_that_exist_are_refused(shards, tmp_path):
         ({"sources": []}, "sources is empty"),
         ({"lr": 0.0}, "lr is 0.0; it must be positive"),
         ({"validate_every": -1}, "validate_every is -1; it must not be negative"),
+        ({"image_weight": -1.0}, "image_weight is -1.0; it must not be negative"),
+        ({"sentinel_weight": -0.5}, "sentinel_weight is -0.5; it must not be negative"),
         ({"unconditional_rate": 1.5}, "unconditional_rate is 1.5; it must lie between 0 and 1"),
         ({"checkpoint_every": "year"}, 'must be a number of steps or "epoch"'),
         ({"optimizer": "Muon"}, "optimizer is 'Muon'; choose one of adamw, muon"),

@@ -26,14 +26,14 @@ def writer(folder: Path, kind: str = "cross", context: int = 96, **changes: Any)
 
 
 def like(model: Model, **likings: float) -> None:
-    """Add to the logits of some ids: pictures, full stops, spaces, ends."""
+    """Add to the logits of some ids: pictures, full stops, spaces, ends of documents, ends of gaps."""
     plain = type(model.joint).logits.__get__(model.joint)
     v, codec = model.codec.vocabulary, model.codec
     liking = torch.zeros(v.size)
-    chosen = {"picture": 6.0, "stop": 7.0, "space": 7.0, "end": 3.0} | likings
+    chosen = {"picture": 6.0, "stop": 7.0, "space": 7.0, "end": 3.0, "close": 0.0} | likings
     liking[v.break_id] = chosen["picture"]
     liking[ids_of(codec, ".")], liking[ids_of(codec, " ")] = chosen["stop"], chosen["space"]
-    liking[v.eos_id] = chosen["end"]
+    liking[v.eos_id], liking[v.eoss_id] = chosen["end"], chosen["close"]
     model.joint.logits = lambda hidden, states: plain(hidden, states) + liking
 
 

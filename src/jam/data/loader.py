@@ -36,10 +36,11 @@ class Visit:
 
 Sequences = list[list[Visit]]  # the documents of each sequence of a micro-batch
 Place = dict[str, int]  # window, and sequence within it
+START: Place = {"window": 0, "sequence": 0}
 
 
 class Loader:
-    """An endless iterator of `Batch`; `state` and `load_state` resume it exactly.
+    """An endless stream of batches, the same from a place on whoever begins there (`steps`).
 
     Args:
         sources: what to mix, by shares of tokens; each document of a source is visited once an epoch of that source.
@@ -67,16 +68,8 @@ class Loader:
         self.visit_shares = [rate / sum(rates) for rate in rates]
         mean = sum(share * source.mean_length for share, source in zip(self.visit_shares, sources, strict=True))
         self.window_size = max(len(sources), round(SEQUENCES_PER_WINDOW * context / mean))
-        self._place: Place = {"window": 0, "sequence": 0}
         self._permutation = lru_cache(maxsize=2 * len(sources))(self._draw_permutation)
         self._packed = lru_cache(maxsize=2)(self._pack)
-
-    def state(self) -> Place:
-        """The place in the stream: all that a resumed run needs."""
-        return dict(self._place)
-
-    def load_state(self, state: Place) -> None:
-        self._place = {"window": state["window"], "sequence": state["sequence"]}
 
     def micro_batches(self, place: Place, count: int) -> tuple[list[Sequences], Place]:
         """The next `count` micro-batches from a place, not yet made, and the place behind them.
@@ -96,13 +89,6 @@ class Loader:
     def batch(self, sequences: Sequences) -> Batch:
         """Make a micro-batch; a pure function, for any thread or process."""
         return collate([[self._example(visit) for visit in visits] for visits in sequences], self.context)
-
-    def __iter__(self) -> Loader:
-        return self
-
-    def __next__(self) -> Batch:
-        (sequences,), self._place = self.micro_batches(self._place, 1)
-        return self.batch(sequences)
 
     def steps(self, place: Place, count: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[list[Batch], Place]]:
         """From a place on, step by step: this process's of the step's `count` micro-batches, and the place behind them.

@@ -107,7 +107,8 @@ def prepare(
                     for one in result:
                         if isinstance(one, Reject):
                             state.rejects += 1
-                            rejects.write((json.dumps(asdict(one), ensure_ascii=False) + "\n").encode())
+                            line = json.dumps(asdict(one), ensure_ascii=False) + "\n"
+                            rejects.write(line.encode(errors="backslashreplace"))
                         else:
                             writer.add(one)
                             yield _figures(writer.counts, state)

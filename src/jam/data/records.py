@@ -23,6 +23,7 @@ from jam.documents import Document
 LINES, TABLES, TARS = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), (".parquet",), (".tar", ".tar.gz", ".tgz")
 HUB = "datasets:"
 TEXTS = {"true": True, "false": False}
+LOADING = ("split", "streaming", "num_proc", "keep_in_memory", "save_infos", "verification_mode")
 
 
 @dataclass(frozen=True)
@@ -164,17 +165,20 @@ class HubDataset(Records):
         self.options: dict[str, Any] = {key: TEXTS.get(value, value) for key, value in parse_qsl(query)}
         self.options.setdefault("split", "train")
 
+    @property
+    def _is_saved(self) -> bool:
+        return any((Path(self.dataset) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
     def read(self, skip: int = 0) -> Iterator[Record]:
         library = _extra("datasets", "data sets")
-        folder = Path(self.dataset)
         try:
-            if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+            if self._is_saved:
                 rows = library.load_from_disk(self.dataset)
                 rows = rows[self.options["split"]] if isinstance(rows, dict) else rows
             else:
                 rows = library.load_dataset(self.dataset, **self.options)
         except Exception as error:  # of the library, of its readers, of the network
-            raise ValueError(f"{self.name}: `datasets` cannot open it ({_first_line(error)})") from None
+            raise self._unopened(error) from None
         total = len(rows) if hasattr(rows, "__len__") else None
         if total is not None and skip >= total:
             return
@@ -189,7 +193,20 @@ class HubDataset(Records):
             raise ValueError(f"{self.name}: cannot be read behind row {number} ({_first_line(error)})") from None
 
     def identity(self) -> Any:
-        return [self.name]
+        """Sizes and dates of a saved folder's files; else what `datasets` knows files by: dates, hashes of the hub."""
+        if self._is_saved:
+            files = sorted(path for path in Path(self.dataset).rglob("*") if path.is_file())
+            return [self.name, [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
+        options = {key: value for key, value in self.options.items() if key not in LOADING}
+        try:
+            builder = _extra("datasets", "data sets").load_dataset_builder(self.dataset, **options)
+        except Exception as error:
+            raise self._unopened(error) from None
+        origins = {str(split): files.origin_metadata for split, files in (builder.config.data_files or {}).items()}
+        return [self.name, origins] if origins else None
+
+    def _unopened(self, error: Exception) -> ValueError:
+        return ValueError(f"{self.name}: `datasets` cannot open it ({_first_line(error)})")
 
 
 class Documents(Records):

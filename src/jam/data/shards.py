@@ -2,8 +2,8 @@
 
 A folder holds ``ids.bin`` (uint16 where the vocabulary fits, else uint32), ``offsets.npy`` ``[documents + 1]``,
 ``answers.npy`` ``[documents]`` (index of the answer's first id within its document), ``images.npy`` ``[images, 2]``
-(half-open spans in ``ids.bin``) and ``shards.json`` with the hash of the vocabulary, the codec's fingerprint and the
-digest of what is trained on.
+(half-open spans in ``ids.bin``, for other programs) and ``shards.json`` with the hash of the vocabulary, the codec's
+fingerprint and the digest of what is trained on.
 """
 
 from __future__ import annotations
@@ -143,15 +143,18 @@ class Shards:
 
     Args:
         fingerprint: `Codec.fingerprint` of the model that reads them; None: don't compare.
+        most: read the first documents only, so many at most; None: all.
 
     Attributes:
-        digest: equal where ids and answers are; None for shards that an earlier version made.
+        digest: equal where ids and answers (of all documents) are; None for shards that an earlier version made.
 
     Raises:
         ValueError: the folder is none, incomplete, empty or of another vocabulary or codec.
     """
 
-    def __init__(self, folder: str | Path, vocabulary: Vocabulary, fingerprint: str | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, vocabulary: Vocabulary, fingerprint: str | None = None, most: int | None = None
+    ) -> None:
         folder = Path(folder)
         if not (folder / "shards.json").is_file():
             missing = "no token shards here" if folder.is_dir() else "there is no such folder of token shards"
@@ -171,23 +174,23 @@ class Shards:
         self.folder, self.vocabulary = folder, vocabulary
         self.digest: str | None = summary.get("digest")
         try:
-            self.offsets, self.answers, self.images = (
-                np.load(folder / f"{name}.npy") for name in ("offsets", "answers", "images")
-            )
+            offsets, answers = (np.load(folder / f"{name}.npy") for name in ("offsets", "answers"))
             found = (folder / "ids.bin").stat().st_size
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{folder}: the token shards are incomplete ({error}); prepare them again") from None
-        if len(self.offsets) != len(self.answers) + 1:
+        if len(offsets) != len(answers) + 1:
             raise ValueError(
-                f"{folder}: answers.npy is of {len(self.answers)} documents and offsets.npy of "
-                f"{len(self.offsets) - 1}; prepare them again"
+                f"{folder}: answers.npy is of {len(answers)} documents and offsets.npy of "
+                f"{len(offsets) - 1}; prepare them again"
             )
-        if not len(self):
+        if not len(answers):
             raise ValueError(f"{folder}: these shards hold no documents; prepare them from a source that has some")
         dtype = np.dtype(summary["dtype"])
-        expected = int(self.offsets[-1]) * dtype.itemsize
+        expected = int(offsets[-1]) * dtype.itemsize
         if expected != found:
             raise ValueError(f"{folder}/ids.bin has {found} bytes, its offsets ask for {expected}; prepare it again")
+        self.answers: np.ndarray = answers[:most]
+        self.offsets: np.ndarray = offsets[: len(self.answers) + 1]
         self._ids = np.memmap(folder / "ids.bin", dtype=dtype, mode="r")
 
     def __len__(self) -> int:

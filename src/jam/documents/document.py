@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,19 @@ from typing import Any, Literal
 
 from jam.documents.pictures import Image, data_uri, png_bytes
 
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 
 @dataclass
 class Text:
+    """Raises ValueError for half a surrogate pair, which JSON and command lines may have and no tokenizer reads."""
+
     text: str
+
+    def __post_init__(self) -> None:
+        if broken := SURROGATE.search(self.text):
+            around = self.text[max(0, broken.start() - 20) : broken.end() + 20]
+            raise ValueError(f"character {broken.start()} of a text is half a surrogate pair ({around!a}); remove it")
 
 
 @dataclass

@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image as PILImage
 
 DATA_URI = "data:image/"
-MIN_SIDE, MAX_PIXELS = 2, 2**26  # of a picture that is read: one pixel shows nothing, and a bomb fills the memory
+# Of a picture that is read: one pixel shows nothing; a bomb, or a thread once its width is resized, fills the memory.
+MIN_SIDE, MAX_PIXELS, MAX_ASPECT = 2, 2**26, 100
 JPEG = b"\xff\xd8"  # how such a file begins
 
 
@@ -65,7 +66,8 @@ class Image:
 
     def _check_size(self, picture: PILImage.Image) -> None:
         width, height = picture.size
-        if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
+        short, long = sorted(picture.size)
+        if short < MIN_SIDE or short * long > MAX_PIXELS or long > MAX_ASPECT * short:
             raise PictureSizeError(f"{self.where}picture {self._name} has {width} x {height} pixels; {_SIZES}")
 
     def _file(self) -> Any:
@@ -90,7 +92,10 @@ class PictureSizeError(ValueError):
     """A picture is too small to show anything, or too large to be read."""
 
 
-_SIZES = f"a side must have {MIN_SIDE} or more, and the picture {MAX_PIXELS // 2**20} million or fewer"
+_SIZES = (
+    f"a side must have {MIN_SIDE} or more, the longer one {MAX_ASPECT} times the shorter or less, and the picture "
+    f"{MAX_PIXELS // 2**20} million or fewer"
+)
 
 
 def png_bytes(picture: PILImage.Image) -> bytes:

@@ -51,7 +51,7 @@ def parse_record(record: Any, folder: Path = Path(), where: str = "") -> Documen
 
 def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
     if isinstance(parts, str):
-        return [Text(parts)]
+        return [_parse_text(parts, where)]
     if not isinstance(parts, list):
         raise ValueError(f'{where}"content" must be a list of parts; got {type(parts).__name__}')
     parsed: list[Part] = []
@@ -60,7 +60,7 @@ def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
             case Text() | Image():
                 parsed.append(part)
             case {"type": "text", "text": str(text)}:
-                parsed.append(Text(text))
+                parsed.append(_parse_text(text, where))
             case {"type": "image", "image": str(name)}:
                 path = name if name.startswith(DATA_URI) else str(folder / name)
                 parsed.append(Image(path=path, where=where))
@@ -74,6 +74,13 @@ def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
                     f'or {{"type": "gap", "modality": "text" or "image"}}; got {part!r:.120}'
                 )
     return parsed
+
+
+def _parse_text(text: str, where: str) -> Text:
+    try:
+        return Text(text)
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from None
 
 
 def _parse_grid(part: dict[str, Any], where: str) -> tuple[int, int] | None:
@@ -117,7 +124,7 @@ def _address(image: Image) -> str:
 
 
 def write_documents(path: str | Path, documents: Iterable[Document]) -> None:
-    """Write JSON lines."""
-    with Path(path).open("w", encoding="utf-8") as lines:
+    """Write JSON lines; a half of a surrogate pair in `extra` stays as JSON escapes it."""
+    with Path(path).open("w", encoding="utf-8", errors="backslashreplace") as lines:
         for document in documents:
             lines.write(json.dumps(to_record(document), ensure_ascii=False) + "\n")

@@ -6,7 +6,8 @@ from jam.generation.engine import Engine
 from jam.generation.events import Event, Finished, ImageDone, ImageProgress, ImageStarted, TextPiece
 from jam.generation.fill import filled, request_to_fill, settings_to_fill
 from jam.generation.request import Request, Session
-from jam.generation.row import FinishReason, Generation, Row
+from jam.generation.result import FinishReason, Generation
+from jam.generation.row import Row
 from jam.generation.settings import GenerationSettings
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jam.codec import Codec
 from jam.documents import Document, Part, Text
 from jam.generation.request import Request, Session
-from jam.generation.row import Generation
+from jam.generation.result import Generation
 from jam.generation.settings import GenerationSettings
 
 

@@ -11,6 +11,7 @@ Shapes: R rows, G guided ones among them, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +22,8 @@ from jam.generation.events import Event
 from jam.generation.guidance import guide
 from jam.generation.prefixes import common_length, share
 from jam.generation.request import Request, Session
-from jam.generation.row import Generation, Row, Stream
+from jam.generation.result import Generation
+from jam.generation.row import Row, Stream
 from jam.generation.sampling import Choices, penalise, sample
 from jam.generation.scheduler import Scheduler
 from jam.generation.settings import GenerationSettings
@@ -108,14 +110,21 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Let waiting requests in, read more of the prompts, write a token in every row that is ready."""
+        """Let waiting requests in, read more of the prompts, write a token in every row that is ready.
+
+        What the network raises comes out. The rows that were being read, or written, have failed then, which the next
+        step tells; all others go on with it.
+        """
         for row in self.scheduler.admit():
             self._begin(row)
         rows = self.scheduler.running
-        self._prefill([stream for row in rows for stream in _streams(row) if len(stream.pending) > 1 or stream.restart])
+        unread = [row for row in rows if any(stream.is_unread for stream in _streams(row))]
+        with self._failing(unread):
+            self._prefill([stream for row in unread for stream in _streams(row) if stream.is_unread])
         ready = [row for row in rows if all(len(stream.pending) == 1 for stream in _streams(row))]
-        if ready:
-            self._write(ready)
+        with self._failing(ready):
+            if ready:
+                self._write(ready)
         for row in ready:
             if row.unconditional is not None and row.guiding is None:
                 self.decoder.truncate(row.unconditional.slot)
@@ -184,6 +193,19 @@ class Engine:
         self.decoder.truncate(row.stream.slot, common)
         row.begin(common)
 
+    @contextmanager
+    def _failing(self, rows: Sequence[Row]) -> Iterator[None]:
+        """An error ends the rows that it may have left with half a step: none of them would ever be ready again."""
+        try:
+            yield
+        except BaseException as error:
+            for row in rows:
+                if row.finish_reason is None:
+                    row.fail(error)
+            for row in rows:
+                self._release(row)
+            raise
+
     def _release(self, row: Row) -> None:
         """Take a row out; its memory is free again, but for what a session keeps."""
         if row.finish_reason == "failed":
@@ -244,7 +266,7 @@ class Engine:
             offered_RV[at, tokens] = True
             logits_RV[at, tokens] = 0.0  # what must come comes, even if the model cannot write it
         for index, row in enumerate(rows):
-            if row.settings.repetition_penalty != 1 and not row.in_image:
+            if row.seen and row.settings.repetition_penalty != 1 and not row.in_image:
                 penalise(logits_RV[index], self._tensor(list(row.seen)), row.settings.repetition_penalty)
         choices = Choices.of([row.settings for row in rows], [row.in_image for row in rows])
         uniform_R = self._tensor([row.uniform for row in rows])

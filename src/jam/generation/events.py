@@ -14,7 +14,8 @@ from PIL.Image import Image
 if TYPE_CHECKING:
     from jam.codec import Codec
     from jam.documents import Document
-    from jam.generation.row import Generation, Row
+    from jam.generation.result import Generation
+    from jam.generation.row import Row
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jam.codec import Codec
 from jam.codec.text import decode_text
 from jam.documents import Document, Gap, Image, Message, Part, Text
 from jam.generation.request import Request
-from jam.generation.row import Generation
+from jam.generation.result import Generation
 from jam.generation.settings import GenerationSettings
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from jam.generation.checks import check_budget, check_settings, check_unconditional
 from jam.generation.events import Event, Finished
 from jam.generation.guidance import unconditional_prefix
 from jam.generation.reporter import Reporter
 from jam.generation.request import Request, read_prompt, tokens_of_image, tokens_of_spans
+from jam.generation.result import FinishReason, Generation
 from jam.generation.sampling import draws
 from jam.grammar import Grammar, State
 
@@ -19,40 +20,6 @@ if TYPE_CHECKING:
 
 IMAGES = (State.IMAGE, State.IMAGE_SPAN)
 PICTURE_ROOM = 32  # ids of text that are given up for the end of a sentence before a picture that must come
-FinishReason = Literal["end", "stop", "max_new_tokens", "context", "cancelled", "failed"]
-
-
-@dataclass
-class Generation:
-    """What came out for one request.
-
-    Args:
-        prompt_ids: the prompt as given.
-        new_ids: what was written, whole pictures and, where a text tokenizer is at hand, whole sentences: what a budget
-            cut short is left out. Ends in ``</s>`` exactly when the reason is "end" (for gaps in ``<eoss>``).
-        log_probs: of each new id, under the model as it is: within the grammar, unguided, temperature 1, every id
-            possible. 0 where the grammar left no choice.
-        finish_reason: "end" (the model closed the document, or the gaps are filled), "stop" (a stop string came),
-            "max_new_tokens" or "context" (what ran out), "cancelled", "failed" (the model's logits were not finite).
-        images: pictures completed in `new_ids`; each is whole.
-        text_end: characters of the last text that stay, where a stop string cuts it.
-    """
-
-    prompt_ids: list[int]
-    new_ids: list[int]
-    log_probs: list[float]
-    finish_reason: FinishReason
-    images: int
-    text_end: int | None = None
-
-    def checked(self) -> Generation:
-        """Itself. Raises ValueError if it failed."""
-        if self.finish_reason == "failed":
-            raise ValueError(
-                f"the model's logits were not finite (nan) behind a prompt of {len(self.prompt_ids)} tokens and "
-                f"{len(self.new_ids)} new ones; try --dtype float32, and a smaller guidance scale"
-            )
-        return self
 
 
 @dataclass(eq=False)
@@ -69,6 +36,11 @@ class Stream:
     leader: Stream | None = None
     shared: int = 0
     is_planned: bool = False
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether more is to be read than the one id with which the next token is written."""
+        return len(self.pending) > 1 or self.restart
 
 
 class Row:
@@ -217,12 +189,17 @@ class Row:
         while self.finish_reason is None and (forced := self._forced()) is not None:
             self._append(forced, 0.0)
 
-    def finish(self, reason: FinishReason, text_end: int | None = None) -> None:
+    def fail(self, error: BaseException) -> None:
+        """End the document where a step raised `error`; nothing more of its text is read, which may raise again."""
+        self.reporter.run = None
+        self.finish("failed", error=f"{type(error).__name__}: {error}")
+
+    def finish(self, reason: FinishReason, text_end: int | None = None, error: str | None = None) -> None:
         """End the document; a picture or a sentence that is not whole is left out."""
         self.finish_reason = reason
         count = self.reporter.finish(reason)
         self._generation = Generation(
-            self.prompt, self.new_ids[:count], self.log_probs[:count], reason, self.images, text_end
+            self.prompt, self.new_ids[:count], self.log_probs[:count], reason, self.images, text_end, error
         )
         self.reporter.events.append(Finished(self, self._generation, self.reporter.withdrawn))
 

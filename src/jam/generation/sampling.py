@@ -33,7 +33,7 @@ class Choices:
     min_p: Tensor
 
     @classmethod
-    def of(cls, settings: list[GenerationSettings], images: list[bool], device: torch.device | str = "cpu") -> Choices:
+    def of(cls, settings: list[GenerationSettings], images: list[bool]) -> Choices:
         """What each row's settings say; `images`: whether it is in a picture."""
         rows = list(zip(settings, images, strict=True))
         return cls(

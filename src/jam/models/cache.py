@@ -165,10 +165,6 @@ class RowCache(Cache):
         self._lengths[self._row_index] += self.current_step().counts
         self._step = None
 
-    def reset(self, rows: Tensor | None = None) -> None:
-        """Empty these rows (None: all). Their memory is kept and written over."""
-        self._lengths[slice(None) if rows is None else rows.cpu()] = 0
-
     def fix(self, positions: Tensor, keys: int) -> Tensor:
         """Declare a forward of one token in each of the first R rows, in shapes that do not depend on their lengths.
 

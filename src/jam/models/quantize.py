@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from torch import nn
 
+from jam.models.cross import CrossForCausalLM
+from jam.models.single import SingleStream
 from jam.models.streaming import Int8Linear
-from jam.models.towers import Tower
 
 
-def quantize(model: nn.Module) -> int:
-    """Replace the linear layers of towers and cross blocks by int8 ones, in place; the number of layers.
+def quantize(model: CrossForCausalLM | SingleStream) -> int:
+    """Replace the linear layers in the towers' layers and the cross blocks by int8 ones, in place; their number.
 
-    Embeddings and the heads, whose rows they often share, keep their type, and so do norms. What comes out decodes, but
-    it can be neither trained nor saved.
+    What reads and writes tokens (embeddings, the heads, whose rows they often share, a head of image codes that is a
+    module) keeps its type, and so do norms. What comes out decodes, but it can be neither trained nor saved.
     """
-    heads = {id(tower.head) for tower in model.modules() if isinstance(tower, Tower) and tower.has_vocabulary}
-    heads |= {id(getattr(model, "lm_head", None))}
     replaced = 0
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, nn.Linear) and id(layer) not in heads:
-                setattr(parent, name, Int8Linear(layer))
-                replaced += 1
+    for layer in chain.from_iterable(model.layer_pairs()):
+        for parent in list(layer.modules()):
+            for name, linear in list(parent.named_children()):
+                if isinstance(linear, nn.Linear):
+                    setattr(parent, name, Int8Linear(linear))
+                    replaced += 1
     return replaced
 
 

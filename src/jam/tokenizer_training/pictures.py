@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -76,6 +77,22 @@ def leave_out(pictures: list[Picture], count: int, seed: int) -> tuple[list[Pict
     if not learnt:
         raise ValueError(f"{len(pictures)} pictures, {count} held out: none is left to learn from; lower held_out")
     return learnt, measured
+
+
+def digest_of(pictures: Sequence[Picture]) -> str:
+    """Of all that says which pictures a batch has, in their order: names, sizes of the files, weights."""
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(json.dumps([picture.key, _size_of(picture), float(picture.weight)]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _size_of(picture: Picture) -> int | None:
+    """Bytes of the file; None where there is none: the picture lies in a document (its key is a digest), or is gone."""
+    try:
+        return Path(str(picture.image.path)).stat().st_size
+    except (OSError, ValueError):
+        return None
 
 
 class Pictures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import signal
@@ -22,7 +21,7 @@ from jam.tokenizer_training.codebook import revive_codes, start_codes, usage
 from jam.tokenizer_training.config import TokenizerConfig
 from jam.tokenizer_training.losses import LPIPS, PatchDiscriminator, adaptive_weight, edge_loss, hinge_loss
 from jam.tokenizer_training.network import build_tokenizer, decode, encode, quantise
-from jam.tokenizer_training.pictures import Pictures, find_pictures, leave_out
+from jam.tokenizer_training.pictures import Pictures, digest_of, find_pictures, leave_out
 from jam.tokenizer_training.quality import psnr, reconstruction_grid, ssim
 from jam.tokenizer_training.state import collect, load_tensors, restore, save_state
 from jam.training.checkpoint import checkpoints, clean, read_state
@@ -85,6 +84,7 @@ class TokenizerTrainer:
             learnt, config.resolution, config.seed, config.flip, max_unreadable=config.max_unreadable, **settings
         )
         self.held = Pictures(held, config.resolution, **settings)
+        self.digest = digest_of(learnt)
         self.model = build_tokenizer(config).to(self.device, memory_format=torch.channels_last)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + 1)
@@ -109,9 +109,10 @@ class TokenizerTrainer:
                 group["lr"] = lr
         pixels = self.pictures.batch(self.step, c.batch_size)
         sums: dict[str, float] = {}
+        used_K = self.used_K.clone()
         share = c.forward_size / c.batch_size
         for part in pixels.split(c.forward_size):
-            losses, latents = self._forward_backward(part.to(self.device), share)
+            losses, latents = self._forward_backward(part.to(self.device), share, used_K)
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + share * float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm))
@@ -126,13 +127,14 @@ class TokenizerTrainer:
                 torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), c.max_grad_norm)
                 self.judge.step()
             self.step += 1
-            used = int((self.used_K > 0).sum())
+            self.used_K = used_K
+            used = int((used_K > 0).sum())
             if c.revive_every and self.step > c.codebook_from and self.step % c.revive_every == 0:
                 if self.step < c.steps - c.revive_every:  # a code needs some steps to find its place
                     revived = revive_codes(
-                        self.model, self.used_K.to(latents.device), latents, self.optimizer, self._generator(1)
+                        self.model, used_K.to(latents.device), latents, self.optimizer, self._generator(1)
                     )
-                self.used_K.zero_()
+                used_K.zero_()
         return TokenizerStep(
             step=self.step,
             **{"adversarial": 0.0, "discriminator": 0.0, **sums},
@@ -149,8 +151,11 @@ class TokenizerTrainer:
     def _is_adversarial(self) -> bool:
         return self.config.adversarial_weight > 0 and self.step >= self.config.adversarial_from
 
-    def _forward_backward(self, pixels: Tensor, share: float) -> tuple[dict[str, Any], Tensor]:
-        """Losses of a part of the batch, whose gradients count by its `share`; and its latents, [positions, width]."""
+    def _forward_backward(self, pixels: Tensor, share: float, used_K: Tensor) -> tuple[dict[str, Any], Tensor]:
+        """Losses of a part of the batch, whose gradients count by its `share`; and its latents, [positions, width].
+
+        What it uses of the codebook is added to `used_K`.
+        """
         c = self.config
         pixels = pixels.to(memory_format=torch.channels_last)
         losses: dict[str, Any] = {}
@@ -159,7 +164,7 @@ class TokenizerTrainer:
             quantised, commitment = latents, latents.new_zeros(())
             if self.step >= c.codebook_from:
                 quantised, commitment, codes = quantise(self.model, latents)
-                self.used_K += torch.bincount(codes.cpu(), minlength=c.codebook_size)
+                used_K += torch.bincount(codes.cpu(), minlength=c.codebook_size)
             reconstruction = decode(self.model, quantised)
             difference = reconstruction.float() - pixels
             pixel_loss = c.l1_weight * difference.abs().mean() + c.l2_weight * difference.square().mean()
@@ -299,10 +304,13 @@ class TokenizerTrainer:
 
     def _settings(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one before."""
-        keys = "\n".join(picture.key for picture in self.pictures.pictures)
         own = {key: value for key, value in asdict(self.config).items() if key not in FREE}
-        digest = hashlib.sha256(keys.encode()).hexdigest()[:16]
-        return own | {"number of pictures": len(self.pictures), "names of pictures (SHA-256)": digest}
+        others = {
+            "number of pictures": len(self.pictures),
+            "weights of pictures": sorted({float(picture.weight) for picture in self.pictures.pictures}),
+            "digest of names, sizes and weights of pictures": self.digest,
+        }
+        return own | others
 
     def _validate(self, records: Records) -> None:
         self.report, grid = self.measure()

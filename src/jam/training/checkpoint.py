@@ -113,7 +113,7 @@ class Checkpoints:
             ValueError: the disk is full (found out here, or of the previous checkpoint). Earlier checkpoints stay.
         """
         self.settle(wait=True)
-        path = self.run / "checkpoints" / f"step-{state['step']:06d}"
+        path = self._path(state["step"])
         if self.world.of_first(path.exists()):
             return
         place = path.with_name(f".{path.name}.partial")
@@ -124,6 +124,17 @@ class Checkpoints:
         assert isinstance(written, Future)
         self._pending = _Pending(path, self._background.submit(self._complete, written, place, path, state))
         self.settle(wait)
+
+    def add(self, step: int, state: dict[str, Any]) -> None:
+        """Add to what the checkpoint of a step says, and remove those that the rule does not keep any more."""
+        self.world.on_first(partial(self._add, self._path(step), state))
+
+    def _add(self, path: Path, state: dict[str, Any]) -> None:
+        write_json(path / STATE, read_state(path) | state)
+        self._remove_superfluous()
+
+    def _path(self, step: int) -> Path:
+        return self.run / "checkpoints" / f"step-{step:06d}"
 
     def _make_room(self, path: Path, place: Path, needed: int) -> None:
         shutil.rmtree(place, ignore_errors=True)  # of a run that was killed

@@ -143,7 +143,7 @@ class TrainConfig:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; it must be positive")
         counts = ("warmup_steps", "validate_every", "checkpoint_every", "keep_checkpoints", "seed")
-        for name in (*counts, "weight_decay", "z_loss", "spike"):
+        for name in (*counts, "weight_decay", "z_loss", "spike", "image_weight", "sentinel_weight"):
             value = getattr(self, name)
             if not isinstance(value, str) and value < 0:
                 raise ValueError(f"{name} is {value}; it must not be negative")

@@ -18,6 +18,7 @@ from torch import Tensor
 from jam.checkpoints import new_folder, write_json
 from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
 from jam.data import Batch, Loader, Objective, Shards, Source
+from jam.data.loader import START, Place
 from jam.models.scoring import Scores, weighted_loss
 from jam.training.allocator import keep_freed_blocks
 from jam.training.checkpoint import Checkpoints, Rule, checkpoints, clean, load_tensors, read_state, state_tensors
@@ -70,8 +71,9 @@ class Trainer:
             Source(Shards(source.path, model.vocabulary, fingerprint), source.weight, self.context)
             for source in config.sources
         ]
-        self.validation = [Shards(path, model.vocabulary, fingerprint) for path in config.validation]
         c = config
+        held = [Shards(path, model.vocabulary, fingerprint, c.validation_documents) for path in c.validation]
+        self.validation = [Source(shards, 1.0, self.context) for shards in held]
         objective = Objective(c.cm3, c.unconditional_rate, c.sentinel_weight, c.image_weight, c.part_rate)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
         self.accumulation = config.micro_batches(self.context, self.world.size)
@@ -96,10 +98,10 @@ class Trainer:
         rule = Rule(config.keep_checkpoints, config.keep_epochs, config.keep_best)
         self.checkpoints = Checkpoints(self.run, rule, self.world)
         self.step = 0
-        self.place: dict[str, int] = {}  # in the data, after the last whole step
-        self.stream: Iterator[tuple[list[Batch], dict[str, int]]] = iter(())
-        self._go_to(self.loader.state())
-        self.validation_report: dict[str, float | int | None] = {}
+        self.place = START  # in the data, after the last whole step
+        self.stream = self._batches()
+        self.validation_report: dict[str, float | int | None] = {}  # of the last step, if it was validated
+        self.signals: list[tuple[Any, ...]] = []  # that ask the run to end
 
     def train_step(self) -> StepReport:
         """One optimiser step over the global batch: `accumulation` micro-batches, divided among the processes."""
@@ -128,8 +130,10 @@ class Trainer:
                 if not problem:
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+            self.watch.count(totals.loss, problem)
             self.step += 1
             self.place = behind
+            self.validation_report = {}
         return StepReport(
             step=self.step,
             loss=totals.loss,
@@ -165,14 +169,15 @@ class Trainer:
 
     def validate(self) -> dict[str, float | int | None]:
         """Perplexity by modality over the validation documents."""
-        return validate(self.model, self.validation, self.context, self.config, self.world, self.device)
+        return validate(self.model, self.validation, self.config, self.world, self.device, self._end_if_asked)
 
     def train(self) -> Iterator[StepReport]:
         """Run to the end, yielding after every step; afterwards the model lies in ``out/model``.
 
-        Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it. Any other error
-        waits for the checkpoint that is being written, if there is one, and is raised then; of several processes each
-        does so alone, since the others may be elsewhere.
+        Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it. The last step has
+        its checkpoint before the last validation begins. Any other error waits for the checkpoint that is being
+        written, if there is one, and is raised then; of several processes each does so alone, since the others may be
+        elsewhere.
 
         Raises:
             SystemExit: after SIGTERM (and with several processes Ctrl-C, which waits for the step's end there).
@@ -181,7 +186,7 @@ class Trainer:
         self.model.train()
         records = Records(self.run if self.world.is_first else None, self.step)
         noted = (signal.SIGTERM,) if self.world.size == 1 else (signal.SIGTERM, signal.SIGINT)
-        with signals_noted(*noted) as received:
+        with signals_noted(*noted) as self.signals:
             try:
                 while self.step < self.steps:
                     report = self.train_step()
@@ -191,13 +196,13 @@ class Trainer:
                     if best or self._is_due(self.config.checkpoint_every):
                         self.save_checkpoint()
                     self.checkpoints.settle()
-                    if self.world.sum([float(len(received))])[0]:
-                        self.save_checkpoint(wait=True)
-                        raise SystemExit(128 + signal.SIGTERM)
-                if self.validation and not self.validation_report:
-                    self._validate(records)
+                    self._end_if_asked()
                 self.save_checkpoint(wait=True)
-            except (KeyboardInterrupt, GeneratorExit):
+                if self.validation:
+                    self._validate(records)
+                    self.checkpoints.add(self.step, {"validation": self.validation_report["all_ppl"]})
+                self._end_if_asked()
+            except (KeyboardInterrupt, GeneratorExit, SystemExit):
                 self.save_checkpoint(wait=True)
                 raise
             except Exception as error:
@@ -206,10 +211,16 @@ class Trainer:
                     raise disk_full(self.run, None, self.checkpoints.kept()) from error
                 raise
             finally:
+                self.signals = []
                 records.close()
         reshard(self.model)
         tensors = merged(whole_tensors(self.model, keep=self.world.is_first), self.config)
         self.world.on_first(partial(self._save_result, tensors))
+
+    def _end_if_asked(self) -> None:
+        """Raises SystemExit, on all processes, when one of them got a signal."""
+        if self.world.sum([float(len(self.signals))])[0]:
+            raise SystemExit(128 + signal.SIGTERM)
 
     def _save_result(self, tensors: dict[str, Tensor]) -> None:
         with new_folder(self.run / RESULT) as folder:
@@ -217,8 +228,7 @@ class Trainer:
 
     def _validate_if_due(self, records: Records) -> bool:
         """Validate where the recipe says so; whether this was the best so far, and is to be kept."""
-        self.validation_report = {}
-        if not self.validation or not (self.step == self.steps or self._is_due(self.config.validate_every)):
+        if not self.validation or not self._is_due(self.config.validate_every):
             return False
         self._validate(records)
         return self.config.keep_best and self.world.on_first(self._is_best)
@@ -281,11 +291,12 @@ class Trainer:
         load_tensors(checkpoint, self.parameters, self.optimizers, self.world)
         self.watch.load_state(state["watch"])
         self.step = state["step"]
-        self._go_to(state["place"])
+        self.place = state["place"]
+        self.stream = self._batches()
 
-    def _go_to(self, place: dict[str, int]) -> None:
-        self.place = place
-        self.stream = self.loader.steps(place, self.accumulation, self.world.rank, self.world.size)
+    def _batches(self) -> Iterator[tuple[list[Batch], Place]]:
+        """This process's of every step from `place` on, and the place behind them."""
+        return self.loader.steps(self.place, self.accumulation, self.world.rank, self.world.size)
 
     def _settings(self) -> dict[str, Any]:
         sources = self.loader.sources

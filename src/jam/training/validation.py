@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from jam.data import Shards, plain_batches, split
+from jam.data import Source, plain_batches
 from jam.models.scoring import Perplexity, token_nll
 from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard
@@ -16,30 +16,35 @@ from jam.training.forward import autocast, batch_hidden, is_image, select
 
 @torch.no_grad()
 def validate(
-    model: Any, sources: Sequence[Shards], context: int, config: TrainConfig, world: World, device: torch.device
+    model: Any,
+    sources: Sequence[Source],
+    config: TrainConfig,
+    world: World,
+    device: torch.device,
+    check: Callable[[], None],
 ) -> dict[str, float | int | None]:
     """Perplexity by modality over the validation documents, unmasked and without dropout.
 
-    The processes divide the batches among them; all get the report.
+    The processes divide the batches among them; all get the report. `check` is called before each batch, by all of
+    them, and may raise; the model is as before then.
     """
     counts = Perplexity()
     was_training = model.training
     model.eval()
-    for shards in sources:
-        pieces = [
-            piece
-            for document in range(min(len(shards), config.validation_documents))
-            for piece in split(shards[document], context + 1, shards.vocabulary)
-        ]
-        batches = list(plain_batches(pieces, model.grammar, context, config.micro_batch_size))
-        for number, is_own in world.turns(len(batches)):
-            batch = batches[number].to(device)
-            with autocast(device, config.precision == "bf16" and world.size == 1):
-                hidden, targets, states, _ = select(batch, batch_hidden(model, batch))
-                nll = token_nll(model, hidden, targets, states, max_logits=config.max_logits)
-            if is_own:
-                counts.add(nll, is_image(targets, model))
-    model.train(was_training)
-    reshard(model)
+    try:
+        for source in sources:
+            pieces = [source[number] for number in range(len(source))]
+            batches = list(plain_batches(pieces, model.grammar, source.context, config.micro_batch_size))
+            for number, is_own in world.turns(len(batches)):
+                check()
+                batch = batches[number].to(device)
+                with autocast(device, config.precision == "bf16" and world.size == 1):
+                    hidden, targets, states, _ = select(batch, batch_hidden(model, batch))
+                    nll = token_nll(model, hidden, targets, states, max_logits=config.max_logits)
+                if is_own:
+                    counts.add(nll, is_image(targets, model))
+    finally:
+        model.train(was_training)
+        reshard(model)
     sums = world.sum([counts.text_nats, counts.text_tokens, counts.image_nats, counts.image_tokens])
     return Perplexity(sums[0], int(sums[1]), sums[2], int(sums[3])).report()

@@ -26,28 +26,33 @@ class Watch:
         self.recent, self.skipped = deque(state["recent"], RECENT), state["skipped"]
 
     def problem(self, loss: float, norm: float) -> str | None:
-        """What is wrong with a step; None: nothing, and its loss counts from now on."""
+        """What is wrong with a step; None: nothing."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return f"loss {loss} and gradient norm {norm}"
         if self.config.spike and len(self.recent) >= FEWEST:
             mean = sum(self.recent) / len(self.recent)
             if loss > self.config.spike * mean:
                 return f"loss {loss:.4g} is more than {self.config.spike:g} times {mean:.4g}, the mean before it"
-        self.recent.append(loss)
-        self.skipped = 0
         return None
 
+    def count(self, loss: float, problem: str | None) -> None:
+        """From now on this step is one of those before."""
+        if problem:
+            self.skipped += 1
+        else:
+            self.recent.append(loss)
+            self.skipped = 0
+
     def report(self, step: int, problem: str, documents: list[str]) -> str:
-        """Count a step that is skipped, and say so.
+        """Say that a step is skipped.
 
         Raises:
             ValueError: the recipe says to stop, or too many steps in a row were skipped.
         """
         more = f" and {len(documents) - NAMED} more" if len(documents) > NAMED else ""
         what = f"after step {step}: {problem}; its batch: {', '.join(documents[:NAMED])}{more}"
-        self.skipped += 1
         if self.config.on_bad_step == "stop":
             raise ValueError(f"{what}; lower lr, look at these documents, or choose on_bad_step skip")
-        if self.skipped > MOST_SKIPPED:
+        if self.skipped >= MOST_SKIPPED:
             raise ValueError(f"{what}; {MOST_SKIPPED} steps were skipped before it: lower lr, or resume earlier")
         return f"{what}; skipped"
