@@ -116,4 +116,6 @@ def save_pair(family: str, folder: Path, tied: bool = True) -> list[Any]:
 
 def run(folder: Path, **changes: Any) -> FusionPlan:
     info = describe_image_tokenizer(folder / "image" / "image_tokenizer")
+    if info.kind == "VQModel":  # the codes of a padded table without names
+        changes = {"image_start": rows_of_codes("qwen2")[0]} | changes
     return fuse(settings(folder, **changes), (info.codebook_size, info.grid), QUIET)

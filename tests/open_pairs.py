@@ -29,7 +29,8 @@ from transformers import (
 from unlike_tokenizers import byte_level, sentencepiece
 
 LETTERS_ONLY = {name: row for row, name in enumerate([*BASE, *LETTERS])}
-PADDED = len(LETTERS_ONLY) + 6  # rows of a table that is longer than its tokenizer
+IDS = len(LETTERS_ONLY)
+PADDED = IDS + 6  # rows of a table that is longer than its tokenizer
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None, "max_position_embeddings": 256}
 
 
@@ -39,10 +40,10 @@ def save(folder: Path, model: Any, names: dict[str, int], dtype: torch.dtype) ->
 
 
 def qwen_and_simplear(folder: Path, dtype: torch.dtype) -> None:
-    """Grouped keys, one table for both ends, codes behind a padded table; a `VQModel` in Cosmos' place."""
+    """Grouped keys, one table for both ends, codes behind the ids; the LLM's table is padded."""
     sizes = SPECIAL | {"hidden_size": 56, "num_hidden_layers": 4, "num_attention_heads": 14, "num_key_value_heads": 2}
     sizes |= {"intermediate_size": 304, "tie_word_embeddings": True, "use_sliding_window": False}
-    for role, rows in (("text", PADDED), ("image", PADDED + tiny.CODES)):
+    for role, rows in (("text", PADDED), ("image", IDS + tiny.CODES)):
         save(folder / role, Qwen2ForCausalLM(Qwen2Config(vocab_size=rows, **sizes)), LETTERS_ONLY, dtype)
     tiny.save_vq(folder / "image" / "image_tokenizer")
 
@@ -60,7 +61,7 @@ def gemma_and_liquid(folder: Path, dtype: torch.dtype) -> None:
     """Heads that are wider together than the model, one table for both ends; Chameleon's VQGAN."""
     sizes = SPECIAL | {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4}
     sizes |= {"head_dim": 16, "intermediate_size": 384, "tie_word_embeddings": True}
-    for role, rows in (("text", PADDED), ("image", PADDED + CODES)):
+    for role, rows in (("text", PADDED), ("image", IDS + CODES)):
         save(folder / role, GemmaForCausalLM(GemmaConfig(vocab_size=rows, **sizes)), LETTERS_ONLY, dtype)
     save_image_tokenizer("chameleon", folder / "image" / "image_tokenizer")
 
@@ -110,7 +111,7 @@ def unequal_shapes(folder: Path, dtype: torch.dtype) -> None:
     text = Qwen2Config(vocab_size=PADDED, intermediate_size=304, tie_word_embeddings=True, **sizes)
     save(folder / "text", Qwen2ForCausalLM(text), LETTERS_ONLY, dtype)
     sizes |= {"num_hidden_layers": 12, "hidden_size": 32, "num_attention_heads": 8, "num_key_value_heads": 8}
-    image = LlamaConfig(vocab_size=PADDED + tiny.CODES, intermediate_size=86, **sizes)
+    image = LlamaConfig(vocab_size=IDS + tiny.CODES, intermediate_size=86, **sizes)
     save(folder / "image", LlamaForCausalLM(image), LETTERS_ONLY, dtype)
     tiny.save_vq(folder / "image" / "image_tokenizer")
 

@@ -191,17 +191,16 @@ def test_what_is_not_known_is_asked_for(tmp_path: Path) -> None:
         run(tmp_path, image_codes=4)
     with pytest.raises(ValueError, match=r"--image-tokenizer nowhere: there is no such folder"):
         run(tmp_path, image_tokenizer="nowhere")
-    with pytest.raises(ValueError, match=r"has 18 rows, which are neither 12 text ids and 9 image codes nor"):
+    with pytest.raises(
+        ValueError, match=r"not clear: of the .* 18 rows 12 are text, and the last 9 begin among these, at row 9"
+    ):
         fuse(settings(tmp_path), (9, (3, 3)), QUIET)
 
 
 def test_codes_that_are_not_the_last_rows(tmp_path: Path) -> None:
-    """A table that is padded behind its codes: they stand behind the tokenizer's ids."""
+    """A table that is padded behind its codes."""
     save_parent(tmp_path / "text", opt_config(TEXT_SIZE), 1)
     image = save_parent(tmp_path / "image", opt_config(24), 2)
-    plan = run(tmp_path, plan=True, out=None)
-    assert plan.config.image_rows["image_start"] == TEXT_SIZE
-    assert "image codes are rows 12 to 17 of the image parent, behind its tokenizer's" in plan.notes
     with pytest.raises(ValueError, match=r"--image-start 19: 6 image codes from there on are not within the 24 rows"):
         run(tmp_path, image_start=19)
     with pytest.raises(ValueError, match=r"--image-start 3 is among the 12 text ids"):
@@ -215,30 +214,16 @@ def test_codes_that_are_not_the_last_rows(tmp_path: Path) -> None:
 def test_codes_behind_a_padded_text_table(tmp_path: Path) -> None:
     save_parent(tmp_path / "text", opt_config(16), 1)
     save_parent(tmp_path / "image", opt_config(16 + CODES), 2)
-    plan = run(tmp_path)
+    plan = run(tmp_path, image_start=16)
     assert plan.config.image_rows["image_start"] == 16 and plan.vocabulary.image_start == TEXT_SIZE
 
 
 def test_padded_tables_of_one_size(tmp_path: Path) -> None:
-    """Both parents have the joint vocabulary, padded to 24 rows; where, a tokenizer tells."""
+    """Both parents have the joint vocabulary, padded to 24 rows."""
     for role, seed in (("text", 1), ("image", 2)):
         save_parent(tmp_path / role, opt_config(24), seed)
-    plan = run(tmp_path)
+    plan = run(tmp_path, image_start=TEXT_SIZE)
     assert plan.config.text_rows["image_start"] == plan.config.image_rows["image_start"] == TEXT_SIZE
-    for path in (tmp_path / "image").glob("*token*"):
-        path.unlink()
-    with pytest.raises(ValueError, match="--image-start"):
-        run(tmp_path, out=str(tmp_path / "other"))
-
-
-def test_codes_that_have_room_in_two_places(tmp_path: Path) -> None:
-    """Behind the tokenizer's ids as behind the text parent's table, which is padded as the image parent's is."""
-    save_parent(tmp_path / "text", opt_config(16), 1)
-    save_parent(tmp_path / "image", opt_config(24), 2)
-    with pytest.raises(ValueError, match=r"24 rows begin at row 18, .* end at 12 and .* at 16; .*--image-start"):
-        run(tmp_path)
-    plan = run(tmp_path, image_start=16)
-    assert plan.config.image_rows["image_start"] == 16
 
 
 def test_folders_that_are_no_parents(tmp_path: Path) -> None:

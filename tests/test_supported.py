@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from families import CODES, CONFIGS, randomised
 from fusion_parents import QUIET, settings, tokenizer
 from open_pairs import OPEN_PAIRS
@@ -74,14 +75,19 @@ def test_a_family_is_fused_as_the_table_says(family: str, method: str, tmp_path:
         randomised(twin(family, rows)).save_pretrained(tmp_path / role)
         tokenizer().save_pretrained(tmp_path / role)
     cell = FAMILY_ROWS[family][1 + METHODS.index(method)]
-    config = settings(tmp_path, method=method)
+    config = settings(tmp_path, method=method, image_start=None if family == "janus" else 60)
     image_tokenizer = None if family in HOLDERS else (CODES, (4, 4))
     if cell == "no":
         with pytest.raises(ValueError, match=r"--method (cross|uniform)"):
             fuse(config, image_tokenizer, QUIET)
         return
     assert cell == "yes"
-    fuse(config, image_tokenizer, QUIET)
+    plan = fuse(config, image_tokenizer, QUIET)
+    if method != "cross":
+        opens = FAMILY_ROWS[family][4].strip("`")
+        assert plan.architecture == opens
+        _, found = getattr(transformers, opens).from_pretrained(tmp_path / "out", output_loading_info=True)
+        assert not any(found.values()), found
     joint = jam.load(tmp_path / "out", device="cpu").joint
     assert isinstance(joint, CrossForCausalLM if method == "cross" else SingleStream)
     with torch.no_grad():

@@ -27,7 +27,7 @@ class Vocabulary:
     """Sizes of the ranges; everything else follows from them.
 
     Args:
-        text_size: number of text ids (``len(tokenizer)``).
+        text_size: number of text ids: 1 more than the tokenizer's highest.
         image_size: number of image codes; 0 for a model without image tokens.
         eos_id: text id of ``</s>``.
         sentinels: number of CM3 mask tokens ``<sentinel:i>``.

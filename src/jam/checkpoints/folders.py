@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+TOKENIZER_FOLDER = "tokenizer"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
 
 @contextmanager
 def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | None = None) -> Iterator[Path]:
@@ -44,6 +47,12 @@ def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | No
         if is_disk_full(error):
             raise disk_full(path, bytes_needed) from error
         raise
+
+
+def tokenizer_folder(folder: str | Path) -> Path | None:
+    """`folder/tokenizer`, else `folder` itself; None if neither holds a tokenizer."""
+    places = (Path(folder) / TOKENIZER_FOLDER, Path(folder))
+    return next((place for place in places if any((place / name).is_file() for name in TOKENIZER_FILES)), None)
 
 
 def write_json(path: str | Path, value: Any) -> None:

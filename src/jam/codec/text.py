@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-TOKENIZER_FOLDER = "tokenizer"
+from jam.checkpoints.folders import TOKENIZER_FOLDER, tokenizer_folder
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -27,13 +27,14 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         ValueError: there is none, or it has no end-of-text token to serve as ``</s>``.
     """
     folder = Path(folder)
-    inner = folder / TOKENIZER_FOLDER
-    source = inner if inner.is_dir() else folder
+    source = tokenizer_folder(folder) or folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{source}: no tokenizer could be read ({reason}); copy its files into {inner}") from None
+        raise ValueError(
+            f"{source}: no tokenizer could be read ({reason}); copy its files into {folder / TOKENIZER_FOLDER}"
+        ) from None
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: the tokenizer has no eos_token; it is needed as </s>, which frames documents")
     return tokenizer

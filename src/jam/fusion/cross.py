@@ -99,8 +99,7 @@ class _Rule:
     def __init__(self, pair: Pair, config: CrossConfig, seed: int) -> None:
         self.pair, self.seed = pair, seed
         self.identity_at_first = config.readout == "exact"
-        text = config.text_config
-        self.std: float = getattr(text, "initializer_range", None) or getattr(text, "init_std", 0.02)  # type: ignore[assignment]
+        self.std = config.fresh_std
 
     def __call__(self, name: str, shape: Shape) -> Step:
         module, _, inner = name.partition(".")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from jam.fusion.image_tokens import image_rows, image_tokens, vocabularies
 from jam.fusion.parents import Parent
 from jam.models.towers import family_of
@@ -59,14 +57,21 @@ def find_image_size(
 
 
 def find_rows(
-    text: Parent, image: Parent, image_size: int, image_start: int | None, plan_only: bool, notes: list[str]
+    text: Parent,
+    image: Parent,
+    image_size: int,
+    image_start: int | None,
+    one_tokenizer: bool,
+    plan_only: bool,
+    notes: list[str],
 ) -> tuple[ParentRows, ParentRows]:
     """Rows of the text parent and of the image parent.
 
     Image codes are where the image parent's manifest or `image_start` says, else where names of its tokens say, else
-    behind its text: the last rows of its table if they begin where the text ids or the text parent's table end, else
-    the rows behind its tokenizer's ids. Where that could be another row too, every picture might be read wrongly, and
-    `image_start` must say it.
+    where its table has one place for them (see `_first_row`). The size of the text parent's table has no say.
+
+    Args:
+        one_tokenizer: whether the image parent's text ids are the text parent's; else text is the latter's alone.
 
     Raises:
         ValueError: the rows are not clear, not within the table, or not one for each code.
@@ -75,77 +80,100 @@ def find_rows(
     if image.rows is None and image_start is None:
         named = image_rows(image.whole_config, image.tokenizer, image_size, image.vocab_size)
     if named is not None:
-        return _named_rows(text, image, image_size, named, plan_only)
-    start = _first_row(text, image, image_size, notes) if image_start is None else image_start
-    text_rows = _text_rows(text, image, image_size, start, plan_only)
-    told = image_start is not None or _written_by_a_module(image)
-    rows = image.rows or _image_rows(_shared_size(text_rows, text, image), text, image, image_size, start, told)
-    _require_told(rows, image_start)
-    return text_rows, rows
-
-
-def find_rows_apart(
-    text: Parent, image: Parent, image_size: int, image_start: int | None, notes: list[str]
-) -> tuple[ParentRows, ParentRows]:
-    """As `find_rows`, of parents whose tokenizers differ: text is the text parent's alone.
-
-    Without manifest, `image_start` and names, image codes begin behind the ids of the image parent's tokenizer.
-
-    Raises:
-        ValueError: as `find_rows`.
-    """
-    text_rows = replace(text.rows or ParentRows(_text_size(text, None)), image_start=None, image_rows=None)
-    named = None
-    if image.rows is None and image_start is None:
-        named = image_rows(image.whole_config, image.tokenizer, image_size, image.vocab_size)
-    if named is not None:
         rows = ParentRows.of_codes(0, named.tolist())
     else:
-        rows = image.rows or ParentRows(0, _first_row_apart(image, image_size, image_start, notes))
-        _require_told(rows, image_start)
-    if rows.image_start == 0 or (image.rows is not None and rows.text_size == 0):  # it reads codes only
-        return text_rows, rows
-    manifest = image.manifest.vocabulary if image.manifest else None
-    eos_row = manifest["eos_id"] if manifest else image.tokenizer.eos_token_id  # type: ignore[union-attr]
-    return text_rows, replace(rows, text_size=0, eos_row=eos_row, made_text=True)
-
-
-def _first_row_apart(image: Parent, image_size: int, image_start: int | None, notes: list[str]) -> int:
-    """The row of code 0, in a table without names that shares no text with another."""
-    last, own = image.vocab_size - image_size, image.text_tokens.size
-    if image_start is not None:
-        if not 0 <= image_start <= last:
-            raise _not_within(image, image_size, image_start)
-        return image_start
-    if last in (0, own) or _written_by_a_module(image):
-        return last
-    if own > last:
-        raise ValueError(
-            f"where the image codes begin is not clear: the last {image_size} of the image parent's {image.vocab_size} "
-            f"rows begin at row {last}, among the {own} ids of its tokenizer; name the row of image code 0 with "
-            "--image-start"
-        )
-    notes.append(_behind_tokenizer(own, image_size))
-    return own
-
-
-def _require_told(rows: ParentRows, image_start: int | None) -> None:
-    if image_start not in (None, rows.image_start):
+        rows = image.rows or ParentRows(0, _first_row(text, image, image_size, image_start, plan_only, notes))
+    if image.rows is not None and image_start not in (None, rows.image_start):
         raise ValueError(
             f"the image parent's manifest says that its codes begin at row {rows.image_start}, --image-start "
             f"says {image_start}; leave the option out"
         )
+    codes_only = rows.text_size == 0 if image.rows is not None else named is None and rows.image_start == 0
+    if not one_tokenizer:
+        text_rows = replace(text.rows or ParentRows(_text_size(text, None)), image_start=None, image_rows=None)
+        return text_rows, rows if codes_only else _apart(image, rows)
+    text_rows = _text_rows(text, image, image_size, None if named is not None else rows.image_start, plan_only)
+    if image.rows is not None or codes_only:
+        return text_rows, rows
+    shared = _shared_size(text_rows, text, image)
+    if named is None and rows.image_start is not None and rows.image_start < shared:
+        what = "row" if image_start is None else "--image-start"
+        raise ValueError(
+            f"{what} {rows.image_start} is among the {shared} text ids, which are the image parent's too; give its own "
+            "image tokenizer, or another row of image code 0 with --image-start"
+        )
+    return text_rows, replace(rows, text_size=shared)
 
 
-def _not_within(image: Parent, image_size: int, start: int) -> ValueError:
-    return ValueError(
-        f"--image-start {start}: {image_size} image codes from there on are not within the {image.vocab_size} rows "
-        "of the image parent"
-    )
+def _first_row(
+    text: Parent, image: Parent, image_size: int, image_start: int | None, plan_only: bool, notes: list[str]
+) -> int:
+    """The row of code 0 in a table without names: `image_start`, or the only row that it can be.
+
+    That is the one behind the parent's text ids, when the codes end with the table. With rows to spare it is so by the
+    public code of some families; for others there are two candidates, of which a plan takes the last rows. Without a
+    tokenizer of its own its ids are those of the text parent's.
+
+    Raises:
+        ValueError: it can be more than one, or none.
+    """
+    last, ids = image.vocab_size - image_size, _text_end(text, image)
+    if image_start is not None and not 0 <= image_start <= last:
+        raise ValueError(
+            f"--image-start {image_start}: {image_size} image codes from there on are not within the "
+            f"{image.vocab_size} rows of the image parent"
+        )
+    if image_start is not None:
+        return image_start
+    if last < 0:
+        raise ValueError(
+            f"the image parent has {image.vocab_size} rows, fewer than {image_size} image codes; give its own image "
+            "tokenizer"
+        )
+    if ids is None or last in (0, ids) or image_size == 0 or _written_by_a_module(image):
+        return last
+    if ids < last and _are_behind_ids(image):
+        notes.append(f"image codes are rows {ids:,} to {ids + image_size - 1:,} of the image parent, behind its ids")
+        return ids
+    rows = f"where the image codes begin is not clear: of the image parent's {image.vocab_size} rows {ids} are text"
+    if ids < last:
+        problem = (
+            f"{rows} and {image_size} image codes, directly behind these or the last ones; name the row of image code "
+            f"0: --image-start {ids} or --image-start {last}"
+        )
+    else:
+        problem = (
+            f"{rows}, and the last {image_size} begin among these, at row {last}; give its own image tokenizer, or "
+            "name the row of image code 0 with --image-start"
+        )
+    if not plan_only:
+        raise ValueError(problem)
+    notes.append(f"{problem}; assumed: the last rows")
+    return last
 
 
-def _behind_tokenizer(own: int, image_size: int) -> str:
-    return f"image codes are rows {own:,} to {own + image_size - 1:,} of the image parent, behind its tokenizer's"
+def _text_end(text: Parent, image: Parent) -> int | None:
+    """Where the image parent's text ids end; None where no tokenizer and no manifest tells."""
+    if image.tokenizer is not None:
+        return image.text_tokens.size
+    if text.rows is not None:
+        return text.rows.text_size
+    return None if text.tokenizer is None else text.text_end
+
+
+def _are_behind_ids(image: Parent) -> bool:
+    """Whether the image parent's tokenizer has the tokens of a layout whose codes are directly behind the ids."""
+    if image.tokenizer is None:
+        return False
+    stated = family_of(image.config).layouts
+    return any(layout.behind_ids and layout.missing(image.tokenizer) is None for layout in stated)
+
+
+def _apart(image: Parent, rows: ParentRows) -> ParentRows:
+    """Rows of an image parent that reads text through rows made for it."""
+    manifest = image.manifest.vocabulary if image.manifest else None
+    eos_row = manifest["eos_id"] if manifest else image.tokenizer.eos_token_id  # type: ignore[union-attr]
+    return replace(rows, text_size=0, eos_row=eos_row, made_text=True)
 
 
 def _shared_size(text_rows: ParentRows, text: Parent, image: Parent) -> int:
@@ -190,66 +218,23 @@ def _names(parent: Parent, text_size: int) -> dict[int, int]:
     }
 
 
-def _named_rows(
-    text: Parent, image: Parent, image_size: int, named: Tensor, plan_only: bool
-) -> tuple[ParentRows, ParentRows]:
-    one_size = text.vocab_size == image.vocab_size
-    text_size = _text_size(text, text.vocab_size if plan_only or one_size else None)
-    own = image_rows(text.whole_config, text.tokenizer, image_size, text.vocab_size)
-    text_rows = ParentRows(text_size) if own is None else ParentRows.of_codes(text_size, own.tolist())
-    text_rows = text.rows or text_rows
-    return text_rows, ParentRows.of_codes(_shared_size(text_rows, text, image), named.tolist())
-
-
-def _first_row(text: Parent, image: Parent, image_size: int, notes: list[str]) -> int:
-    """The row of code 0 in a table without names; that it makes sense is left to `_image_rows`."""
-    last = image.vocab_size - image_size
-    own = image.text_tokens.size if image.tokenizer is not None else None
-    if image.rows or _written_by_a_module(image) or last in (0, text.vocab_size) or own is None or own >= last:
-        return last
-    if own < text.vocab_size <= last:  # behind the text parent's table there would be room as well
-        return last
-    notes.append(_behind_tokenizer(own, image_size))
-    return own
-
-
 def _written_by_a_module(image: Parent) -> bool:
     """Whether image codes are no rows of the head, so that they are the embedding's last rows (Janus)."""
     return family_of(image.config).image_head is not None
 
 
-def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int, plan_only: bool) -> ParentRows:
+def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int | None, plan_only: bool) -> ParentRows:
+    """`image_start`: the image parent's row of code 0; None where its codes have names."""
     if text.rows is not None:
         return text.rows
     one_vocabulary = image.rows is None and text.vocab_size == image.vocab_size and image_size > 0
-    assumed = image_start if one_vocabulary else text.vocab_size
+    assumed = image_start if one_vocabulary and image_start is not None else text.vocab_size
     text_size = _text_size(text, assumed if plan_only or one_vocabulary else None)
-    has_codes = one_vocabulary and image_start >= text_size
+    if image_start is None and image.rows is None:
+        own = image_rows(text.whole_config, text.tokenizer, image_size, text.vocab_size)
+        return ParentRows(text_size) if own is None else ParentRows.of_codes(text_size, own.tolist())
+    has_codes = one_vocabulary and image_start is not None and image_start >= text_size
     return ParentRows(text_size, image_start if has_codes else None)
-
-
-def _image_rows(text_size: int, text: Parent, image: Parent, image_size: int, start: int, told: bool) -> ParentRows:
-    """Rows of an image parent without manifest, whose codes begin at row `start`; `told`: the user says so."""
-    if told and not 0 <= start <= image.vocab_size - image_size:
-        raise _not_within(image, image_size, start)
-    if start == 0:
-        return ParentRows(0, 0)
-    if told and start < text_size:
-        raise ValueError(f"--image-start {start} is among the {text_size} text ids, which are the image parent's too")
-    if start < text_size:
-        raise ValueError(
-            f"the image parent has {image.vocab_size} rows, which are neither {text_size} text ids and {image_size} "
-            "image codes nor image codes alone; describe its rows in a manifest.json, or give its own image tokenizer"
-        )
-    own = image.text_tokens.size if image.tokenizer is not None else text_size
-    if not told and start not in (text_size, text.vocab_size, own):
-        raise ValueError(
-            f"where the image codes begin is not clear: the last {image_size} of the image parent's {image.vocab_size} "
-            f"rows begin at row {start}, but the text ids end at {text_size} and the text parent's table at "
-            f"{text.vocab_size}; name the row of image code 0 with --image-start, or describe the rows in a "
-            "manifest.json"
-        )
-    return ParentRows(text_size, start)
 
 
 def _text_size(text: Parent, assumed: int | None) -> int:
@@ -264,10 +249,9 @@ def _text_size(text: Parent, assumed: int | None) -> int:
             "table is not as long as the image parent's: what its rows mean is not clear; copy the tokenizer's files "
             "there"
         )
-    text_size = len(text.tokenizer)
-    if text_size > text.vocab_size:
+    if text.text_end > text.vocab_size:
         raise ValueError(
-            f"the tokenizer of the text parent has {text_size} entries, its model {text.vocab_size} rows; "
+            f"the tokenizer of the text parent has the id {text.text_end - 1}, its model {text.vocab_size} rows; "
             "resize the model's embeddings first"
         )
-    return text_size
+    return text.text_end

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jam.fusion.documents import find_layout
-from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_rows_apart, find_text_image_ids
+from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_text_image_ids
 from jam.fusion.parents import Parent
 from jam.fusion.pieces import Pieces, find_pieces
 from jam.fusion.tokenizers import difference
@@ -151,7 +151,7 @@ def join(
     """Find the joint vocabulary of two parents.
 
     A manifest says where a parent keeps its rows. A parent from elsewhere is read by rule (see `find_rows`): its text
-    ids are its tokenizer's, and image codes are where `image_start`, names of tokens or the sizes of the tables say.
+    ids are its tokenizer's, and image codes are where `image_start`, names of tokens or its table's size say.
 
     Args:
         image_tokenizer: codebook size and grid of the image tokenizer.
@@ -172,10 +172,7 @@ def join(
     image_size = find_image_size(text, image, image_tokenizer, image_codes, plan_only, notes)
     known_tokenizers = text.tokenizer is not None and image.tokenizer is not None
     apart = difference(text.text_tokens, image.text_tokens) if known_tokenizers else None
-    if apart is None:
-        text_rows, image_rows = find_rows(text, image, image_size, image_start, plan_only, notes)
-    else:
-        text_rows, image_rows = find_rows_apart(text, image, image_size, image_start, notes)
+    text_rows, image_rows = find_rows(text, image, image_size, image_start, apart is None, plan_only, notes)
     if image_rows.text_size == 0 and not image_rows.made_text:
         apart = None
         notes.append("the image parent has image rows only: it reads text through one learned vector")

@@ -81,6 +81,11 @@ class Parent:
             return TextTokens.of_tokenizer(self.tokenizer)
         return TextTokens.of_pipeline(self.pipeline)
 
+    @cached_property
+    def text_end(self) -> int:
+        """1 more than the highest id of its tokenizer, to whose file `transformers` may have added special tokens."""
+        return max(self.text_tokens.size, 1 + max(self.tokenizer.get_vocab().values(), default=-1))  # type: ignore[union-attr]
+
     @property
     def rows(self) -> ParentRows | None:
         """Where its manifest says that the joint ids are."""

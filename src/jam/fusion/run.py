@@ -155,9 +155,9 @@ def write_description(
         pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:
         image_tokenizer.save(work.folder / "image_tokenizer")
-    eos_id = plan.vocabulary.eos_id
+    ends = {"bos_token_id": plan.vocabulary.begin_id, "eos_token_id": plan.vocabulary.eos_id}
     sampling = {"do_sample": True, "temperature": 1.0, "top_p": 0.9}
-    write_json(work.folder / "generation_config.json", sampling | {"bos_token_id": eos_id, "eos_token_id": eos_id})
+    write_json(work.folder / "generation_config.json", sampling | ends)
     ancestors = [
         parent.ancestor(hashes[parent.role]) | {"rows": asdict(rows)}
         for parent, rows in ((pair.text, pair.text_rows), (pair.image, pair.image_rows))

@@ -53,7 +53,10 @@ def single_config(pair: Pair, doubled: tuple[str, ...] = ()) -> PretrainedConfig
     """The text parent's config with the rows of the result; sizes named in `doubled` are doubled where they exist."""
     config = copy.deepcopy(pair.text.config)
     config.vocab_size = len(single_index(pair)[0])
-    config.bos_token_id = config.eos_token_id = pair.vocabulary.eos_id
+    v = pair.vocabulary
+    config.bos_token_id, config.eos_token_id = v.begin_id, v.eos_id
+    if config.pad_token_id is not None and config.pad_token_id >= v.text_size:
+        config.pad_token_id = None  # a row of the parent's that is none of the result's
     # Rotary parents may differ here.
     config.max_position_embeddings = min(p.config.max_position_embeddings for p in (pair.text, pair.image))
     for name in doubled:

@@ -16,7 +16,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+from jam.checkpoints.folders import tokenizer_folder
+
 PROBES = ("Hello, world! It's 12,345.67 today.", "  two spaces\n\nand new lines\t", "naïve café, Übergröße, 日本語 🙂")
 
 
@@ -55,12 +56,6 @@ class TextTokens:
     @property
     def size(self) -> int:
         return max(self.ids.values(), default=-1) + 1
-
-
-def tokenizer_folder(folder: Path) -> Path | None:
-    """`folder/tokenizer`, else `folder` itself; None if neither holds a tokenizer."""
-    places = (folder / "tokenizer", folder)
-    return next((place for place in places if any((place / name).is_file() for name in TOKENIZER_FILES)), None)
 
 
 def find_tokenizer(folder: Path) -> Any | None:

@@ -29,6 +29,7 @@ class NamedLayout:
         system: what opens a conversation that has no system message.
         question: before and behind a question.
         unconditional: the prompt of classifier-free guidance, before the picture's opening.
+        behind_ids: image codes are the rows directly behind the tokenizer's ids, also of a table with more rows.
     """
 
     name: str
@@ -40,6 +41,7 @@ class NamedLayout:
     system: str = ""
     question: tuple[str, str] = ("", "\n")
     unconditional: str = ""
+    behind_ids: bool = False
 
     def missing(self, tokenizer: Any) -> str | None:
         """Why the layout cannot be written with a tokenizer; None: it can."""

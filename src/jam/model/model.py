@@ -12,9 +12,9 @@ import torch
 from transformers.utils import logging
 
 from jam.checkpoints import Manifest, available_memory, write_json
+from jam.checkpoints.folders import TOKENIZER_FOLDER
 from jam.codec import Codec
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
-from jam.codec.text import TOKENIZER_FOLDER
 from jam.documents import Document, Part
 from jam.generation import (
     Chat,
@@ -32,6 +32,7 @@ from jam.generation import (
 )
 from jam.generation.engine import SLOTS
 from jam.models import CrossForCausalLM, SingleStream, is_quantized
+from jam.vocabulary import Vocabulary
 
 GENERATION_CONFIG = "generation_config.json"
 MEMORY_SHARE = 0.8  # of the memory that is left, for the cache of keys and values
@@ -199,7 +200,7 @@ class Model:
         self.codec.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
         if image_tokenizer is not None:
             shutil.copytree(image_tokenizer, folder / IMAGE_TOKENIZER_FOLDER)
-        write_settings(folder, self.settings, self.joint.vocabulary.eos_id)
+        write_settings(folder, self.settings, self.joint.vocabulary)
         replace(self.manifest, stage=stage or self.manifest.stage).save(folder)
 
     def image_tokenizer_folder(self) -> Path | None:
@@ -215,7 +216,7 @@ class Model:
         return path
 
 
-def write_settings(folder: Path, settings: GenerationSettings, eos_id: int) -> None:
+def write_settings(folder: Path, settings: GenerationSettings, vocabulary: Vocabulary) -> None:
     defaults = GenerationSettings()
     chosen = {
         field.name: getattr(settings, field.name)
@@ -223,4 +224,5 @@ def write_settings(folder: Path, settings: GenerationSettings, eos_id: int) -> N
         if getattr(settings, field.name) != getattr(defaults, field.name)
     }
     base = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
-    write_json(folder / GENERATION_CONFIG, base | chosen | {"bos_token_id": eos_id, "eos_token_id": eos_id})
+    ends = {"bos_token_id": vocabulary.begin_id, "eos_token_id": vocabulary.eos_id}
+    write_json(folder / GENERATION_CONFIG, base | chosen | ends)

@@ -73,18 +73,13 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
 
     def _blocks(self, receiver: PretrainedConfig, other_size: int, first_layer: int) -> nn.ModuleList:
         """Cross blocks of one direction; those of the other one have the cache indices between."""
-        text, std = self.config.text_config, self._fresh_std
+        text, std = self.config.text_config, self.config.fresh_std
         activation = getattr(text, family_of(text).activation)
         output_std = 0.0 if self.config.readout == "exact" else std
         return nn.ModuleList(
             CrossBlock(receiver, other_size, activation, first_layer + 2 * index, std, output_std)
             for index in range(len(self.config.exchanges))
         )
-
-    @property
-    def _fresh_std(self) -> float:
-        text = self.config.text_config
-        return text.init_std if hasattr(text, "init_std") else text.initializer_range
 
     def _share(self, vocabulary: Vocabulary) -> None:
         """Put one embedding, position table, norm and head in the place of the towers' (readout ``paper``)."""
@@ -123,7 +118,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         elif isinstance(module, Projection):
             init.normal_(module.weight, std=module.std)
         elif isinstance(module, nn.Linear | nn.Embedding):
-            init.normal_(module.weight, std=self._fresh_std)
+            init.normal_(module.weight, std=self.config.fresh_std)
         elif module is self and self.config.readout == "exact":
             self._fill_tables()
 

@@ -82,6 +82,11 @@ class CrossConfig(PretrainedConfig):
         return self
 
     @property
+    def fresh_std(self) -> float:
+        """Standard deviation of new weights, the text parent's."""
+        return getattr(self.text_config, family_of(self.text_config).initializer)
+
+    @property
     def exchanges(self) -> list[int]:
         """The layers after which the towers exchange: 0, k, 2k, ... as long as both towers have them."""
         shared = min(self.text_config.num_hidden_layers, self.image_config.num_hidden_layers)

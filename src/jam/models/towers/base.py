@@ -49,6 +49,7 @@ class Family(ABC):
             the rows of the embedding behind those of the head are the codes' then.
         norm_shift: what norms add to their weights.
         activation: field of the config that names the activation of the FFN.
+        initializer: field of the config with the standard deviation of new weights.
         attention: "sdpa", or "eager" where the layers do what the former cannot.
         layouts: how documents of the family's image models look, the usual one first; none for a family without.
     """
@@ -62,6 +63,7 @@ class Family(ABC):
     image_head: str | None = None
     norm_shift: float = 0.0
     activation: str = "hidden_act"
+    initializer: str = "initializer_range"
     attention: str = "sdpa"
     layouts: ClassVar[tuple[NamedLayout, ...]] = ()
 

@@ -27,6 +27,7 @@ LIQUID = NamedLayout(
     closing="<eoi>",
     question=("", " Generate an image based on this description."),
     unconditional="<unconditional>",
+    behind_ids=True,
 )
 
 

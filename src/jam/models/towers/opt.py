@@ -17,6 +17,7 @@ class OPTFamily(Family):
     layers = "model.decoder.layers"
     norm = "model.decoder.final_layer_norm"
     activation = "activation_function"
+    initializer = "init_std"
 
     def positions_of(self, table: nn.Module, position_ids: Tensor) -> Tensor:
         return table(None, position_ids=position_ids)

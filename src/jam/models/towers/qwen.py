@@ -14,6 +14,7 @@ SIMPLEAR = NamedLayout(
     question=("<|t2i|>", ""),
     unconditional="<|t2i|>An image of aerial view, overexposed, low quality, deformation, a poor composition, "
     "bad hands, bad teeth, bad eyes, bad limbs, distortion",
+    behind_ids=True,
 )
 
 
