@@ -81,7 +81,10 @@ def show(plan: Plan, recipe: TrainConfig, console: Console) -> None:
     console.print(table)
     console.print(_time(plan, recipe, values))
     how = f"{plan.memory.total / 1e9:.1f} GB of {plan.available / 1e9:.1f} GB that can be used on each GPU"
-    console.print(f"fits: {how}" if plan.fits else f"does not fit: {how}; what to change:")
+    if plan.fits:
+        console.print(f"fits: {how}")
+        return
+    console.print(f"does not fit: {how}; {'what to change:' if plan.advice else 'take more or larger GPUs'}")
     for line in plan.advice:
         console.print(f"  {line}", markup=False)
 

@@ -35,7 +35,7 @@ def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Sp
     tail = len(ids) - (found[-1][1] if found else start)
     room = limit - start - tail
     if room < 1:
-        raise ValueError(f"a question of {start} ids leaves no room for its answer in a context of {limit}")
+        raise ValueError(f"a question of {start} ids leaves no room for its answer in a piece of {limit}")
 
     def size(span: Span) -> int:
         return span[1] - span[0] + vocabulary.is_image(ids[span[0]])  # an image in front needs its <break>

@@ -38,7 +38,7 @@ class FuseConfig:
         layout: of documents: "family" is that of the image parent's family, if it has one and the tokenizer
             its tokens; "paper"; or a layout's name.
         image_start: row of the first image code in the image parent's table; default: where names of
-            tokens or the sizes of the tables say.
+            tokens or the size of its table say.
         dtype: data type of the result; default: the parents'.
         shard_mb: size of the result's files in MB; a run that was killed goes on behind its last whole file.
         plan: print what would happen, and stop; config.json of each parent is enough.
