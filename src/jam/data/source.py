@@ -34,8 +34,8 @@ class Source:
             return split_spans(self.shards[document], self.context + 1, self.shards.vocabulary)
         except ValueError as error:
             raise ValueError(
-                f"{self.shards.folder}, document {document + 1}: {error} (a context of {self.context} and the last one); train on "
-                "a longer context or leave it out"
+                f"{self.shards.folder}, document {document + 1}: {error}, the context is {self.context}; "
+                "train on a longer one or leave the document out"
             ) from None
 
     def __len__(self) -> int:
