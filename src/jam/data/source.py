@@ -35,7 +35,7 @@ class Source:
         except ValueError as error:
             raise ValueError(
                 f"{self.shards.folder}, document {document + 1}: {error}, the context is {self.context}; "
-                "train on a longer one or leave the document out"
+                "train on a longer context or leave it out"
             ) from None
 
     def __len__(self) -> int:
