@@ -20,7 +20,7 @@ demo: $(READY)            ## the whole story on the built-in tiny parents
 	$(BIN)/jam demo
 
 long: $(READY)            ## the same with the longer recipe
-	$(BIN)/jam demo --long --out jam-demo-long
+	$(BIN)/jam demo --long
 
 report: $(READY)          ## every fusion in one table
 	$(BIN)/jam demo --report

@@ -171,7 +171,7 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
     save_pair(tmp_path)
     with pytest.raises(ValueError, match=r"--context 12: the text parent takes 16 tokens and the image parent 40; a"):
         run(tmp_path, context=12)
-    with pytest.raises(ValueError, match=r"--context 40: only cross fusion interpolates positions"):
+    with pytest.raises(ValueError, match=r"--context 40: only cross fusion has it; leave it out"):
         run(tmp_path, context=40, method="uniform")
     dynamic = {"rope_type": "dynamic", "rope_theta": 10.0, "factor": 2.0}
     save_parent(tmp_path / "image", llama_config(TEXT_SIZE + CODES, rope_parameters=dynamic), 2)

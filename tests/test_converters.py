@@ -35,7 +35,9 @@ def test_captions_and_texts():
     assert convert(plain_text, text="Words.", id="t1") == Document(
         [Text("Words.")], extra={"id": "t1"}, where="raw/records.jsonl:3: "
     )
-    with pytest.raises(ValueError, match="no text; expected one of the keys text, caption, txt, got the keys body"):
+    with pytest.raises(
+        ValueError, match=r"no text; expected content or messages .*keys text, caption, txt; got .* body"
+    ):
         convert(plain_text, body="Words.")
     with pytest.raises(ValueError, match="no image; expected one of the keys image"):
         convert(caption, text="Words.")

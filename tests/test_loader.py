@@ -229,6 +229,7 @@ def test_weights_must_be_positive(shards):
 def test_documents_that_do_not_fit_are_named(tmp_path):
     write_shards(tmp_path / "s", [CAPTION, CONVERSATION])
     with pytest.raises(
-        ValueError, match=r"s, document 2: a question of 11 ids .* in a piece of 12, the context is 11; train on a longer"
+        ValueError,
+        match=r"s, document 2: a question of 11 ids .* in a piece of 12, the context is 11; train on a longer",
     ):
         Source(Shards(tmp_path / "s", V), 1.0, 11)

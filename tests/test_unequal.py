@@ -60,7 +60,11 @@ def save_pair(folder: Path, text: Any = byte_level, image: Any = sentencepiece, 
 
 def run(folder: Path, **changes: Any) -> FusionPlan:
     info = describe_image_tokenizer(folder / "image" / "image_tokenizer")
-    return fuse(settings(folder, **{"every": 1} | changes), (info.codebook_size, info.grid), QUIET)
+    return fuse(
+        settings(folder, **({"every": 1} if changes.get("method", "cross") == "cross" else {}) | changes),
+        (info.codebook_size, info.grid),
+        QUIET,
+    )
 
 
 def verified(folder: Path, *more: str) -> tuple[int, dict[str, Any]]:

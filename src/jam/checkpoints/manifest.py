@@ -71,7 +71,7 @@ class Manifest:
         """Read the manifest of a folder. Raises ValueError when there is none, or when it can't be read."""
         manifest = cls.find(folder)
         if manifest is None:
-            raise ValueError(f"{folder} has no {FILE_NAME}: it is no model of jam; make one with `jam fuse`")
+            raise ValueError(f"{folder} has no {FILE_NAME}: {_what_it_is(Path(folder))}")
         return manifest
 
     @classmethod
@@ -92,3 +92,14 @@ class Manifest:
             if one.get("source", "").startswith(os.pardir):
                 one["source"] = os.path.normpath(os.path.join(os.path.realpath(folder), one["source"]))
         return cls(**values)
+
+
+def _what_it_is(folder: Path) -> str:
+    """What a folder without manifest is instead, and what to do."""
+    if (folder / "model" / FILE_NAME).is_file():
+        return f"it is a run; its model is {folder / 'model'}"
+    if (folder / "checkpoints").is_dir():
+        return "it is a run that has not ended; `jam export` makes a model of its last checkpoint"
+    if not folder.is_dir():
+        return "there is no such folder"
+    return "it is no model of jam; make one with `jam fuse`"

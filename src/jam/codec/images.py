@@ -97,7 +97,8 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
 class ImageTokenizer:
     """A VQ autoencoder (`CODERS` has the classes), with pictures going in and out as `PIL` images.
 
-    A picture of any size and shape is made a square of `resolution` pixels a side, scaled to -1 .. 1.
+    A picture of any size is made a square of `resolution` pixels a side, or keeps its shape (`to_shaped_pixels`),
+    scaled to -1 .. 1.
     """
 
     def __init__(self, model: torch.nn.Module, info: ImageTokenizerInfo) -> None:

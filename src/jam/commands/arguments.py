@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+LIST_OF = {int: "1, 2", float: "0.5, 1", str: "one, other"}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
@@ -227,5 +228,7 @@ def _kind(hint: Any) -> str:
         return KINDS.get(hint, "")
     if get_origin(hint) is tuple:
         return f"[{', '.join(_kind(part) for part in get_args(hint))}]"
-    kinds = [_kind(part) for part in get_args(hint) if part is not NoneType] if get_origin(hint) is not list else []
+    if get_origin(hint) is list:
+        return f"a list, like [{', '.join(LIST_OF.get(part, '...') for part in get_args(hint))}]"
+    kinds = [_kind(part) for part in get_args(hint) if part is not NoneType]
     return " or ".join(kinds) if all(kinds) else ""

@@ -19,7 +19,10 @@ jam demo --report
 def parser() -> Parser:
     made = make_parser("demo", "Fuse the built-in tiny parents, align, tune, and answer held-out questions.", EXAMPLES)
     made.add_argument(
-        "--out", type=Path | None, default=None, help="folder to write; default: jam-demo, with --report jam-report"
+        "--out",
+        type=Path | None,
+        default=None,
+        help="folder to write, an earlier demo there is replaced; default: jam-demo, jam-demo-long or jam-report",
     )
     made.add_argument("--prompts", type=int, default=100, help="held-out questions to answer")
     made.add_argument(
@@ -40,4 +43,5 @@ def run(settings: Namespace) -> None:
     if settings.report:
         report(settings.out or Path("jam-report"), console)
     else:
-        story(settings.out or Path("jam-demo"), settings.prompts, LONG if settings.long else SHORT, console)
+        out = settings.out or Path("jam-demo-long" if settings.long else "jam-demo")
+        story(out, settings.prompts, LONG if settings.long else SHORT, console)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from jam.checkpoints import new_folder
 from jam.checkpoints.folders import refuse_existing
+from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.commands.arguments import Parser, make_parser
 from jam.model import load
 from jam.training import DataSource, TrainConfig
@@ -47,10 +48,17 @@ def run(settings: Namespace) -> None:
 def read_recipe(run: Path) -> TrainConfig:
     """The recipe that a run goes by. Raises ValueError for a folder that is none."""
     path = run / "recipe.json"
+    if not run.is_dir():
+        raise ValueError(f"{run}: there is no such folder")
     if not path.is_file():
         raise ValueError(f"{run} is no run of `jam train`: it has no recipe.json")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return TrainConfig(**values | {"sources": [DataSource(**source) for source in values["sources"]]})
+    if (run / IMAGE_TOKENIZER_FOLDER).is_dir():
+        raise ValueError(f"{run} is a run of `jam train-tokenizer`; what it made is {run / IMAGE_TOKENIZER_FOLDER}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return TrainConfig(**values | {"sources": [DataSource(**source) for source in values["sources"]]})
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no recipe of `jam train` ({type(error).__name__}: {error})") from None
 
 
 def find_checkpoint(run: Path, step: int | None) -> Path:

@@ -8,10 +8,11 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from jam.commands.arguments import Parser, add_placement, add_speed, make_parser
+from jam.commands.files import read_all
 from jam.commands.generate import check_page, show
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
-from jam.documents import Document, parse_document, read_documents
+from jam.documents import Document, parse_document
 from jam.generation import GenerationSettings, settings_to_fill
 from jam.model import load
 
@@ -24,13 +25,13 @@ a gap is a part of a document:  {"type": "gap", "modality": "text"}  or  {"type"
 
 
 def parser() -> Parser:
-    what = "Fill gaps of documents, texts or pictures, from what stands around them; without guidance unless it is set."
+    what = "Fill gaps of documents, texts or pictures, from what stands around them."
     made = make_parser("fill", what, EXAMPLES)
     made.add_argument("model", type=Path, help="model folder")
     made.add_argument("documents", type=Path, help="a document with gaps (.json), or several as JSON lines")
     page = "page to write or replace: .html or .md; default: text on stdout"
     made.add_argument("--out", type=Path | None, default=None, help=page)
-    add_settings(made, leave_out=("stop", "min_images", "max_images"))
+    add_settings(made, leave_out=("stop", "min_images", "max_images"), defaults={"guidance_scale": "1"})
     add_placement(made, device_map=True)
     add_speed(made)
     return made
@@ -39,7 +40,7 @@ def parser() -> Parser:
 def read(path: Path) -> list[Document]:
     """One document of a ``.json`` file, or those of JSON lines."""
     if path.suffix != ".json":
-        return list(read_documents(path))
+        return list(read_all([path]))
     if not path.is_file():
         raise ValueError(f"{path}: no such file of documents")
     return [parse_document(path.read_bytes(), path.parent, f"{path}: ")]

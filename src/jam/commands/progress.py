@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 
+from jam.tokenizer_training import TokenizerTrainer
 from jam.training import Trainer
 
 T = TypeVar("T")
+EVERY = 30.0  # seconds between two lines where there is no terminal
+
+
+class Lines(Progress):
+    """A bar; in a log, where there is no terminal, a line now and then."""
+
+    _last = -math.inf
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:  # type: ignore[override]
+        super().update(task_id, **changes)
+        self._log(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._log(task_id)
+
+    def _log(self, task_id: TaskID) -> None:
+        now = time.monotonic()
+        if self.console.is_terminal or now - self._last < EVERY:
+            return
+        first, self._last = self._last == -math.inf, now
+        if first:  # the bar, or what follows, tells of work that is done soon
+            return
+        task = next(task for task in self.tasks if task.id == task_id)
+        left = "-:--:--" if task.time_remaining is None else timedelta(seconds=round(task.time_remaining))
+        of = "" if task.total is None else f"/{task.total:.0f}"
+        spent = timedelta(seconds=round(task.elapsed or 0))
+        line = f"{task.description} {task.completed:.0f}{of} {spent} left {left} {task.fields['figures']}"
+        self.console.print(line.rstrip(), soft_wrap=True, markup=False, highlight=False)
 
 
 def progress_bar(console: Console, transient: bool = False) -> Progress:
-    """A bar whose tasks need the field `figures`. `transient`: it leaves no line behind, since a summary follows."""
+    """A bar whose tasks need the field `figures`; a line now and then where there is no terminal.
+
+    `transient`: it leaves no bar behind, since a summary follows.
+    """
     # In a narrow terminal the figures are cut, never the time that remains.
-    return Progress(
+    return Lines(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(),
@@ -44,14 +89,28 @@ def track(items: Iterable[T], total: int | None, what: str, console: Console) ->
 def run_training(trainer: Trainer, what: str, console: Console) -> None:
     """Run a trainer to its end with a progress bar and smoothed losses."""
     smooth = Smoothed()
-    with progress_bar(console) as progress:
+    with steps_of(trainer, console) as steps, progress_bar(console) as progress:
         task = progress.add_task(what, total=trainer.steps, figures="")
-        for report in trainer.train():
+        for report in steps:
             losses = smooth({"loss": report.loss, "text": report.text_loss, "image": report.image_loss})
             rate = smooth({"tokens/s": report.tokens / report.seconds}, digits=0)
             progress.update(task, completed=report.step, figures=f"{losses} {rate}")
             if report.problem:
                 progress.console.print(report.problem, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def steps_of(trainer: Trainer | TokenizerTrainer, console: Console) -> Iterator[Iterator[Any]]:
+    """The steps of a training, which says where it is saved when Ctrl-C or SIGTERM ends it."""
+    steps = trainer.train()
+    try:
+        with closing(steps):
+            yield steps
+    except (KeyboardInterrupt, SystemExit):
+        saved = f"{trainer.config.out}/checkpoints"
+        line = f"stopped behind step {trainer.step}, saved in {saved}; the same command with --resume goes on"
+        console.print(line, soft_wrap=True, markup=False)
+        raise
 
 
 class Smoothed:

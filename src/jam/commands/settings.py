@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
 
@@ -31,13 +32,13 @@ HELP = {
 }
 
 
-def add_settings(parser: Parser, leave_out: tuple[str, ...] = ()) -> None:
-    """An option for every field of `GenerationSettings` but `leave_out`."""
+def add_settings(parser: Parser, leave_out: tuple[str, ...] = (), defaults: Mapping[str, str] = {}) -> None:
+    """An option for every field of `GenerationSettings` but `leave_out`; `defaults` has other words for some."""
     hints = get_type_hints(GenerationSettings)
     for field in fields(GenerationSettings):
         if field.name in leave_out:
             continue
-        text = f"{HELP[field.name]}; default: the model's"
+        text = f"{HELP[field.name]}; default: {defaults.get(field.name, 'that of the model')}"
         if field.name == "stop":
             parser.add_argument("--stop", type=str, nargs="+", default=None, help=text)
         else:

@@ -6,7 +6,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from jam.commands.arguments import Parser, make_parser
-from jam.commands.progress import Smoothed, progress_bar
+from jam.commands.progress import Smoothed, progress_bar, steps_of
 from jam.tokenizer_training import TOKENIZER, TokenizerConfig, TokenizerTrainer
 
 EXAMPLES = """
@@ -43,9 +43,9 @@ def run(settings: Namespace) -> None:
         f"{config.codebook_size:,} codes, {parameters / 1e6:.1f}M parameters"
     )
     smooth = Smoothed()
-    with progress_bar(console) as progress:
+    with steps_of(trainer, console) as steps, progress_bar(console) as progress:
         task = progress.add_task("training", total=config.steps, completed=0, figures="")
-        for step in trainer.train():
+        for step in steps:
             names = ("loss", "pixel_loss", "perceptual_loss", "commitment")
             figures = smooth({name: getattr(step, name) for name in names})
             rate = smooth({"pictures/s": step.pictures / step.seconds}, digits=0)

@@ -215,7 +215,10 @@ def _text(fields: Mapping[str, Any], record: Record) -> str:
         except UnicodeDecodeError as error:
             raise ValueError(f"the text is not UTF-8: {error}") from None
     if not isinstance(value, str):
-        raise ValueError(f"no text; expected one of the keys {', '.join(TEXT_KEYS)}, got {_names(fields)}")
+        raise ValueError(
+            f"no text; expected content or messages (a document), or one of the keys {', '.join(TEXT_KEYS)}; "
+            f"got {_names(fields)}"
+        )
     return value
 
 

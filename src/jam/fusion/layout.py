@@ -33,7 +33,12 @@ def find_image_size(
         listed = ", ".join(f"{source} says {size}" for source, size in sizes.items())
         raise ValueError(f"the number of image codes is not clear: {listed}; give the image tokenizer of this parent")
     if sizes:
-        return next(iter(sizes.values()))
+        if not (size := next(iter(sizes.values()))):
+            raise ValueError(
+                f"the image parent {image.folder} has no image codes, as {next(iter(sizes))} says; "
+                "are --text and --image exchanged?"
+            )
+        return size
     if not plan_only:
         raise ValueError(
             f"how many image codes the image parent {image.folder} has is not known: it brings neither manifest.json "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,25 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
+def check_options(config: FuseConfig) -> None:
+    """Raises ValueError for options that only another method has, and for values out of range."""
+    defaults = {field.name: field.default for field in fields(FuseConfig)}
+    for method, names in OPTIONS.items():
+        for name in names:
+            value = getattr(config, name)
+            if method != config.method and value != defaults[name]:
+                raise ValueError(
+                    f"--{name} {value}: only {method} fusion has it; leave it out of --method {config.method}"
+                )
+    if config.every < 0:
+        raise ValueError(f"--every is {config.every}; it must be 0 (no cross blocks) or more")
+    if config.shard_mb <= 0:
+        raise ValueError(f"--shard-mb is {config.shard_mb:g}; it must be above 0")
+
+
 def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = None) -> Pair:
     """Describe both parents and find their joint vocabulary. Raises ValueError when they don't fit together."""
     weights = not config.plan
-    if config.context is not None and config.method != "cross":
-        raise ValueError(f"--context {config.context}: only cross fusion interpolates positions; leave the option out")
     text, image = (
         Parent.describe(locate(place, role, weights), role)
         for place, role in ((config.text, "text"), (config.image, "image"))
@@ -88,6 +102,7 @@ def fuse(
         ValueError: the parents don't fit together or to their weights, `out` exists, or the disk is full.
     """
     console = console or Console(stderr=config.json)
+    check_options(config)
     if not config.plan:
         if config.out is None:
             raise ValueError("give the folder to write with --out, or only look at the plan with --plan")

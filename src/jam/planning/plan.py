@@ -130,7 +130,7 @@ def make_plan(
     longest = config.max_position_embeddings
     context = recipe.context or longest
     if context > longest:
-        raise ValueError(f"context is {context}, the model takes {longest} positions")
+        raise ValueError(f"context is {context}, the model takes {longest} positions; set a shorter --context")
     recipe.micro_batches(context, gpus)
     with torch.device("meta"):
         network = build(config, recipe)

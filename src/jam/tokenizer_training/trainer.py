@@ -6,7 +6,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -224,7 +224,7 @@ class TokenizerTrainer:
         report |= usage(counts) | {"pictures": len(pixels), "tokens": int(counts.sum())}
         return report, reconstruction_grid(pixels[:SHOWN], others[:SHOWN])
 
-    def train(self) -> Iterator[TokenizerStep]:
+    def train(self) -> Generator[TokenizerStep]:
         """Run to the end, yielding after every step; afterwards the tokenizer lies in ``out/image_tokenizer``.
 
         Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it.

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 import warnings
@@ -31,6 +32,7 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on
 
 STATE = "run.json"
 MODEL, OPTIMIZER = "model", "optimizer"  # beginnings of the names of tensors
+_WHOLE = "remove it, and --resume goes on from the one before it; `jam export --step` takes an earlier one, too"
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -230,9 +232,12 @@ def load_tensors(
     """Restore parameters and optimisers' state in place; a parameter that never had a gradient has no state.
 
     Raises:
-        ValueError: the checkpoint is of other parameters.
+        ValueError: the checkpoint is of other parameters, or damaged.
     """
-    stored: dict[str, Any] = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    try:
+        stored: dict[str, Any] = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{checkpoint} is damaged ({type(error).__name__}: {error}); {_WHOLE}") from None
     expected = {f"{MODEL}/{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
     found = {name: tuple(entry.size) for name, entry in stored.items() if name.startswith(f"{MODEL}/")}
     if found != expected:
@@ -258,4 +263,8 @@ def load_tensors(
             else:  # the fused optimiser keeps its step counts, too, on the parameter's device
                 value = torch.zeros(entry.size, dtype=entry.properties.dtype, device=parameter.device)
             state_of[parameter][parameter][kind] = target[key] = value
-    dcp.load(target, storage_reader=dcp.FileSystemReader(checkpoint), no_dist=world.size == 1)
+    try:
+        dcp.load(target, storage_reader=dcp.FileSystemReader(checkpoint), no_dist=world.size == 1)
+    except CheckpointException as error:
+        reason = next(iter(error.failures.values()))[0]
+        raise ValueError(f"{checkpoint} is damaged ({type(reason).__name__}: {reason}); {_WHOLE}") from None

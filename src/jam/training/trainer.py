@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,9 @@ class Trainer:
         self.run = Path(config.out)
         self.context = config.context or model.context_length
         if self.context > model.context_length:
-            raise ValueError(f"context is {self.context}, the model takes {model.context_length} positions")
+            raise ValueError(
+                f"context is {self.context}, the model takes {model.context_length} positions; set a shorter --context"
+            )
         sources = [
             Source(Shards(source.path, model.vocabulary, fingerprint), source.weight, self.context)
             for source in config.sources
@@ -171,7 +173,7 @@ class Trainer:
         """Perplexity by modality over the validation documents."""
         return validate(self.model, self.validation, self.config, self.world, self.device, self._end_if_asked)
 
-    def train(self) -> Iterator[StepReport]:
+    def train(self) -> Generator[StepReport]:
         """Run to the end, yielding after every step; afterwards the model lies in ``out/model``.
 
         Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it. The last step has
