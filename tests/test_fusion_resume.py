@@ -207,14 +207,19 @@ def test_result_does_not_depend_on_files_and_threads(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, written[1][name]) for name, tensor in written[0].items())
 
 
-@pytest.mark.parametrize("method", ["uniform", "width", "cross"])
-def test_tables_in_many_blocks_are_those_in_one(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("uniform", {"weight": 0.3}), ("width", {"init": "average"}), ("cross", {"readout": "paper"})],
+    ids=["uniform", "width", "cross"],
+)
+def test_tables_in_many_blocks_are_those_in_one(
+    tmp_path: Path, method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Blocks of one row each against whole tensors; means add up in another order."""
     save_llamas(tmp_path)
-    options = {"method": method, "init": "average", "readout": "paper", "weight": 0.3}
-    run(tmp_path, out=str(tmp_path / "whole"), **options)
+    run(tmp_path, out=str(tmp_path / "whole"), method=method, **options)
     monkeypatch.setattr("jam.fusion.tables.BLOCK", 1)
-    run(tmp_path, out=str(tmp_path / "rows"), **options)
+    run(tmp_path, out=str(tmp_path / "rows"), method=method, **options)
     whole, rows = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "rows"))
     assert whole.keys() == rows.keys()
     for name, tensor in whole.items():
