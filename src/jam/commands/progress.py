@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -21,8 +21,9 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from jam.tokenizer_training import TokenizerTrainer
-from jam.training import Trainer
+if TYPE_CHECKING:
+    from jam.tokenizer_training import TokenizerTrainer
+    from jam.training import Trainer
 
 T = TypeVar("T")
 EVERY = 30.0  # seconds between two lines where there is no terminal
