@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_an_interrupted_training_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = trainer(write_corpora(tmp_path / "data"), tmp_path / "run")
-    console = Console(record=True, width=200, quiet=False, file=open(tmp_path / "log", "w"))  # noqa: SIM115
+    console = Console(record=True, width=200, file=io.StringIO())
     monkeypatch.setattr(progress, "EVERY", 0)
 
     def step(plain=made.train_step):  # type: ignore[no-untyped-def]

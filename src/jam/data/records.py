@@ -23,6 +23,7 @@ from jam.documents import Document
 LINES, TABLES, TARS = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), (".parquet",), (".tar", ".tar.gz", ".tgz")
 HUB = "datasets:"
 TEXTS = {"true": True, "false": False}
+# What `load_dataset` takes and its builder does not.
 LOADING = ("split", "streaming", "num_proc", "keep_in_memory", "save_infos", "verification_mode")
 
 

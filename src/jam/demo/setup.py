@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from jam.checkpoints.folders import refuse_existing
-from jam.codec import Codec, Encoded, describe_image_tokenizer
+from jam.codec import Codec, Encoded
 from jam.commands.progress import progress_bar, run_training
 from jam.commands.train import make_trainer
 from jam.data import prepare
@@ -58,8 +58,7 @@ def begin_folder(out: Path) -> None:
 def fuse_parents(out: Path, console: Console, **options: object) -> Model:
     """Fuse the built-in parents into the new folder `out` and load the result."""
     config = FuseConfig(text=str(PARENTS / "text"), image=str(PARENTS / "image"), out=str(out), **options)  # type: ignore[arg-type]
-    info = describe_image_tokenizer(PARENTS / "image" / "image_tokenizer")
-    fuse(config, (info.codebook_size, info.grid), console)
+    fuse(config, console=console)
     return load(out, device="cpu")
 
 

@@ -32,7 +32,6 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on
 
 STATE = "run.json"
 MODEL, OPTIMIZER = "model", "optimizer"  # beginnings of the names of tensors
-_WHOLE = "remove it, and --resume goes on from the one before it; `jam export --step` takes an earlier one, too"
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -237,7 +236,7 @@ def load_tensors(
     try:
         stored: dict[str, Any] = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
     except (OSError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{checkpoint} is damaged ({type(error).__name__}: {error}); {_WHOLE}") from None
+        raise _damaged(checkpoint, error) from None
     expected = {f"{MODEL}/{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
     found = {name: tuple(entry.size) for name, entry in stored.items() if name.startswith(f"{MODEL}/")}
     if found != expected:
@@ -266,5 +265,11 @@ def load_tensors(
     try:
         dcp.load(target, storage_reader=dcp.FileSystemReader(checkpoint), no_dist=world.size == 1)
     except CheckpointException as error:
-        reason = next(iter(error.failures.values()))[0]
-        raise ValueError(f"{checkpoint} is damaged ({type(reason).__name__}: {reason}); {_WHOLE}") from None
+        raise _damaged(checkpoint, next(iter(error.failures.values()))[0]) from None
+
+
+def _damaged(checkpoint: Path, error: BaseException) -> ValueError:
+    return ValueError(
+        f"{checkpoint} is damaged ({type(error).__name__}: {error}); remove it, and --resume goes on from the one "
+        "before it; `jam export --step` takes an earlier one, too"
+    )
