@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -121,8 +121,11 @@ class Smoothed:
         self.rate = rate
         self.values: dict[str, float] = {}
 
-    def __call__(self, now: dict[str, float], digits: int = 3) -> str:
+    def __call__(self, now: Mapping[str, float | None], digits: int = 3) -> str:
+        """What has no value now keeps its average; what never had one is left out."""
         for name, value in now.items():
+            if value is None:
+                continue
             before = self.values.get(name, value)
             self.values[name] = (1 - self.rate) * before + self.rate * value
-        return " ".join(f"{name} {self.values[name]:.{digits}f}" for name in now)
+        return " ".join(f"{name} {self.values[name]:.{digits}f}" for name in now if name in self.values)
