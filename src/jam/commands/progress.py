@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +23,7 @@ from rich.table import Column
 
 if TYPE_CHECKING:
     from jam.tokenizer_training import TokenizerTrainer
-    from jam.training import Trainer
+    from jam.training import StepReport, Trainer
 
 T = TypeVar("T")
 EVERY = 30.0  # seconds between two lines where there is no terminal
@@ -87,8 +87,10 @@ def track(items: Iterable[T], total: int | None, what: str, console: Console) ->
             progress.advance(task)
 
 
-def run_training(trainer: Trainer, what: str, console: Console) -> None:
-    """Run a trainer to its end with a progress bar and smoothed losses."""
+def run_training(
+    trainer: Trainer, what: str, console: Console, on_step: Callable[[StepReport], None] | None = None
+) -> None:
+    """Run a trainer to its end with a progress bar and smoothed losses; `on_step` is called behind every step."""
     smooth = Smoothed()
     with steps_of(trainer, console) as steps, progress_bar(console) as progress:
         task = progress.add_task(what, total=trainer.steps, figures="")
@@ -98,6 +100,8 @@ def run_training(trainer: Trainer, what: str, console: Console) -> None:
             progress.update(task, completed=report.step, figures=f"{losses} {rate}")
             if report.problem:
                 progress.console.print(report.problem, soft_wrap=True, markup=False)
+            if on_step is not None:
+                on_step(report)
 
 
 @contextmanager
