@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 MOST_GRADIENTS = 2**26  # values of the gradients of all threads: 256 MiB. Larger models keep the processors busy
 
 
