@@ -133,6 +133,14 @@ class Vocabulary:
             "eos_token_id": list(ends) if len(ends) > 1 else self.eos_id,
         }
 
+    @property
+    def documents_are(self) -> str:
+        """How documents are written, for a reader."""
+        if self.layout is not None:
+            return f"those of {self.layout.name}"
+        asked = ", questions by the text parent's chat template" if self.chat_template is not None else ""
+        return f"in the paper{asked}"
+
     def opening_of(self, ids: Sequence[int] | np.ndarray) -> int:
         """How many ids open this document: those of `begin_ids`, or none where its chat template begins otherwise.
 

@@ -22,7 +22,7 @@ from jam.documents import Message, Part, Text
 from jam.layout import Piece
 from jam.vocabulary import Vocabulary
 
-NAME = "chat template"
+NAME = "the text parent's chat template"
 PRIVATE = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 PROBE = "\U000f0000"
 

@@ -1,0 +1,129 @@
+"""Questions put to a text parent by `transformers`, and what the fused model would have answered.
+
+The parent answers greedily. The fused model then reads each question with that answer, once: where the parent's id has
+the greatest logit at every place, greedy decoding writes the same answer id by id.
+
+Shapes: N ids of an answer, V joint vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from jam.evaluation.retention import Network
+from jam.fusion import Parent
+from jam.grammar import Grammar, State
+from jam.models import SingleStream
+from jam.vocabulary import Vocabulary
+
+QUESTIONS = (
+    "How do I draw a red house? Answer in three steps.",
+    "What is the capital of France?",
+    "Write two sentences about the sea.",
+    "Name three fruits.",
+    "Why is the sky blue?",
+    "Tell me a short story about a dog.",
+    "What do plants need to grow?",
+    "How many days has a week?",
+    "Explain what a book is to a child.",
+    "What should I cook tonight?",
+)
+NEW_IDS = 100
+ROUNDING = 8  # logits this many of a data type's steps apart are equal: a cache's products round otherwise
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where an answer goes another way.
+
+    Args:
+        question: the question.
+        place: number of the first id that differs; -1: the question's own ids do.
+        parent, fused: the parent's id there, and the fused model's.
+    """
+
+    question: str
+    place: int
+    parent: int | None = None
+    fused: int | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What became of the questions.
+
+    Args:
+        asked: how many.
+        ids: of all answers.
+        by_template: whether the parent's own chat template wrote the questions.
+        differences: of the answers that differ.
+    """
+
+    asked: int
+    ids: int
+    by_template: bool
+    differences: list[Difference]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, its ids, and the parent's answer."""
+
+    question: str
+    prompt: list[int]
+    answer: list[int]
+
+
+def own_prompt(parent: Parent, question: str, vocabulary: Vocabulary) -> list[int] | None:
+    """The ids of a question as the parent's own tokenizer has them; None where another's layout asks."""
+    if parent.tokenizer is None or vocabulary.layout is not None:
+        return None
+    if vocabulary.chat_template is None:
+        return parent.tokenizer(f"{question}\n").input_ids
+    turns = [{"role": "user", "content": question}]
+    return list(parent.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
+
+
+@torch.inference_mode()
+def ask(parent: SingleStream, prompts: dict[str, list[int]], vocabulary: Vocabulary, new_ids: int) -> list[Asked]:
+    """The parent's greedy answers, by `generate` of its own class, one after the other."""
+    network: Any = parent.model
+    settings = GenerationConfig(do_sample=False, eos_token_id=list(vocabulary.end_ids), pad_token_id=vocabulary.eos_id)
+    network.generation_config = settings
+    asked = []
+    for question, prompt in prompts.items():
+        room = min(new_ids, network.config.max_position_embeddings - len(prompt))
+        if room < 1:
+            continue
+        ids = torch.tensor([prompt], device=parent.device)
+        found = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room)
+        asked.append(Asked(question, prompt, found[0, len(prompt) :].tolist()))
+    return asked
+
+
+@torch.inference_mode()
+def differences(network: Network, asked: Sequence[Asked], grammar: Grammar) -> list[Difference]:
+    """Where greedy decoding of text without pictures leaves the parent's answers."""
+    vocabulary = grammar.vocabulary
+    offered_V = grammar.allowed()[State.TEXT].to(network.device)
+    offered_V[vocabulary.open_id] = False
+    offered_V[vocabulary.sentinel_start :] = False
+    found = []
+    for one in asked:
+        ids = torch.tensor([[*one.prompt, *one.answer]], device=network.device)
+        hidden = network.hidden(ids[:, :-1])[0, len(one.prompt) - 1 :]
+        states = torch.full((len(one.answer),), int(State.TEXT), device=network.device)
+        logits_NV = network.logits(hidden, states).masked_fill(~offered_V, -torch.inf)
+        best_N, chosen_N = logits_NV.max(-1)
+        theirs_N = logits_NV.gather(1, ids[0, len(one.prompt) :, None])[:, 0]
+        step = ROUNDING * torch.finfo(logits_NV.dtype).eps * best_N.abs().clamp(min=1)
+        apart = (best_N - theirs_N > step).nonzero().flatten().tolist()
+        if apart:
+            place = apart[0]
+            found.append(Difference(one.question, place, one.answer[place], int(chosen_N[place])))
+    return found
