@@ -91,19 +91,32 @@ def own_prompt(parent: Parent, question: str, vocabulary: Vocabulary) -> list[in
 
 @torch.inference_mode()
 def ask(parent: SingleStream, prompts: dict[str, list[int]], vocabulary: Vocabulary, new_ids: int) -> list[Asked]:
-    """The parent's greedy answers, by `generate` of its own class, one after the other."""
+    """The parent's greedy answers, by `generate` of its own class, in one batch; questions without room are left out."""
     network: Any = parent.model
-    settings = GenerationConfig(do_sample=False, eos_token_id=list(vocabulary.end_ids), pad_token_id=vocabulary.eos_id)
-    network.generation_config = settings
-    asked = []
-    for question, prompt in prompts.items():
-        room = min(new_ids, network.config.max_position_embeddings - len(prompt))
-        if room < 1:
-            continue
-        ids = torch.tensor([prompt], device=parent.device)
-        found = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room)
-        asked.append(Asked(question, prompt, found[0, len(prompt) :].tolist()))
-    return asked
+    context = network.config.max_position_embeddings
+    fitting = {question: prompt for question, prompt in prompts.items() if len(prompt) < context}
+    if not fitting:
+        return []
+    network.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=list(vocabulary.end_ids), pad_token_id=vocabulary.eos_id
+    )
+    length = max(map(len, fitting.values()))
+    rows = [[vocabulary.eos_id] * (length - len(prompt)) + prompt for prompt in fitting.values()]
+    is_prompt = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in fitting.values()]
+    found = network.generate(
+        torch.tensor(rows, device=parent.device),
+        attention_mask=torch.tensor(is_prompt, device=parent.device),
+        max_new_tokens=min(new_ids, context - length),
+    )
+    answers = (_up_to_end(row, vocabulary) for row in found[:, length:].tolist())
+    return [
+        Asked(question, prompt, answer) for (question, prompt), answer in zip(fitting.items(), answers, strict=True)
+    ]
+
+
+def _up_to_end(ids: list[int], vocabulary: Vocabulary) -> list[int]:
+    end = next((place for place, token in enumerate(ids) if vocabulary.ends_document(token)), len(ids))
+    return ids[: end + 1]
 
 
 @torch.inference_mode()
