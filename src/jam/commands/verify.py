@@ -49,7 +49,7 @@ def parser() -> Parser:
     made.add_argument("--tolerance", type=float | None, default=None, help=help)
     made.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too, as JSON")
     help = "most ids of each answer to ten built-in questions, which the text parent is asked, too; 0: do not ask"
-    made.add_argument("--answer-ids", type=int, default=NEW_IDS, help=help)
+    made.add_argument("--answer_ids", type=int, default=NEW_IDS, help=help)
     add_placement(made)
     return made
 

@@ -91,7 +91,7 @@ def own_prompt(parent: Parent, question: str, vocabulary: Vocabulary) -> list[in
 
 @torch.inference_mode()
 def ask(parent: SingleStream, prompts: dict[str, list[int]], vocabulary: Vocabulary, new_ids: int) -> list[Asked]:
-    """The parent's greedy answers, by `generate` of its own class, in one batch; questions without room are left out."""
+    """The parent's greedy answers, by `generate` of its own class, in one batch; long questions are left out."""
     network: Any = parent.model
     context = network.config.max_position_embeddings
     fitting = {question: prompt for question, prompt in prompts.items() if len(prompt) < context}
