@@ -126,20 +126,16 @@ class Vocabulary:
 
     @property
     def special_ids(self) -> dict[str, Any]:
-        """``bos_token_id`` and ``eos_token_id`` as configs of `transformers` have them."""
-        ends = self.end_ids
-        return {
-            "bos_token_id": self.begin_ids[0] if self.begin_ids else None,
-            "eos_token_id": list(ends) if len(ends) > 1 else self.eos_id,
-        }
+        """``bos_token_id``, where there is one, and ``eos_token_id`` as configs of `transformers` have them."""
+        bos = {"bos_token_id": self.begin_ids[0]} if self.begin_ids else {}
+        return bos | {"eos_token_id": list(self.end_ids) if len(self.end_ids) > 1 else self.eos_id}
 
     @property
     def documents_are(self) -> str:
-        """How documents are written, for a reader."""
+        """The layout of documents, for a reader."""
         if self.layout is not None:
-            return f"those of {self.layout.name}"
-        asked = ", questions by the text parent's chat template" if self.chat_template is not None else ""
-        return f"in the paper{asked}"
+            return self.layout.name
+        return "paper" if self.chat_template is None else "paper, questions by the text parent's chat template"
 
     def opening_of(self, ids: Sequence[int] | np.ndarray) -> int:
         """How many ids open this document: those of `begin_ids`, or none where its chat template begins otherwise.

@@ -86,7 +86,8 @@ def run(settings: Namespace) -> int:
     console.print(heading(proof), markup=False, soft_wrap=True)
     console.print(table(proof))
     for note in proof.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        kind = "" if note.startswith("warning") else "note: "
+        console.print(f"{kind}{note}", markup=False, soft_wrap=True)
     if settings.json is not None:
         write_json(settings.json, proof.to_json())
         console.print(f"{settings.json}: the report", markup=False, soft_wrap=True)

@@ -80,8 +80,8 @@ class Asked:
 
 
 def own_prompt(parent: Parent, question: str, vocabulary: Vocabulary) -> list[int] | None:
-    """The ids of a question as the parent's own tokenizer has them; None where another's layout asks."""
-    if parent.tokenizer is None or vocabulary.layout is not None:
+    """The ids of a question as the parent's own tokenizer has them; None where a layout or a manifest rules."""
+    if parent.tokenizer is None or parent.manifest is not None or vocabulary.layout is not None:
         return None
     if vocabulary.chat_template is None:
         return parent.tokenizer(f"{question}\n").input_ids
@@ -91,14 +91,23 @@ def own_prompt(parent: Parent, question: str, vocabulary: Vocabulary) -> list[in
 
 @torch.inference_mode()
 def ask(parent: SingleStream, prompts: dict[str, list[int]], vocabulary: Vocabulary, new_ids: int) -> list[Asked]:
-    """The parent's greedy answers, by `generate` of its own class, in one batch; long questions are left out."""
+    """The parent's greedy answers in text, by `generate` of its own class, in one batch.
+
+    Long questions are left out, and so are all of a parent that has no such class (the decoder inside a Chameleon).
+    """
     network: Any = parent.model
+    if not hasattr(network, "generate"):
+        return []
     context = network.config.max_position_embeddings
     fitting = {question: prompt for question, prompt in prompts.items() if len(prompt) < context}
     if not fitting:
         return []
+    offered = offered_in_text(parent.grammar)[: vocabulary.text_size].nonzero().flatten().tolist()
     network.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=list(vocabulary.end_ids), pad_token_id=vocabulary.eos_id
+        do_sample=False,
+        eos_token_id=list(vocabulary.end_ids),
+        pad_token_id=vocabulary.eos_id,
+        suppress_tokens=sorted(set(range(network.config.vocab_size)) - set(offered)) or None,
     )
     length = max(map(len, fitting.values()))
     rows = [[vocabulary.eos_id] * (length - len(prompt)) + prompt for prompt in fitting.values()]
@@ -114,6 +123,14 @@ def ask(parent: SingleStream, prompts: dict[str, list[int]], vocabulary: Vocabul
     ]
 
 
+def offered_in_text(grammar: Grammar) -> torch.Tensor:
+    """Ids that an answer without pictures may have, bool ``[V]``."""
+    offered_V = grammar.allowed()[State.TEXT].clone()
+    offered_V[grammar.vocabulary.open_id] = False
+    offered_V[grammar.vocabulary.sentinel_start :] = False
+    return offered_V
+
+
 def _up_to_end(ids: list[int], vocabulary: Vocabulary) -> list[int]:
     end = next((place for place, token in enumerate(ids) if vocabulary.ends_document(token)), len(ids))
     return ids[: end + 1]
@@ -122,10 +139,7 @@ def _up_to_end(ids: list[int], vocabulary: Vocabulary) -> list[int]:
 @torch.inference_mode()
 def differences(network: Network, asked: Sequence[Asked], grammar: Grammar) -> list[Difference]:
     """Where greedy decoding of text without pictures leaves the parent's answers."""
-    vocabulary = grammar.vocabulary
-    offered_V = grammar.allowed()[State.TEXT].to(network.device)
-    offered_V[vocabulary.open_id] = False
-    offered_V[vocabulary.sentinel_start :] = False
+    offered_V = offered_in_text(grammar).to(network.device)
     found = []
     for one in asked:
         ids = torch.tensor([[*one.prompt, *one.answer]], device=network.device)

@@ -7,6 +7,7 @@ from typing import Any
 
 from jam.checkpoints.folders import read_json
 from jam.codec.chat_template import template_digest, turn_end
+from jam.codec.text import special_names
 from jam.fusion.parents import Parent
 from jam.layout import ImageLayout
 from jam.models.towers import family_of
@@ -50,7 +51,8 @@ def find_conventions(text: Parent, eos_id: int, chosen: str, notes: list[str]) -
     opening = _opening(text.tokenizer)
     ends = [turn_end(text.tokenizer)] if template is not None else []
     ends += _listed(read_json(text.folder / "generation_config.json").get("eos_token_id"))
-    known = (token for token in ends if token is not None and token != eos_id and token < text.text_end)
+    special = set(special_names(text.tokenizer).values()) - {eos_id}  # configs may name letters, by their defaults
+    known = (token for token in ends if token in special)
     if template is not None:
         notes.append("questions are written by the text parent's chat template (--layout paper leaves it out)")
     return Conventions(None if opening == (eos_id,) else opening, tuple(dict.fromkeys(known)), template)
