@@ -61,10 +61,11 @@ def text_behind_pictures(ids: Sequence[int], grammar: Grammar, start: int = 1) -
     pictures = np.flatnonzero(states == State.IMAGE)
     kept = grammar.text_places(array)
     first = max(pictures[0], start - 1) if len(pictures) else len(array)
-    behind = kept[(kept > first) & (states[kept] == State.TEXT)]
+    without = np.flatnonzero((kept > first) & (states[kept] == State.TEXT))
+    without = without[without > 0]  # nothing stands before it without the pictures
+    behind = kept[without]
     if not len(behind):
         return None
-    without = np.searchsorted(kept, behind)
     return _sample(array, grammar, behind - 1), _sample(array[kept], grammar, without - 1)
 
 
