@@ -148,8 +148,9 @@ def article(document: Document) -> str:
             picture = part.load()
             small = ' class="pixelated"' if max(picture.size) <= 128 else ""
             lines.append(f'<img{small} alt="" src="{data_uri(picture)}">')
-    if reason := document.extra.get("finish_reason"):
-        lines.append(f"<footer>finished: {html.escape(str(reason))}</footer>")
+    said = {"finished": document.extra.get("finish_reason"), "asked by": document.extra.get("template")}
+    if known := "; ".join(f"{what}: {value}" for what, value in said.items() if value):
+        lines.append(f"<footer>{html.escape(known)}</footer>")
     return "\n".join([*lines, "</article>"])
 
 
