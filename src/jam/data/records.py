@@ -94,8 +94,10 @@ class JsonLines(Files):
             try:
                 for key, record in islice(json_records(file), skip, None):
                     yield Record(self.name, key, record, raw.tell() / self.size)
-            except (OSError, EOFError, zlib.error, JsonError) as error:
-                raise self.broken(error, f"line {key}" if key != "0" else "its beginning") from None
+            except (OSError, EOFError, zlib.error) as error:
+                raise self.broken(error, f"line {key}") from None
+            except JsonError as error:
+                raise self.broken(error, f"record {key}") from None
 
 
 class Parquet(Files):

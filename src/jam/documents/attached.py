@@ -163,9 +163,9 @@ def _chosen(found: dict[str, list[Image]], count: int, where: str) -> tuple[str,
 
 def _require_among(found: dict[str, list[Image]], own: list[Image], where: str) -> None:
     """Raises ValueError for a picture beside parts that have pictures, and not this one."""
-    known = [(one.path, one.data) for one in own]
+    known = [one.data or one.path for one in own]
     for key, pictures in found.items():
-        if key in PICTURE_KEYS and any((one.path, one.data) not in known for one in pictures):
+        if key not in NAME_KEYS + FILE_KEYS and any((one.data or one.path) not in known for one in pictures):
             raise ValueError(f'{where}none of the parts is the picture under "{key}"; make it a part, or leave it out')
 
 

@@ -102,7 +102,7 @@ def png_bytes(picture: PILImage.Image) -> bytes:
 def _decoded(data: bytes) -> PILImage.Image:
     try:
         with (
-            warnings.catch_warnings(action="ignore", category=PILImage.DecompressionBombWarning),
+            warnings.catch_warnings(action="ignore"),  # bombs are judged by their size, damaged EXIF is none
             PILImage.open(io.BytesIO(data), formats=_formats()) as picture,
         ):
             check_size(picture)

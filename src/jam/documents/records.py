@@ -10,7 +10,7 @@ from typing import Any
 
 from jam.documents.attached import Place, Sample, attach
 from jam.documents.document import Document, Gap, Message, Part, Text
-from jam.documents.json_records import JsonError, json_records
+from jam.documents.json_files import JsonError, json_records
 from jam.documents.lost import require_none
 from jam.documents.pictures import DATA_URI, JPEG, Image, data_uri
 
