@@ -121,6 +121,7 @@ def test_common_forms_are_read(folder, record, expected):
         ({"text": "A.", "meta": {"more": [{"file": "0.png"}]}}, 'under "meta" looks like a picture'),
         ({"text": "A.", "thumbnail": [[0, 1], [2, 3]]}, 'under "thumbnail" looks like a picture'),
         ({"text": "A.", "shot": URI}, 'under "shot" looks like a picture'),
+        ({"text": "A.", "source": URI}, 'under "source" looks like a picture'),
         ({"text": "A.", "film": "a.mp4"}, 'under "film" looks like a picture'),
         ({"messages": [{"role": "user", "content": "Who?", "images": [URI]}]}, 'under "images" looks like a picture'),
         ({"content": [{"type": "text", "text": "A.", "image": "0.png"}]}, 'under "image" looks like a picture'),
@@ -248,6 +249,7 @@ def test_columns_of_tables(tmp_path):
         {"text": "A.", "image": {"bytes": png, "path": "a.png"}},
         {"text": "A.", "images": [{"bytes": png, "path": None}]},
         {"text": "A.", "img": png},
+        {"text": "A.", "source": {"bytes": png, "path": "a.png"}},
         {"text": "A.", "scan": {"bytes": png, "path": "a.png"}},
         {"text": "A.", "more": [png]},
         {"text": "A.", "vector": b"\0\1\2\3"},
@@ -256,9 +258,9 @@ def test_columns_of_tables(tmp_path):
     names = {name for row in rows for name in row}
     full = [{name: row.get(name) for name in names} for row in rows]
     parquet.write_table(pyarrow.Table.from_pylist(full), tmp_path / "a.parquet")
-    *found, scan, more, vector, raw = samples(tmp_path / "a.parquet")
+    *found, source, scan, more, vector, raw = samples(tmp_path / "a.parquet")
     assert [shown(one) for one in found] == [["A.", pixels(1, (9, 6))]] * 3 and shown(vector) == ["A."]
-    for key, message in (("scan", scan), ("more", more), ("image_raw", raw)):
+    for key, message in (("source", source), ("scan", scan), ("more", more), ("image_raw", raw)):
         assert f'under "{key}" looks like a picture' in message
 
 

@@ -260,8 +260,10 @@ def _left(place: Path, key: str | None) -> State:
     """What an earlier run with this key left, or a new beginning."""
     try:
         if key is not None and (place / "shards").is_dir() and (place / "key.json").read_text(encoding="utf-8") == key:
-            state = Verdicts(place / VERDICTS).go_back(json.loads((place / STATE).read_text(encoding="utf-8")))
-            write_json(place / STATE, state)  # before anything is cut off behind it
+            verdicts = Verdicts(place / VERDICTS)
+            state = verdicts.go_back(json.loads((place / STATE).read_text(encoding="utf-8")))
+            write_json(place / STATE, state)  # before anything behind it is cut off, or forgotten
+            verdicts.forget(state)
             return State.of(state)
     except (OSError, ValueError, TypeError, KeyError):
         pass

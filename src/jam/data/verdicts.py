@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +37,29 @@ class Verdicts:
 
     def go_back(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state to go on from: `state`, or that before the first block with a file that changed since."""
-        kept: list[str] = []
-        for line in self._lines():
+        for block in self._blocks(state):
+            if any(_identity(path) != identity for path, identity in block["files"].items()):
+                return block["before"]
+        return state
+
+    def forget(self, state: dict[str, Any]) -> None:
+        """Drop blocks that are not done in a state."""
+        kept = "".join(json.dumps(block) + "\n" for block in self._blocks(state))
+        if self.path.exists():
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(kept, encoding="utf-8")
+            partial.replace(self.path)
+
+    def _blocks(self, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Blocks that are done in a state."""
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
             try:
                 block = json.loads(line)
             except json.JSONDecodeError:  # the last one, of a run that was killed
-                break
+                return
             if block["before"]["seen"] >= state["seen"]:
-                break
-            if any(_identity(path) != identity for path, identity in block["files"].items()):
-                state = block["before"]
-                break
-            kept.append(line)
-        if self.path.exists():
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(kept), encoding="utf-8")
-            partial.replace(self.path)
-        return state
-
-    def _lines(self) -> list[str]:
-        return self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+                return
+            yield block
 
 
 def _identity(path: str) -> list[int] | None:

@@ -6,6 +6,7 @@ JSON lines in and out, Markdown and HTML out. Pixels are read only when they are
 from jam.documents.attached import PICTURE_KEYS, Sample
 from jam.documents.document import Document, Gap, Message, Part, Text, article, page, to_html, to_markdown
 from jam.documents.json_files import JsonError, json_records
+from jam.documents.lost import READ_SUFFIXES
 from jam.documents.pictures import Image, data_uri, is_data_uri, shortened
 from jam.documents.pixels import PictureSizeError, png_bytes, to_rgb
 from jam.documents.records import (
@@ -19,6 +20,7 @@ from jam.documents.records import (
 
 __all__ = [
     "PICTURE_KEYS",
+    "READ_SUFFIXES",
     "Document",
     "Gap",
     "Image",

@@ -1,7 +1,8 @@
 """What in a record looks like a picture, and is none of those that are read: the record is rejected for it.
 
 A text whose picture was not found would be learnt as a text alone, without a word. Everything beside the parts of a
-document is looked at: contents, names and addresses of pictures. What says where a record comes from passes.
+document is looked at: contents, names and addresses of pictures. Names under keys that say where a record comes from
+pass.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What files of pictures end in, those that are not read (drawings, films) too.
-SUFFIXES = _words(
+# What files of pictures end in, and those that are not read: other formats, drawings, films.
+READ_SUFFIXES = _words(
     "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff ppm pgm pbm pnm pfm avif jp2 j2k jpf jpx j2c ico qoi pcx sgi "
-    "psd tga heic heif jxl svg svgz eps dng cr2 nef arw exr hdr mp4 m4v mov webm mkv avi"
+    "psd tga"
 )
+SUFFIXES = READ_SUFFIXES | _words("heic heif jxl svg svgz eps dng cr2 nef arw exr hdr mp4 m4v mov webm mkv avi")
 # How such files begin.
 BEGINNINGS = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"qoif", b"8BPS", b"\0\0\0\x0cjP  "),
     *(b"\0\0\0\x0cJXL ", b"\xffO\xffQ", b"\x1aE\xdf\xa3"),
 )
-# Keys that say what a record is and where it comes from: never looked at.
+# Keys that say what a record is and where it comes from: names and addresses under them are of no picture of it.
 DESCRIPTIONS = _words(
     "id uid uuid index source dataset license licence author authors creator credit credits attribution copyright "
     "publisher title subtitle language lang category categories topic tag tags keyword keywords date created modified "
@@ -59,8 +61,6 @@ def require_none(fields: Mapping[str, Any], has_pictures: bool, where: str) -> N
 
 def looks_like_picture(key: str, value: Any, has_pictures: bool = False) -> bool:
     """Whether a value is, holds or names a picture."""
-    if key.lower() in DESCRIPTIONS:
-        return False
     words = {word.lower() for word in WORD.findall(key)}
     is_named = bool(words & PICTURE)
     match value:
@@ -73,6 +73,8 @@ def looks_like_picture(key: str, value: Any, has_pictures: bool = False) -> bool
                 return value[:11].lower() == "data:image/" or is_named
             if BASE64.fullmatch(value):
                 return True
+            if key.lower() in DESCRIPTIONS:
+                return False
             is_address = names_picture(value) or (is_named and WEB.match(value) is not None)
             return is_address and not (has_pictures and words & ADDRESS)
         case Mapping():

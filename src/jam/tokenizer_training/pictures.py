@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from jam.documents import Image, is_data_uri, read_documents
+from jam.documents import READ_SUFFIXES, Image, is_data_uri, read_documents
 from jam.tokenizer_training.config import PictureSource
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = frozenset(f".{suffix}" for suffix in READ_SUFFIXES)
 TRIES = 20  # pictures tried in the place of an unreadable one
 
 
