@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import tarfile
@@ -212,6 +213,21 @@ def test_links_in_archives(tmp_path, name):
     assert [shown(one) for one in found] == [[text, pixels(1, (9, 6))] for text in ("A.", "B.", "C.")]
     assert lost == "the file x/4.png is a link to /etc/x.png, which is not before it"
     assert [record.key for record in open_sources([path])[0].read(2)] == ["x/3", "x/4"]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz"])
+def test_archives_end_as_their_format_says(tmp_path, name):
+    """A header with a flipped bit, and an archive that is cut between two files, are no shorter archives."""
+    path = archive_of(tmp_path / name, {f"{number}.txt": b"A." for number in range(6)})
+    assert len(samples(path)) == 6
+    opened = gzip.open if name == "a.tgz" else open
+    with opened(path, "rb") as file:
+        content = file.read()
+    for damaged in (content[:1028] + b"\0" + content[1029:], content[:2048], content[:2300]):
+        with opened(path, "wb") as file:
+            file.write(damaged)
+        with pytest.raises(ValueError, match=rf"{name}: cannot be read behind sample '\d' .*; is it whole"):
+            samples(path)
 
 
 def test_samples_whose_pictures_are_not_all_read(tmp_path):

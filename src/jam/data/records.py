@@ -157,6 +157,7 @@ class Tar(Files):
                             sample[extension] = ValueError(
                                 f"the file {member.name:.80} is a link to {member.linkname:.80}, which is not before it"
                             )
+                    _require_end(archive)
             except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
                 raise self.broken(error, f"sample {key!r}") from None
         if sample and not skip:
@@ -256,6 +257,14 @@ def open_sources(names: Sequence[str | Path]) -> list[Records]:
                 raise ValueError(f"{file}: not a known kind of file of documents; known: {', '.join(known)}")
             sources.append((kind or JsonLines)(file))
     return sources
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Raises TarError for an archive whose members end otherwise than in a block of zeros: a damaged or cut header."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("no header of a file, nor the end of an archive")
 
 
 def _target(member: tarfile.TarInfo, seen: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo:
