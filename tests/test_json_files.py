@@ -44,6 +44,10 @@ def test_keys_are_lines_or_numbers():
     assert [key for key, _ in json_records(io.BytesIO(b'\n{"a": 1}\n\n{broken\n{}'))] == ["2", "4", "5"]
     assert [key for key, _ in json_records(io.BytesIO(b'[{"a": 1},\n\n{"a": 2}]'))] == ["1", "2"]
     assert list(json_records(io.BytesIO(b"[1, 23,\n 456]"))) == [("1", b"1"), ("2", b"23"), ("3", b"456")]
+    for first in ("{", '{"a":', '{"a": 1,', '{"a": [', "{broken"):  # a line that is cut costs no other
+        lines = [first, '{"a": 1}'] if first[-1] in "{,n" else [first]
+        text = "\n".join(lines).encode()
+        assert [one.strip() for _, one in json_records(io.BytesIO(text))] == [line.encode() for line in lines]
     for empty in (b"", b" \n", b"[]", b"[\n ]"):
         assert list(json_records(io.BytesIO(empty))) == []
 

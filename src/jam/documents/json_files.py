@@ -6,12 +6,14 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import BinaryIO
 
 STEP = 2**16  # bytes that are read at a time, until a record is longer
 LONGEST_TOKEN = 16  # of JSON beside texts and numbers: an error so near to the end may be one of what is not read yet
 SPACE = re.compile(r"\s*")
-OPEN = (b"{", b"[", b",", b":")  # how the first line of a record ends that goes on in the next
+# What the first line of a record ends in that goes on in the next, and what that begins with then ("": anything).
+GOES_ON = {b"{": b'"}', b",": b'"', b"[": b"", b":": b""}
 
 
 class JsonError(ValueError):
@@ -26,22 +28,25 @@ def json_records(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
     Raises:
         JsonError: an array, or a record of several lines, breaks off or is no JSON.
     """
-    blank = 0
-    for line in file:
-        if line.strip():
-            break
-        blank += 1
-    else:
-        return
+    lines = enumerate(file, 1)
+    first, line = next(((number, line) for number, line in lines if line.strip()), (0, b""))
+    following = next(lines, (0, b""))[1]
     start = line.removeprefix(codecs.BOM_UTF8).lstrip()
-    if start.startswith(b"[") or (start.startswith(b"{") and start.rstrip().endswith(OPEN)):
-        for number, record in enumerate(_values(file, start, start.startswith(b"[")), 1):
+    if start.startswith(b"[") or _goes_on(start.strip(), following.strip()):
+        for number, record in enumerate(_values(file, start + following, start.startswith(b"[")), 1):
             yield str(number), record
         return
-    yield str(blank + 1), line
-    for number, line in enumerate(file, blank + 2):
-        if line.strip():
-            yield str(number), line
+    for number, record in chain([(first, line), (first + 1, following)], lines):
+        if record.strip():
+            yield str(number), record
+
+
+def _goes_on(line: bytes, following: bytes) -> bool:
+    """Whether the first line holds the beginning of a record only."""
+    begins = GOES_ON.get(line[-1:])
+    if not line.startswith(b"{") or begins is None or not following:
+        return False
+    return not begins or following[:1] in begins
 
 
 def _values(file: BinaryIO, start: bytes, in_array: bool) -> Iterator[bytes]:
