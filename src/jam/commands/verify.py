@@ -16,14 +16,14 @@ from rich.table import Table
 from jam.checkpoints import write_json
 from jam.codec import Codec
 from jam.commands.arguments import Parser, add_placement, make_parser, require
-from jam.commands.files import count_documents, read_all, require_folder_of
-from jam.data.prepare import encode_all
+from jam.commands.files import count_documents, read_all, require_folder_of, say_left_out
+from jam.data.prepare import encode_fitting
 from jam.documents import Document, Image, Text
 from jam.evaluation import Proof, verify
 from jam.evaluation.proof import BEYOND, EXACT, MEASURED, NOT_PROMISED
 from jam.evaluation.questions import NEW_IDS, QUESTIONS, Difference
 from jam.evaluation.tensors import ChangedRows, ChangedSetting
-from jam.model import choose_device, load, load_codec
+from jam.model import choose_device, context_of, load, load_codec
 from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
 
 EXAMPLES = """
@@ -65,7 +65,11 @@ def run(settings: Namespace) -> int:
         count_documents(settings.documents)
     device = choose_device(settings.device)
     codec = load_codec(settings.model, device)
-    documents = list(encode_all(read_all(settings.documents) if settings.documents else built_in(codec), codec))
+    found, left_out = read_all(settings.documents) if settings.documents else built_in(codec), list[str]()
+    documents = list(encode_fitting(found, codec, context_of(settings.model) or 0, left_out.append))
+    say_left_out(errors, left_out)
+    if left_out and not documents:
+        raise ValueError("no document can be compared on; all of them are longer than the model's context")
     questions = {question: codec.encode_prompt(question) for question in QUESTIONS} if settings.answer_ids else {}
     grammar = codec.grammar
     del codec  # its image tokenizer takes memory too
