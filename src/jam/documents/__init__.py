@@ -3,7 +3,7 @@
 JSON lines in and out, Markdown and HTML out. Pixels are read only when they are asked for.
 """
 
-from jam.documents.document import Document, Gap, Message, Part, Text, article, page, to_html, to_markdown
+from jam.documents.document import Document, Gap, Message, Part, Text, article, ending, page, to_html, to_markdown
 from jam.documents.pictures import DATA_URI, Image, PictureSizeError, data_uri, png_bytes, to_rgb
 from jam.documents.records import parse_document, parse_record, read_documents, to_record, write_documents
 
@@ -18,6 +18,7 @@ __all__ = [
     "Text",
     "article",
     "data_uri",
+    "ending",
     "page",
     "parse_document",
     "parse_record",
