@@ -1,8 +1,8 @@
 """What happens while documents are written, as a stream.
 
 Every event has the `row` it is about (`Engine.submit` returned it). Texts that arrive as pieces, put together, are the
-text of the finished document; what a budget or a stop string will cut is held back while it is uncertain. (The text of a
-gap that a limit closed is the exception: the filled document has it up to its last word.)
+text of the finished document; what a budget or a stop string will cut is held back while it is uncertain. (The
+exception is the text of a gap that a limit closed: the filled document has it up to its last word.)
 """
 
 from __future__ import annotations
