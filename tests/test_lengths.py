@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from families import SIZES, UNTIED, WHOLE, WINDOW
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
+    DynamicCache,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
@@ -95,37 +97,60 @@ def test_alone_it_is_what_transformers_says(make: Callable[[], PreTrainedModel],
     assert torch.equal(logits(tower, ids[None])[0], expected(make, ids))
 
 
-def test_a_batch_equals_its_rows_alone(make: Callable[[], PreTrainedModel]) -> None:
-    """With a cache that pads rows: none has the factors of the longest, nor those of its own padding."""
+def one_by_one(make: Callable[[], PreTrainedModel], ids: torch.Tensor) -> torch.Tensor:
+    """The logits of `transformers` with its own cache."""
+    model, past, found = make(), DynamicCache(), []
+    with torch.no_grad():
+        for token in ids:
+            found.append(model(token[None, None], past_key_values=past, use_cache=True).logits[0, 0])
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("pieces", [(20,), (3, 17), (7, 2, 11), (1,) * 20])
+def test_a_batch_in_a_cache_equals_its_rows_alone(make: Callable[[], PreTrainedModel], pieces: tuple[int, ...]) -> None:
+    """In whatever pieces they are read, with padding: none has the factors of the longest, or of what came later."""
     tower, rows = Tower(make()), documents(5, 20, 3, 9)
-    cache = RowCache(len(tower.layers), rows=4, max_length=24)
-    ids = torch.zeros(4, 20, dtype=torch.long)
-    for row, document in zip(ids, rows, strict=True):
-        row[: len(document)] = document
-    found = logits(tower, ids, *cache.step(torch.tensor([len(row) for row in rows])), cache)
-    cache.advance()
-    for row, document in enumerate(rows):
-        alone = RowCache(len(tower.layers), rows=1, max_length=24)
-        wanted = logits(tower, document[None], *alone.step(torch.tensor([len(document)])), alone)[0]
-        torch.testing.assert_close(found[row, : len(document)], wanted, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(wanted, expected(make, document), rtol=1e-5, atol=1e-5)
+    cache, found, start = RowCache(len(tower.layers), rows=4, max_length=24), [[], [], [], []], 0
+    for size in pieces:
+        parts = [row[start : start + size] for row in rows]
+        ids = pad_sequence(parts, batch_first=True)
+        made = logits(tower, ids, *cache.step(torch.tensor([len(part) for part in parts])), cache)
+        cache.advance()
+        for row, part in enumerate(parts):
+            found[row].append(made[row, : len(part)])
+        start += size
+    for got, document in zip(found, rows, strict=True):
+        torch.testing.assert_close(torch.cat(got), one_by_one(make, document), rtol=1e-5, atol=1e-5)
 
 
-def test_the_rotary_of_a_batch_is_that_of_its_rows_to_the_last_bit(make: Callable[[], PreTrainedModel]) -> None:
-    tower = Tower(make())
-    family, model, hidden = tower.family, tower.model, torch.zeros(1)
-    for old in ([0, 0, 0], [2, 7, 12]):  # all at once, and one token each at its own place
-        counts = [4, 9, 20] if old[1] == 0 else [1, 1, 1]
-        cache = RowCache(1, rows=3, max_length=40)
-        for row, length in enumerate(old):
-            cache.set_length(row, length)
-        positions, _ = cache.step(torch.tensor(counts))
-        together = family.rotary(model, hidden, positions, cache)
-        for row, count in enumerate(counts):
-            own = positions[row : row + 1, :count]
-            for kind, pair in family.rotary(model, hidden, own, None).items():
-                for ours, alone in zip(together[kind], pair, strict=True):
-                    assert torch.equal(ours[row, :count], alone[0])
+@pytest.mark.parametrize("old", [[0, 0, 0], [2, 7, 12]])
+def test_the_rotary_of_a_batch_is_that_of_its_rows_to_the_last_bit(
+    make: Callable[[], PreTrainedModel], old: list[int]
+) -> None:
+    """All at once, with padding, and one token each at its own place."""
+    tower, hidden, counts = Tower(make()), torch.zeros(1), [4, 9, 20] if old[1] == 0 else [1, 1, 1]
+    found = []
+    for rows in ([0, 1, 2], [0], [1], [2]):
+        cache = RowCache(1, rows=len(rows), max_length=40)
+        for place, row in enumerate(rows):
+            cache.set_length(place, old[row])
+        positions, _ = cache.step(torch.tensor([counts[row] for row in rows]))
+        found.append(tower.family.rotary(tower.model, hidden, positions, cache))
+    together, *alone = found
+    for row, own in enumerate(alone):
+        for kind, pair in own.items():
+            for ours, one in zip(together[kind], pair, strict=True):
+                assert torch.equal(ours[row, : counts[row]], one[0])
+
+
+def test_rows_without_a_cache_have_their_own_lengths(make: Callable[[], PreTrainedModel]) -> None:
+    """Rows of one batch may be of one document or of several."""
+    tower, rows = Tower(make()), documents(20, 5, 9, 6)
+    positions = torch.stack([torch.arange(20), torch.cat([torch.arange(len(row)) for row in rows[1:]])])
+    ids = torch.stack([rows[0], torch.cat(rows[1:])])
+    found = logits(tower, ids, positions, Packed.of(((20,), (5, 9, 6)), 20))
+    for part, document in zip([found[0], *found[1].split([5, 9, 6])], rows, strict=True):
+        torch.testing.assert_close(part, expected(make, document), rtol=1e-5, atol=1e-5)
 
 
 def test_packed_documents_have_their_own_lengths(make: Callable[[], PreTrainedModel]) -> None:

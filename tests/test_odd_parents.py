@@ -173,7 +173,7 @@ ROWS = (12, 8)
     ("said", "stored", "remedy"),
     [
         (GPTQ, {"qweight": torch.ones(1, 12, dtype=torch.int32), "qzeros": torch.ones(1, 2, dtype=torch.int32),
-                "scales": torch.ones(1, 12), "g_idx": torch.ones(8, dtype=torch.int32)}, "gptq.*model that it was made"),
+                "scales": torch.ones(1, 12), "g_idx": torch.ones(8, dtype=torch.int32)}, "gptq.*that it was made from"),
         (AWQ, {"qweight": torch.ones(8, 2, dtype=torch.int32), "scales": torch.ones(1, 12)}, "awq.*that it was made"),
         (BNB, {"weight": torch.ones(48, 1, dtype=torch.uint8), "weight.absmax": torch.ones(2),
                "weight.quant_map": torch.ones(16)}, r"bitsandbytes.*model.dequantize\(\)"),

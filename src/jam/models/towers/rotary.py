@@ -2,7 +2,8 @@
 
 `transformers` takes the longest sequence of a batch, and of "dynamic" the longest that it ever saw, for all of it. Here
 every sequence has the frequencies of its own length, so that its neighbours change nothing; alone, it has those of
-`transformers`.
+`transformers`. In a cache, whose keys stay as they were turned, that is its length when a token came: as in
+`transformers` where tokens come one by one, and the same in whatever pieces a prompt is read or copied.
 
 Shapes: B batch, T time, D rotated dims of a head.
 """
@@ -15,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-from jam.models.cache import RowCache
 
 BY_LENGTH = ("longrope", "dynamic")
 
@@ -37,14 +36,14 @@ def rotary_of(
 
 
 def sequence_lengths(position_ids: Tensor, cache: Cache | None) -> Tensor:
-    """How long the sequence of each position is, as far as it is there, long [B, 1 or T].
+    """How long the sequence of each position is, as far as it is there, long [B, T].
 
     Args:
         position_ids: long [B, T], growing by one within a sequence; several may follow each other in a row.
-        cache: with one, rows are one sequence each, and `position_ids` those of `RowCache.step`, padding included.
+        cache: with one, every token is the last of its sequence.
     """
-    if isinstance(cache, RowCache):
-        return position_ids[:, :1] + cache.current_step().counts.to(position_ids.device)[:, None]
+    if cache is not None:
+        return position_ids + 1
     begins = torch.ones_like(position_ids)
     begins[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
     number = begins.cumsum(1) - 1
@@ -55,7 +54,7 @@ def sequence_lengths(position_ids: Tensor, cache: Cache | None) -> Tensor:
 def _by_length(
     module: nn.Module, hidden: Tensor, position_ids: Tensor, lengths: Tensor, kind: str | None
 ) -> tuple[Tensor, Tensor]:
-    """`lengths`: of the sequence of each position, long [B, 1 or T]."""
+    """`lengths`: of the sequence of each position, long [B, T]."""
     config: Any = module.config
     rope = config.rope_parameters if kind is None else config.rope_parameters[kind]
     device, prefix, of = position_ids.device, "", {}
@@ -71,7 +70,10 @@ def _by_length(
         long = getattr(module, attribute)
     else:
         limit = config.max_position_embeddings
-        found, place = lengths.unique(return_inverse=True)  # one by one: powers of vectors have other last bits
+        # One by one: powers of vectors have other last bits.
+        found, place = lengths.clamp(min=limit).unique(return_inverse=True)
+            return_inverse=True
+        )  # one by one: powers of vectors have other last bits
         long = torch.stack([make(config, device, seq_len=one, **of)[0] for one in found])[place]
     frequencies = torch.where(lengths[..., None] > limit, long, short)
     angles = position_ids[..., None].float() * frequencies
