@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from families import SIZES, UNTIED, WHOLE, WINDOW
+from fusion_parents import TEXT_SIZE, llama_config, opened, run, save_pair
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     DynamicCache,
@@ -159,3 +161,17 @@ def test_packed_documents_have_their_own_lengths(make: Callable[[], PreTrainedMo
     found = logits(tower, torch.cat(packed)[None], positions, Packed.of(((5, 12, 8),), 25))[0]
     for document, part in zip(packed, found.split([5, 12, 8]), strict=True):
         torch.testing.assert_close(part, expected(make, document), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rope", [LONG, DYNAMIC], ids=["longrope", "dynamic"])
+def test_a_fused_folder_that_is_loaded_has_them_too(tmp_path: Path, rope: dict[str, Any]) -> None:
+    """Buffers that no file holds are made anew when the folder is opened."""
+    narrow = {name: value[:2] for name, value in rope.items() if name.endswith("_factor")}
+    save_pair(tmp_path, llama_config, rope_parameters=rope | narrow)
+    run(tmp_path)
+    model, ids = opened(tmp_path / "out").eval(), torch.randint(3, TEXT_SIZE, (1, 16))
+    ids[0, 0] = model.vocabulary.begin_id
+    parent = LlamaForCausalLM.from_pretrained(tmp_path / "text").eval()
+    with torch.no_grad():
+        found, wanted = model(ids).logits, parent(ids).logits
+    assert torch.equal(found[..., :TEXT_SIZE], wanted)

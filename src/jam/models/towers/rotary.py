@@ -72,8 +72,6 @@ def _by_length(
         limit = config.max_position_embeddings
         # One by one: powers of vectors have other last bits.
         found, place = lengths.clamp(min=limit).unique(return_inverse=True)
-            return_inverse=True
-        )  # one by one: powers of vectors have other last bits
         long = torch.stack([make(config, device, seq_len=one, **of)[0] for one in found])[place]
     frequencies = torch.where(lengths[..., None] > limit, long, short)
     angles = position_ids[..., None].float() * frequencies
