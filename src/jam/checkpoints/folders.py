@@ -49,6 +49,20 @@ def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | No
         raise
 
 
+def copy_folder(source: Path, out: Path) -> None:
+    """Copy the files of a folder, and of those in it, to `out`, which does not exist.
+
+    Links are followed (the hub's cache has its files elsewhere), and the copies may be written to, whatever may be done
+    with the originals.
+    """
+    out.mkdir()
+    for path in source.iterdir():
+        if path.is_dir():
+            copy_folder(path, out / path.name)
+        else:
+            shutil.copyfile(path, out / path.name)
+
+
 def tokenizer_folder(folder: str | Path) -> Path | None:
     """`folder/tokenizer`, else `folder` itself; None if neither holds a tokenizer."""
     places = (Path(folder) / TOKENIZER_FOLDER, Path(folder))

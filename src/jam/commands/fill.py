@@ -12,7 +12,7 @@ from jam.commands.files import read_all
 from jam.commands.generate import check_page, show
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
-from jam.documents import Document
+from jam.documents import Document, ending
 from jam.generation import GenerationSettings, settings_to_fill
 from jam.model import load
 
@@ -53,9 +53,11 @@ def run(settings: Namespace) -> None:
 
         filled = model.fill_all(documents, settings_to_fill(model.settings, **chosen), on_step)
     for document in filled:
-        console.print(f"{document.extra['tokens']} tokens, finished: {document.extra['finish_reason']}")
+        console.print(f"{document.extra['tokens']} tokens, finished: {ending(document)}")
         if settings.out is None:
             show(document)
     if settings.out is not None:
-        Document(content=[part for document in filled for part in document.parts]).save(settings.out)
+        page = Document(content=[part for document in filled for part in document.parts])
+        page.extra = {"finish_reason": "; ".join(map(ending, filled))}
+        page.save(settings.out)
         console.print(f"{settings.out}: the filled documents", markup=False)

@@ -12,7 +12,7 @@ from jam.commands.arguments import Parser, add_placement, add_speed, make_parser
 from jam.commands.files import require_folder_of
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
-from jam.documents import Document, Image, Message, Text
+from jam.documents import Document, Image, Message, Text, ending
 from jam.generation import Finished, GenerationSettings, ImageDone, ImageProgress, ImageStarted, TextPiece
 from jam.model import Model, load
 
@@ -62,11 +62,10 @@ def run(settings: Namespace) -> None:
             show(document)
     for document in documents:
         extra = document.extra
-        console.print(f"{extra['tokens']} tokens, {extra['images']} pictures, finished: {extra['finish_reason']}")
+        console.print(f"{extra['tokens']} tokens, {extra['images']} pictures, finished: {ending(document)}")
     if settings.out is not None:
         page = Document(messages=[message for document in documents for message in document.messages])
-        page.extra = {"finish_reason": ", ".join(str(document.extra["finish_reason"]) for document in documents)}
-        page.extra["template"] = model.codec.template.name
+        page.extra = {"finish_reason": "; ".join(map(ending, documents)), "template": model.codec.template.name}
         page.save(settings.out)
         console.print(f"{settings.out}: the answer", markup=False)
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, require_memory
+from jam.checkpoints.configs import load_config
 from jam.codec import Encoded
 from jam.data import split
 from jam.evaluation.loading import exchange_is_identity, load_parent, load_tower
@@ -271,7 +272,7 @@ def verify(
             not fit, or there is too little memory.
     """
     manifest, reader = Manifest.load(folder), CheckpointReader(folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = load_config(folder)
     vocabulary, context = grammar.vocabulary, decoder_config(config).max_position_embeddings
     pieces = [piece for document in documents for piece in split(document, context + 1, vocabulary)]
     samples = _Samples.of(pieces, grammar)

@@ -26,6 +26,7 @@ class FuseConfig:
         out: folder to write; it must not exist. A plan needs none.
         image_tokenizer: folder of the image tokenizer, or of a checkpoint that holds one (Janus, Emu3); default:
             `image_tokenizer/` in the image parent, else the one that the parent holds.
+        encode_only: take an image tokenizer without a decoder, so that nobody can see the pictures that are written.
         method: blocks between both ("cross"), a weighted mean ("uniform"), or both side by side ("width").
         every: cross: exchange after layers 0, every, 2 every, ...; 0 for no cross blocks.
         readout: cross: "exact" loses nothing of the parents, "paper" is the paper's one softmax.
@@ -51,6 +52,7 @@ class FuseConfig:
     image: str
     out: str | None = None
     image_tokenizer: str | None = None
+    encode_only: bool = False
     method: Method = "cross"
     every: int = 2
     readout: Readout = "exact"

@@ -135,6 +135,11 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, hashes: H
         parent.check_weights()
     folder = find_image_tokenizer(config)
     image_tokenizer = image_tokenizer_in(folder) if folder else None
+    if isinstance(image_tokenizer, OwnFolder) and (problem := image_tokenizer.problem()):
+        if not (config.encode_only and image_tokenizer.only_encodes):
+            hint = ", or go without, with --encode-only" if image_tokenizer.only_encodes else ""
+            raise ValueError(f"{problem}; take a whole one{hint}")
+        say(f"warning: {problem}; nobody can see the pictures that this model writes")
     say(plan.summary)
     needed = plan.bytes + (image_tokenizer.bytes if image_tokenizer else 0)
     options = {name: value for name in OPTIONS[plan.method] if (value := getattr(config, name)) is not None}

@@ -51,5 +51,6 @@ def document_of(request: Request, generation: Generation, codec: Codec) -> Docum
         "finish_reason": generation.finish_reason,
         "tokens": len(generation.new_ids),
         "images": generation.images,
+        "is_cut": generation.is_cut,
     }
     return document

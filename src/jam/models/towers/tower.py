@@ -191,7 +191,7 @@ class Tower(nn.Module):
             if kind == SLIDING:
                 seen = windowed(mask, position_ids, self.config.sliding_window, cached=cache is not None)
             masks[kind] = seen if self.family.attention == "sdpa" else additive(seen, hidden)
-        return hidden, Context(self.family.rotary(self.model, hidden, position_ids), masks, cache)
+        return hidden, Context(self.family.rotary(self.model, hidden, position_ids, cache), masks, cache)
 
     def layer(self, index: int, hidden: Tensor, context: Context) -> Tensor:
         """Layer `index`, [B, T, d] to [B, T, d]."""
