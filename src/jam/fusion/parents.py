@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
+from jam.checkpoints.configs import load_config, twin_of
 from jam.fusion.hub import origin
 from jam.fusion.positions import StretchedPositions, stretched_config
+from jam.fusion.quantized import refuse_quantized, without_quantization
 from jam.fusion.skeleton import Skeleton
 from jam.fusion.tables import Table
 from jam.fusion.tokenizers import TextTokens, find_pipeline, find_tokenizer
@@ -39,6 +41,7 @@ class Parent:
         tokenizer: None when the folder has none, in its root or in `tokenizer/`.
         manifest: None for a model from elsewhere.
         trained_context: positions of the checkpoint, where `config` has more (see `stretched`).
+        quantization: what its config says of quantised weights; a leftover where they are plain.
     """
 
     role: str
@@ -49,20 +52,27 @@ class Parent:
     manifest: Manifest | None
     whole_config: PretrainedConfig
     trained_context: int | None = None
+    quantization: dict[str, Any] | None = None
 
     @classmethod
     def describe(cls, folder: str | Path, role: str) -> Parent:
         """Read everything but the weights. Raises ValueError when the folder holds no decoder that can be fused."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():
-            raise ValueError(f"the {role} parent {folder} has no config.json; give the folder of a saved model")
-        whole = AutoConfig.from_pretrained(folder, local_files_only=True)
+            twin = f"; its weights for transformers are {found}" if (found := twin_of(folder)) else ""
+            raise ValueError(f"the {role} parent {folder} has no config.json; give the folder of a saved model{twin}")
+        whole = load_config(folder, f"the {role} parent")
+        quantization = without_quantization(whole)
         config = composite_of(whole).decoder_config(whole)
         config.name_or_path = ""  # a path of this machine, which results must not carry
         for name in DROPOUT:
             if getattr(config, name, None):
                 setattr(config, name, 0.0)
-        return cls(role, folder, config, Skeleton(config), find_tokenizer(folder), Manifest.find(folder), whole)
+        skeleton, tokenizer = Skeleton(config), find_tokenizer(folder)
+        parent = cls(role, folder, config, skeleton, tokenizer, Manifest.find(folder), whole, None, quantization)
+        if quantization is not None:
+            parent.refuse_quantized()
+        return parent
 
     @property
     def vocab_size(self) -> int:
@@ -94,6 +104,8 @@ class Parent:
     @property
     def dtypes(self) -> dict[torch.dtype, int]:
         """Data types of the floating tensors that the model has, and how many are of each; none without weights."""
+        if has_weights(self.folder):
+            self.refuse_quantized()
         stored = self._stored_names.items() if has_weights(self.folder) else ()
         infos = (self._reader.infos[file_name] for name, file_name in stored if name in self._shapes)
         return Counter(info.dtype for info in infos if info.dtype.is_floating_point)
@@ -166,8 +178,21 @@ class Parent:
                 names[name if name in known else prefix + name] = stored
         return names
 
+    def refuse_quantized(self) -> None:
+        """Raises ValueError when its weights are quantised, or its config says so and they are not here to tell."""
+        owner = f"the {self.role} parent {self.folder}"
+        if self.quantization is not None and not has_weights(self.folder):
+            raise ValueError(
+                f"config.json of {owner} says that its weights are quantised "
+                f"({self.quantization.get('quant_method', 'quantization_config')}), and they are not here to "
+                "tell; give it with its weights, or take quantization_config out where they are plain"
+            )
+        needed = {name: stored for name, stored in self._stored_names.items() if name in self._shapes}
+        refuse_quantized(owner, self._reader.infos, needed, self.quantization)
+
     def check_weights(self) -> None:
-        """Raises ValueError when the weights don't have the names and shapes that the config asks for."""
+        """Raises ValueError when the weights don't have the names, shapes and types that the config asks for."""
+        self.refuse_quantized()
         stored, tied = self._stored_names, self.skeleton.tied_names
         infos: dict[str, TensorInfo] = {}
         for name, file_name in stored.items():

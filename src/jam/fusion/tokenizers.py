@@ -59,9 +59,15 @@ class TextTokens:
 
 
 def find_tokenizer(folder: Path) -> Any | None:
-    """The tokenizer of a checkpoint folder; None if there is none."""
+    """The tokenizer of a checkpoint folder; None if there is none.
+
+    Raises:
+        ValueError: it cannot be read, or needs code of its own, which is never run.
+    """
     place = tokenizer_folder(folder)
-    return None if place is None else AutoTokenizer.from_pretrained(place, local_files_only=True)
+    return (
+        None if place is None else AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    )
 
 
 def find_pipeline(folder: Path) -> Tokenizer | None:

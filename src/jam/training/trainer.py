@@ -38,6 +38,7 @@ from jam.training.validation import validate
 from jam.training.watch import Watch
 
 RESULT = "model"
+LEFT_OUT = "left_out.txt"  # documents that cannot be split for the context, a line each
 SaveModel = Callable[[Path, str, dict[str, Tensor]], None]
 
 
@@ -77,6 +78,7 @@ class Trainer:
         c = config
         held = [Shards(path, model.vocabulary, fingerprint, c.validation_documents) for path in c.validation]
         self.validation = [Source(shards, 1.0, self.context) for shards in held]
+        self.left_out = [line for source in (*sources, *self.validation) for line in source.named_left_out()]
         objective = Objective(c.cm3, c.unconditional_rate, c.sentinel_weight, c.image_weight, c.part_rate)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
         self.accumulation = config.micro_batches(self.context, self.world.size)
@@ -294,6 +296,8 @@ class Trainer:
         self.run.mkdir(parents=True, exist_ok=True)
         clean(self.run)
         write_json(self.run / "recipe.json", asdict(self.config))
+        if self.left_out:
+            (self.run / LEFT_OUT).write_text("".join(f"{line}\n" for line in self.left_out), encoding="utf-8")
 
     def save_checkpoint(self, wait: bool = False) -> None:
         """Begin to write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole.

@@ -16,10 +16,12 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.cache_utils import Cache
 
 from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
+from jam.models.towers.rotary import rotary_of
 
 LIQUID = NamedLayout(
     "liquid",
@@ -63,9 +65,11 @@ class Gemma3Family(Gemma2Family):
     model_class = Gemma3ForCausalLM
     attention = "sdpa"
 
-    def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        rotary_of = model.model.rotary_emb
-        return {kind: rotary_of(hidden, position_ids, kind) for kind in sorted(set(model.config.layer_types))}
+    def rotary(
+        self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor, cache: Cache | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        module, kinds = model.model.rotary_emb, sorted(set(model.config.layer_types))
+        return {kind: rotary_of(module, hidden, position_ids, cache, kind) for kind in kinds}
 
 
 class Gemma3Composite(Composite):

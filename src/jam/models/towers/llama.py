@@ -7,6 +7,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from jam.models.towers.base import FULL, SLIDING, Family, Rotary
+from jam.models.towers.rotary import rotary_of
 from jam.packed import Mask
 
 
@@ -18,8 +19,10 @@ class LlamaFamily(Family):
     layers = "model.layers"
     norm = "model.norm"
 
-    def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        return dict.fromkeys((FULL, SLIDING), model.model.rotary_emb(hidden, position_ids))
+    def rotary(
+        self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor, cache: Cache | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        return dict.fromkeys((FULL, SLIDING), rotary_of(model.model.rotary_emb, hidden, position_ids, cache))
 
     def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache)
