@@ -115,8 +115,8 @@ def to_markdown(document: Document, images: Path) -> str:
             images.mkdir(parents=True, exist_ok=True)
             (images / f"{count:02d}.png").write_bytes(png_bytes(part.load()))
             blocks.append(f"![]({images.name}/{count:02d}.png)")
-    if told := ending(document):
-        blocks.append(f"*finished: {told}*")
+    if known := _known(document):
+        blocks.append(f"*{known}*")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -156,9 +156,15 @@ def article(document: Document) -> str:
             picture = part.load()
             small = ' class="pixelated"' if max(picture.size) <= 128 else ""
             lines.append(f'<img{small} alt="" src="{data_uri(picture)}">')
-    if told := ending(document):
-        lines.append(f"<footer>finished: {html.escape(told)}</footer>")
+    if known := _known(document):
+        lines.append(f"<footer>{html.escape(known)}</footer>")
     return "\n".join([*lines, "</article>"])
+
+
+def _known(document: Document) -> str:
+    """How a generated document came about, in a line; nothing for any other."""
+    said = {"finished": ending(document), "asked by": document.extra.get("template")}
+    return "; ".join(f"{what}: {value}" for what, value in said.items() if value)
 
 
 def _shown(document: Document) -> Iterator[tuple[str, Part]]:

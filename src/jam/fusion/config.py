@@ -37,7 +37,8 @@ class FuseConfig:
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
         image_codes: number of image codes, for a plan without image tokenizer; default: the tokenizer's.
         layout: of documents: "family" is that of the image parent's family, if it has one and the tokenizer
-            its tokens; "paper"; or a layout's name.
+            its tokens, else "chat"; "chat" asks by the text parent's chat template, if it has one; "paper"; or a
+            layout's name.
         image_start: row of the first image code in the image parent's table; default: where names of
             tokens or the size of its table say.
         dtype: data type of the result; default: the parents'.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jam.fusion.documents import find_layout
+from jam.fusion.documents import Conventions, find_conventions, find_layout
 from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_text_image_ids
 from jam.fusion.parents import Parent
 from jam.fusion.pieces import Pieces, find_pieces
@@ -188,7 +188,11 @@ def join(
     reads_text, frames = image_rows.text_size > 0 or image_rows.made_text, None
     if image_size and reads_text:
         frames = find_layout(text, image, apart is None, layout, plan_only, notes)
-    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named, frames)
+    eos_id = _eos_id(text, plan_only)
+    said = Conventions() if frames else find_conventions(text, eos_id, layout, notes)
+    vocabulary = Vocabulary(
+        text_rows.text_size, image_size, eos_id, sentinels, named, frames, said.begin, said.ends, said.chat_template
+    )
     for parent in (text,) if apart else (text, image):
         if parent.manifest and parent.manifest.vocabulary:
             _require_same_text(parent.manifest.vocabulary, vocabulary)

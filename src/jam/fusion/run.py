@@ -175,9 +175,8 @@ def write_description(
         pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:
         image_tokenizer.save(work.folder / "image_tokenizer")
-    ends = {"bos_token_id": plan.vocabulary.begin_id, "eos_token_id": plan.vocabulary.eos_id}
     sampling = {"do_sample": True, "temperature": 1.0, "top_p": 0.9}
-    write_json(work.folder / "generation_config.json", sampling | ends)
+    write_json(work.folder / "generation_config.json", sampling | plan.vocabulary.special_ids)
     ancestors = [
         parent.ancestor(hashes[parent.role]) | {"rows": asdict(rows)}
         for parent, rows in ((pair.text, pair.text_rows), (pair.image, pair.image_rows))

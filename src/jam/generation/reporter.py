@@ -147,10 +147,12 @@ class Reporter:
 def _prior(row: Row) -> list[int]:
     """Ids of the text that what is written now continues: of the answer, or in front of the gap."""
     v, prompt = row.grammar.vocabulary, row.prompt
-    start = len(prompt) if row.request.answer_start is None else row.request.answer_start
+    given = row.request.answer_start
+    start = len(prompt) if given is None else given
     end = len(prompt)
     if row.state is State.TEXT_SPAN:
-        start, end = row.request.answer_start or 1, prompt.index(v.sentinel_id(row.cursor.next_span - 1))
+        start = v.opening_of(prompt) if given is None else given
+        end = prompt.index(v.sentinel_id(row.cursor.next_span - 1))
     if v.layout is None:
         last = max((place + 1 for place in range(end) if prompt[place] == v.break_id), default=0)
     else:

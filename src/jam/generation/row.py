@@ -168,7 +168,7 @@ class Row:
             if not self._may_break():
                 closed.append(v.open_id)
         if state in (State.TEXT, State.IMAGE_END) and self.missing_images:
-            closed.append(v.eos_id)
+            closed += v.end_ids
         if state is State.TEXT_SPAN:
             if self._must_close():
                 return v.eoss_id, []
@@ -240,7 +240,7 @@ class Row:
         out: FinishReason = "max_new_tokens" if self.budget == self.settings.max_new_tokens else "context"
         if text_end is not None:
             self.finish("stop", text_end)
-        elif token == v.eos_id:
+        elif v.ends_document(token):
             self.finish("end")
         elif self.state is State.CLOSED and self.cursor.next_span == len(self.cursor.spans):
             self.finish(out if self._cut_gaps else "end")

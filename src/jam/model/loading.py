@@ -95,6 +95,13 @@ def load_codec(folder: str | Path, device: str | None = None) -> Codec:
     )
 
 
+def context_of(folder: str | Path) -> int | None:
+    """Most positions of a model folder's network, by its config; None where the folder has none."""
+    if not (Path(folder) / "config.json").is_file():
+        return None
+    return decoder_config(load_config(folder)).max_position_embeddings
+
+
 def choose_device(name: str | None) -> str:
     """A device that is there; by default the GPU if there is one. Raises ValueError for one that is not."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -223,5 +223,4 @@ def write_settings(folder: Path, settings: GenerationSettings, vocabulary: Vocab
         if getattr(settings, field.name) != getattr(defaults, field.name)
     }
     base = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
-    ends = {"bos_token_id": vocabulary.begin_id, "eos_token_id": vocabulary.eos_id}
-    write_json(folder / GENERATION_CONFIG, base | chosen | ends)
+    write_json(folder / GENERATION_CONFIG, base | chosen | vocabulary.special_ids)
