@@ -8,7 +8,6 @@ single bytes.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +21,6 @@ from jam.fusion.parents import Parent
 
 ROLES = ("eos_token_id", "bos_token_id", "pad_token_id")  # the first counts where a token has several
 SPACE = "\u2581"
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 BATCH = 8192  # strings cut at once
 
 
@@ -123,7 +121,8 @@ class Meanings:
         special = {ids[token] for token, is_special in added.items() if is_special}
         if parent.tokenizer is not None:
             special |= set(parent.tokenizer.all_special_ids)
-        self.byte_tokens = {row for token, row in ids.items() if has_bytes and BYTE.fullmatch(token)}
+        byte_names = (f"<0x{byte:02X}>" for byte in range(256)) if has_bytes else ()
+        self.byte_tokens = {ids[name] for name in byte_names if name in ids}
         self.bytes_of = {
             row: self._bytes(token, row, letters if token not in added else None)
             for token, row in ids.items()
@@ -143,9 +142,9 @@ class Meanings:
         for start in range(0, len(strings), BATCH):
             batch = strings[start : start + BATCH]
             for string, cut in zip(batch, self._cutter.encode_batch(batch, add_special_tokens=False), strict=True):
-                covered = {place for first, end in cut.offsets for place in range(first, end)}
-                known = len(covered) == len(string) and not (self._unknown & set(cut.ids))
-                result.append(cut.ids if known else [])
+                ids = cut.ids
+                known = self._unknown.isdisjoint(ids) and covers(cut.offsets, len(string))
+                result.append(ids if known else [])
         return result
 
     @cached_property
@@ -163,6 +162,17 @@ class Meanings:
         cutter = Tokenizer.from_str(json.dumps(self.spec | kept | nothing))
         cutter.encode_special_tokens = True
         return cutter
+
+
+def covers(spans: list[tuple[int, int]], length: int) -> bool:
+    """Whether spans (first, end), in any order, leave out nothing of 0 to `length`."""
+    reached = 0
+    for first, end in sorted(spans):
+        if first > reached:
+            return False
+        if end > reached:
+            reached = end
+    return reached >= length
 
 
 def without_prefix(step: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ counts is the file itself, where there is one.
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def difference(text: TextTokens, image: TextTokens) -> str | None:
         if other.ids.get(entry[0]) != entry[1] and (entry[1] < shared or entry[0] not in both[role].added)
     }
     if differing:
-        first = sorted(differing, key=lambda entry: (entry[1], entry[0]))[:3]
+        first = heapq.nsmallest(3, differing, key=lambda entry: (entry[1], entry[0]))
         shown = "; ".join(f"{token!r}: text {text.ids.get(token)}, image {image.ids.get(token)}" for token, _ in first)
         return f"text has {len(text.ids)} entries, image {len(image.ids)}; first differences: {shown}"
     # Entries may agree where merges don't, and no few strings would show it.
