@@ -10,6 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from jam.models.towers import decoder_config, family_of
+from jam.models.towers.janus import DECODER
 from jam.vocabulary import ParentRows, Vocabulary
 
 READOUTS = ("exact", "paper")
@@ -118,6 +119,8 @@ class CrossConfig(PretrainedConfig):
 def _sub_config(config: dict | PretrainedConfig) -> PretrainedConfig:
     if isinstance(config, dict):
         model_type = config.get("model_type")
+        if model_type == DECODER:
+            import jam.models.towers.janus_decoder  # noqa: F401  (which registers it)
         if model_type is None or model_type not in CONFIG_MAPPING:
             raise ValueError(f"a parent's config has the model_type {model_type!r}, which transformers does not know")
         config = CONFIG_MAPPING[model_type](**config)
@@ -125,3 +128,6 @@ def _sub_config(config: dict | PretrainedConfig) -> PretrainedConfig:
     family_of(config)
     # Ours: settings spread from this config to its parts (the attention implementation for one), not to the parent.
     return copy.deepcopy(config)
+
+
+AutoConfig.register(CrossConfig.model_type, CrossConfig, exist_ok=True)

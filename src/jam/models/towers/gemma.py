@@ -6,20 +6,15 @@ queries and keys instead, and a rotary of its own for the layers that see a wind
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from torch import Tensor
-from transformers import (
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    GemmaForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from typing import TYPE_CHECKING, ClassVar
 
 from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
 
 LIQUID = NamedLayout(
     "liquid",
@@ -32,7 +27,7 @@ LIQUID = NamedLayout(
 
 
 class GemmaFamily(LlamaFamily):
-    model_class: type[PreTrainedModel] = GemmaForCausalLM
+    architecture = "GemmaForCausalLM"
     norm_shift = 1.0
     layouts = (LIQUID,)
 
@@ -48,7 +43,7 @@ class GemmaFamily(LlamaFamily):
 
 
 class Gemma2Family(GemmaFamily):
-    model_class: type[PreTrainedModel] = Gemma2ForCausalLM
+    architecture = "Gemma2ForCausalLM"
     activation = "hidden_activation"
     attention = "eager"  # the others cannot cap scores
 
@@ -60,7 +55,7 @@ class Gemma2Family(GemmaFamily):
 
 
 class Gemma3Family(Gemma2Family):
-    model_class = Gemma3ForCausalLM
+    architecture = "Gemma3ForCausalLM"
     attention = "sdpa"
 
     def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

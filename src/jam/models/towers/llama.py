@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedModel
-from transformers.cache_utils import Cache
+from typing import TYPE_CHECKING
 
 from jam.models.towers.base import FULL, SLIDING, Family, Rotary
-from jam.packed import Mask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+    from transformers.cache_utils import Cache
+
+    from jam.packed import Mask
 
 
 class LlamaFamily(Family):
     """Also the pattern of the families that name their parts as Llama does."""
 
-    model_class: type[PreTrainedModel] = LlamaForCausalLM
+    architecture = "LlamaForCausalLM"
     embedding = "model.embed_tokens"
     layers = "model.layers"
     norm = "model.norm"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-from transformers import OPTForCausalLM, PreTrainedModel
-from transformers.cache_utils import Cache
+from typing import TYPE_CHECKING
 
 from jam.models.towers.base import Family, Rotary
-from jam.packed import Mask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+    from transformers.cache_utils import Cache
+
+    from jam.packed import Mask
 
 
 class OPTFamily(Family):
-    model_class = OPTForCausalLM
+    architecture = "OPTForCausalLM"
     embedding = "model.decoder.embed_tokens"
     positions = "model.decoder.embed_positions"
     layers = "model.decoder.layers"
