@@ -80,6 +80,16 @@ class Family(ABC):
         """The class, imported when it is asked for."""
         return getattr(import_module(self.home), self.architecture)
 
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]] | None:
+        """Shape of every tensor of a checkpoint, in the class's order; None: only the class can tell.
+
+        Of a tied table its first name alone. tests/test_settings.py holds this against the classes.
+
+        Args:
+            config: `Settings`, or the config of `transformers`.
+        """
+        return None
+
     def check(self, config: PretrainedConfig) -> None:
         """Raises ValueError for a config that describes something else than a causal decoder."""
         return None

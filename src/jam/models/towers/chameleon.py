@@ -40,6 +40,9 @@ class ChameleonFamily(LlamaFamily):
     architecture, home = "ChameleonDecoder", "jam.models.towers.chameleon_decoder"
     layouts = (CHAMELEON, LUMINA_MGPT)
 
+    def shapes(self, config: Any) -> None:
+        return None
+
     def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache)[0]
 

@@ -44,6 +44,12 @@ class GemmaFamily(LlamaFamily):
 
 class Gemma2Family(GemmaFamily):
     architecture = "Gemma2ForCausalLM"
+    layer_norms = (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    )
     activation = "hidden_activation"
     attention = "eager"  # the others cannot cap scores
 
@@ -56,6 +62,7 @@ class Gemma2Family(GemmaFamily):
 
 class Gemma3Family(Gemma2Family):
     architecture = "Gemma3ForCausalLM"
+    head_norms = True
     attention = "sdpa"
 
     def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

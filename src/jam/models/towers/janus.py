@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite, Made
@@ -33,6 +33,9 @@ class JanusFamily(LlamaFamily):
     architecture, home = "JanusDecoder", "jam.models.towers.janus_decoder"
     layouts = (JANUS,)
     image_head = "generation_head"
+
+    def shapes(self, config: Any) -> None:
+        return None
 
 
 class JanusComposite(Composite):

@@ -23,6 +23,7 @@ SIMPLEAR = NamedLayout(
 
 class Qwen2Family(LlamaFamily):
     architecture = "Qwen2ForCausalLM"
+    biases = "qkv"
     layouts = (SIMPLEAR,)
 
     def layer_types(self, config: PretrainedConfig) -> list[str]:
@@ -31,3 +32,5 @@ class Qwen2Family(LlamaFamily):
 
 class Qwen3Family(Qwen2Family):
     architecture = "Qwen3ForCausalLM"
+    biases = ""
+    head_norms = True
