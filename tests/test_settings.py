@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import family_pairs
 import pytest
 import torch
 from families import CONFIGS, LINEAR, LLAMA3, SIZES, TIED, UNTIED, WHOLE, WINDOW, YARN
+from joint_models import IMAGE_SIZE, PARENTS, TEXT_SIZE, config_of, pair
 from transformers import AutoConfig, OPTConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from jam.fusion.skeleton import tensor_shapes
+from jam.fusion.skeleton import Skeleton, tensor_shapes
+from jam.models import CrossConfig, CrossForCausalLM
+from jam.models.cross_shapes import READOUTS, tensor_shapes_of_cross
 from jam.models.towers import FAMILIES, decoder_config, family_of
-from jam.models.towers.settings import DEFAULTS, Settings
+from jam.models.towers.settings import DEFAULTS, NOT_THE_DECODERS, REPLACED, Settings
+from jam.vocabulary import ParentRows
 
 OPT_SIZES = {"vocab_size": 60, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 # Files as they lie on the hub: older names, fields left out, fields that are null.
@@ -99,6 +107,19 @@ def test_a_file_means_what_its_class_says(name: str, tmp_path: Path) -> None:
         assert family.layer_types(settings) == family.layer_types(config)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_written_of_a_file_means_the_same(name: str, tmp_path: Path) -> None:
+    """All fields that its class finds in it, and no others."""
+    (tmp_path / "config.json").write_text(json.dumps(FILES[name]))
+    settings = Settings.of(FILES[name] | {"_name_or_path": "/home/somebody", "auto_map": {"AutoConfig": "x.Y"}}, name)
+    assert settings is not None
+    values = json.loads(json.dumps(settings.to_dict()))
+    assert not values.keys() & {*REPLACED, *NOT_THE_DECODERS}
+    written = AutoConfig.for_model(**values)
+    expected = AutoConfig.from_pretrained(tmp_path).to_dict()
+    assert written.to_dict() | {"_name_or_path": ""} == expected | {"_name_or_path": ""}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_a_class_saves_means_the_same(name: str, tmp_path: Path) -> None:
     whole = CONFIGS[name][1]()
@@ -164,3 +185,41 @@ def test_reading_leaves_the_values_alone() -> None:
 def test_the_positions_of_opt_have_two_rows_more() -> None:
     shapes = family_of(OPTConfig()).shapes(OPTConfig(**OPT_SIZES, max_position_embeddings=64))
     assert shapes is not None and shapes["model.decoder.embed_positions.weight"] == (66, 32)
+
+
+# --- cross models --------------------------------------------------------------------------------------------------
+
+
+def joint_cross(name: str, readout: str) -> CrossConfig:
+    return config_of(*pair(name), readout=readout)
+
+
+def family_cross(name: str) -> CrossConfig:
+    return family_pairs.cross_of(*family_pairs.PAIRS[name]()).config
+
+
+MADE = ParentRows(0, TEXT_SIZE, eos_row=2, made_text=True)  # rows of an image parent with a tokenizer of its own
+CROSS: dict[str, Callable[[], CrossConfig]] = {
+    **{f"{pair} {readout}": partial(joint_cross, pair, readout) for pair in ("opt", "llama") for readout in READOUTS},
+    "unequal": partial(joint_cross, "unequal", "exact"),
+    "no exchange": lambda: config_of(*pair("opt"), every=0),
+    "biases": lambda: config_of(PARENTS["opt-biases"](TEXT_SIZE), PARENTS["opt-post-norm"](IMAGE_SIZE), every=1),
+    "biases shared": lambda: config_of(*(PARENTS["opt-biases"](size) for size in (TEXT_SIZE, IMAGE_SIZE)), 1, "paper"),
+    "llama and opt shared": lambda: config_of(PARENTS["llama"](TEXT_SIZE), PARENTS["opt"](IMAGE_SIZE), 1, "paper"),
+    **{name: partial(family_cross, name) for name in family_pairs.PAIRS},
+}
+
+
+@pytest.mark.parametrize("name", CROSS)
+@pytest.mark.parametrize("made_text", [False, True])
+def test_tensors_of_a_cross_model(name: str, made_text: bool) -> None:
+    config = CROSS[name]()
+    if made_text and config.readout == "exact" and config.image_config.model_type != "jam_janus":
+        config.image_rows = asdict(MADE)
+    with torch.device("meta"):
+        expected = tensor_shapes(CrossForCausalLM(config))
+    decoders = {"text": config.text_config, "image": config.image_config}
+    rows = dict(zip(decoders, config.parent_rows, strict=True))
+    shapes = {role: Skeleton(decoder).shapes for role, decoder in decoders.items()}
+    found = tensor_shapes_of_cross(decoders, shapes, rows, config.joint_vocabulary, config.cross_every, config.readout)
+    assert list(found.items()) == list(expected.items())

@@ -11,13 +11,13 @@ import os
 import pickle
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from jam.checkpoints.tensors import DTYPES, TensorInfo
+from jam.checkpoints.tensors import KINDS, TensorInfo
 from jam.checkpoints.weights import damaged, few, find_weights, weight_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CheckpointReader:
@@ -94,11 +94,11 @@ class _Safetensors:
             raise damaged(self.path, f"its header cannot be read ({error!r})") from None
         infos, starts, places = {}, {}, []
         for name, dtype, shape, place in entries:
-            if dtype not in DTYPES:
+            if dtype not in KINDS:
                 raise damaged(self.path, f"{name} is of the unknown data type {dtype}")
             if len(place) != 2 or not all(type(number) is int and number >= 0 for number in shape + place):
                 raise damaged(self.path, f"its header gives {name} the shape {list(shape)} at bytes {list(place)}")
-            infos[name] = TensorInfo(shape, DTYPES[dtype])
+            infos[name] = TensorInfo(shape, dtype)
             if place[1] - place[0] != infos[name].bytes:
                 raise damaged(self.path, f"its header gives {name} {place[1] - place[0]} of {infos[name].bytes} bytes")
             starts[name] = 8 + length + place[0]
@@ -115,8 +115,10 @@ class _Safetensors:
         return infos, starts
 
     def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
+        import torch
+
         info = self.infos[name]
-        rows = TensorInfo((stop - start, *info.row_shape), info.dtype)
+        rows = TensorInfo((stop - start, *info.row_shape), info.kind)
         data = torch.empty(rows.bytes, dtype=torch.uint8) if buffer is None else buffer[: rows.bytes]
         view, position = data.numpy().data, self._starts[name] + start * (info.bytes // max(info.rows, 1))
         while view:  # one system call reads 2 GiB at most
@@ -131,12 +133,14 @@ class _Legacy:
     """A `.bin` file of older parents; memory-mapped, and never unpickled beyond plain tensors."""
 
     def __init__(self, path: Path) -> None:
+        import torch
+
         self.path = path
         try:
             self._tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
             raise damaged(path, f"torch cannot load it ({type(error).__name__})") from None
-        self.infos = {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in self._tensors.items()}
+        self.infos = {name: TensorInfo.of(tensor) for name, tensor in self._tensors.items()}
 
     def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
         info = self.infos[name]

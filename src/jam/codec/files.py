@@ -10,14 +10,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
-from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from jam.checkpoints import CheckpointReader, Jobs, check_tensors, new_folder, write_checkpoint, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig
 
 HOLDERS = ("janus", "emu3")
 """Models whose checkpoints hold a complete image tokenizer, as `vq_config` describes it."""
@@ -55,6 +54,9 @@ class InsideCheckpoint:
     """
 
     def __init__(self, folder: Path) -> None:
+        import torch
+        import transformers
+
         self.folder, self.config = folder, inner_config(folder)
         self._reader = CheckpointReader(folder)
         self._stored = stored_names(self._reader)
@@ -117,6 +119,8 @@ def extract_image_tokenizer(source: str | Path, out: str | Path) -> None:
 
 def inner_config(folder: str | Path) -> PretrainedConfig:
     """The config of the image tokenizer inside a whole checkpoint."""
+    from transformers import AutoConfig
+
     return AutoConfig.from_pretrained(folder, local_files_only=True).vq_config
 
 

@@ -24,11 +24,13 @@ def find_layout(
     Raises:
         ValueError: the layout chosen is not known, or not one that these parents can write.
     """
-    stated = family_of(image.config).layouts
+    stated = family_of(image.settings).layouts
     names = [layout.name for layout in stated]
     if chosen not in (FAMILY, PAPER, *names):
         known = ", ".join([FAMILY, PAPER, *names])
-        raise ValueError(f"--layout {chosen}: the image parent, a {image.config.model_type}, has no such one; {known}")
+        raise ValueError(
+            f"--layout {chosen}: the image parent, a {image.settings.model_type}, has no such one; {known}"
+        )
     trained = image.manifest.vocabulary if image.manifest else None
     if trained is not None and chosen == FAMILY and one_tokenizer:
         return ImageLayout.from_dict(trained["layout"]) if trained.get("layout") else None

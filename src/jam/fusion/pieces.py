@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
+import numpy as np
 from tokenizers import Tokenizer, pre_tokenizers
-from torch import Tensor
 
 from jam.fusion.image_tokens import image_tokens
 from jam.fusion.parents import Parent
+from jam.fusion.tokenizers import spec_of
 
 ROLES = ("eos_token_id", "bos_token_id", "pad_token_id")  # the first counts where a token has several
 SPACE = "\u2581"
@@ -29,19 +29,19 @@ class Pieces:
     """Rows of the image parent that stand for each text id.
 
     Args:
-        starts: long ``[text ids + 1]``; the rows of id i are ``rows[starts[i] : starts[i + 1]]``, none where no piece
+        starts: array ``[text ids + 1]``; the rows of id i are ``rows[starts[i] : starts[i + 1]]``, none where no piece
             stands for it.
-        rows: long, of all ids in order.
+        rows: array, of all ids in order.
         exact: number of ids that one token of the same string or role stands for.
     """
 
-    starts: Tensor
-    rows: Tensor
+    starts: np.ndarray
+    rows: np.ndarray
     exact: int
 
     @property
     def absent(self) -> int:
-        return int((self.starts.diff() == 0).sum())
+        return int((np.diff(self.starts) == 0).sum())
 
     @property
     def cut(self) -> int:
@@ -82,8 +82,8 @@ def find_pieces(text: Parent, image: Parent, text_size: int) -> Pieces:
     exact = sum(len(rows) == 1 for rows in found.values())
     found |= dict(zip(strings, theirs.cut(list(strings.values())), strict=True))
     rows = [found.get(token, []) for token in range(text_size)]
-    lengths = torch.tensor([0, *map(len, rows)])
-    return Pieces(lengths.cumsum(0), torch.tensor([row for one in rows for row in one], dtype=torch.long), exact)
+    lengths = np.array([0, *map(len, rows)], dtype=np.int64)
+    return Pieces(lengths.cumsum(), np.array([row for one in rows for row in one], dtype=np.int64), exact)
 
 
 class Meanings:
@@ -102,7 +102,7 @@ class Meanings:
                 f"the {parent.role} parent {parent.folder} has no tokenizer.json, and the parents' tokenizers differ; "
                 "save its tokenizer as a fast one beside it"
             )
-        self.spec = json.loads(parent.pipeline.to_str())
+        self.spec = spec_of(parent.pipeline)
         model = self.spec["model"]
         affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
         if model["type"] not in ("BPE", "Unigram") or affixes:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from jam.checkpoints import CheckpointReader
-
-BLOCK = 2**18  # numbers: smaller ones cost more of Python's lock than they gain by staying in a core's cache
+from jam.fusion.blocks import block_rows
 
 
 class Table:
@@ -34,9 +33,9 @@ class Table:
         info = reader.infos[name]
         self.length, self.row_shape = info.rows, info.row_shape
         self.block_rows = block_rows(info.row_shape)
-        self._stored_dtype, self._row_bytes = info.dtype, math.prod(info.row_shape) * info.dtype.itemsize
+        self._stored_dtype, self._row_bytes = info.dtype, math.prod(info.row_shape) * info.itemsize
         numbers = min(self.block_rows, info.rows) * math.prod(info.row_shape)
-        self._stored = torch.empty(numbers * info.dtype.itemsize, dtype=torch.uint8)
+        self._stored = torch.empty(numbers * info.itemsize, dtype=torch.uint8)
         self.dtype = torch.float64 if info.dtype is torch.float64 else torch.float32
         self._wide = None if info.dtype is self.dtype else torch.empty(numbers, dtype=self.dtype)
 
@@ -92,6 +91,11 @@ class Table:
         return self._stored[: len(sorted_N) * size].view(self._stored_dtype).view(-1, *self.row_shape)
 
 
+def stored_blocks(table: Table) -> Iterator[Tensor]:
+    """A copy."""
+    return table.stored_blocks()
+
+
 class ExtendedTable:
     """The rows of a table, and behind them rows ``[M, *row_shape]`` that lie in memory."""
 
@@ -113,8 +117,3 @@ class ExtendedTable:
         if not is_behind.all():
             gathered[~is_behind] = self._first.gather(index_R[~is_behind]).to(gathered.dtype)
         return gathered
-
-
-def block_rows(row_shape: tuple[int, ...]) -> int:
-    """Rows of this shape that make a block: one at least."""
-    return max(1, BLOCK // max(1, math.prod(row_shape)))

@@ -10,14 +10,15 @@ import heapq
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from jam.checkpoints.folders import tokenizer_folder
+from jam.fusion.file_tokenizer import FileTokenizer
 
 PROBES = ("Hello, world! It's 12,345.67 today.", "  two spaces\n\nand new lines\t", "naïve café, Übergröße, 日本語 🙂")
 
@@ -40,7 +41,7 @@ class TextTokens:
 
     @classmethod
     def of_pipeline(cls, pipeline: Tokenizer) -> TextTokens:
-        spec = json.loads(pipeline.to_str())
+        spec = spec_of(pipeline)
         return cls(
             pipeline.get_vocab(with_added_tokens=True),
             frozenset(entry["content"] for entry in spec["added_tokens"]),
@@ -62,7 +63,17 @@ class TextTokens:
 def find_tokenizer(folder: Path) -> Any | None:
     """The tokenizer of a checkpoint folder; None if there is none."""
     place = tokenizer_folder(folder)
-    return None if place is None else AutoTokenizer.from_pretrained(place, local_files_only=True)
+    if place is None or (tokenizer := FileTokenizer.of(place)) is not None:
+        return None if place is None else tokenizer
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(place, local_files_only=True)
+
+
+@lru_cache(maxsize=2)
+def spec_of(pipeline: Tokenizer) -> dict[str, Any]:
+    """The pipeline as JSON; of large vocabularies it takes a second."""
+    return json.loads(pipeline.to_str())
 
 
 def find_pipeline(folder: Path) -> Tokenizer | None:

@@ -142,6 +142,17 @@ SIZES = (
 )
 LEFT_TO_CLASSES = ("per_layer_config", "partial_rotary_factor", "quantization_config")
 """Fields that change what others mean; only the class knows how."""
+REPLACED = ("torch_dtype", "rope_scaling", "rope_theta", "rope_local_base_freq")
+"""Fields of older files, which others have taken the place of."""
+NOT_THE_DECODERS = (
+    "_name_or_path",
+    "name_or_path",
+    "_commit_hash",
+    "architectures",
+    "auto_map",
+    "transformers_version",
+)
+"""Fields that say where a file came from, not what the decoder is."""
 SCALED = ("llama3", "yarn", "longrope")  # rotary positions that say how many positions there were before
 
 
@@ -170,6 +181,11 @@ class Settings(SimpleNamespace):
         if hasattr(settings, "rope_parameters"):
             settings.rope_parameters = _gemma3_rope(settings) if kind == "gemma3_text" else _rope(settings)
         return settings
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold: fields in their present form."""
+        left_out = REPLACED + NOT_THE_DECODERS
+        return {name: copy.deepcopy(value) for name, value in vars(self).items() if name not in left_out}
 
 
 def _complete(settings: Settings) -> None:
