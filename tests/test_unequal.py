@@ -136,7 +136,7 @@ def test_24_layers_of_896_beside_12_of_512(tmp_path: Path, monkeypatch: pytest.M
 
 def test_rows_are_means_of_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In blocks of a few rows, resident tables or not."""
-    monkeypatch.setattr("jam.fusion.tables.BLOCK", 70)  # two rows of 32 numbers
+    monkeypatch.setattr("jam.fusion.blocks.BLOCK", 70)  # two rows of 32 numbers
     _, image = save_pair(tmp_path)
     plan = run(tmp_path)
     table = image.get_input_embeddings().weight.detach()

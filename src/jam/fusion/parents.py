@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
 from jam.checkpoints.tensors import KIND_OF, KINDS, dtype_of
+from jam.fusion.file_tokenizer import FileTokenizer
 from jam.fusion.hub import origin
 from jam.fusion.positions import StretchedPositions, stretched_settings
 from jam.fusion.skeleton import Skeleton
@@ -88,6 +89,8 @@ class Parent:
     @cached_property
     def pipeline(self) -> Tokenizer | None:
         """Its tokenizer.json as it lies there, else the pipeline of `tokenizer`; None where that has none."""
+        if isinstance(self.tokenizer, FileTokenizer):
+            return self.tokenizer.backend_tokenizer
         return find_pipeline(self.folder) or getattr(self.tokenizer, "backend_tokenizer", None)
 
     @cached_property

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from jam.fusion.image_tokens import image_tokens
 from jam.fusion.parents import Parent
-from jam.fusion.tokenizers import spec_of
+from jam.fusion.tokenizers import names_of, spec_of
 
 ROLES = ("eos_token_id", "bos_token_id", "pad_token_id")  # the first counts where a token has several
 SPACE = "\u2581"
@@ -115,7 +115,7 @@ class Meanings:
         self._marks_spaces = json.dumps(SPACE)[1:-1] in pipeline
         has_bytes = model.get("byte_fallback") or '"ByteFallback"' in pipeline
         letters = byte_letters() if '"ByteLevel"' in pipeline else None
-        ids = parent.pipeline.get_vocab(with_added_tokens=True)
+        ids = names_of(parent.pipeline)
         added = {entry["content"]: entry["special"] for entry in self.spec["added_tokens"]}
         self._named = {row for _, row, _ in image_tokens(ids)}
         special = {ids[token] for token, is_special in added.items() if is_special}
@@ -141,11 +141,25 @@ class Meanings:
         result = []
         for start in range(0, len(strings), BATCH):
             batch = strings[start : start + BATCH]
-            for string, cut in zip(batch, self._cutter.encode_batch(batch, add_special_tokens=False), strict=True):
+            encode = self._cutter.encode_batch_fast if self._keeps_all else self._cutter.encode_batch
+            for string, cut in zip(batch, encode(batch, add_special_tokens=False), strict=True):
                 ids = cut.ids
-                known = self._unknown.isdisjoint(ids) and covers(cut.offsets, len(string))
+                known = self._unknown.isdisjoint(ids) and (self._keeps_all or covers(cut.offsets, len(string)))
                 result.append(ids if known else [])
         return result
+
+    @cached_property
+    def _keeps_all(self) -> bool:
+        """Whether nothing of a text can be lost: it is cut as it is, and there is a token for every byte."""
+        steps = [self.spec["pre_tokenizer"] or {}]
+        for step in steps:
+            steps += step.get("pretokenizers", [])
+        kinds = {step.get("type") for step in steps}
+        removes = kinds - {"Sequence", "ByteLevel", "Split", "Digits"} or any(
+            step.get("behavior") == "Removed" for step in steps
+        )
+        complete = "ByteLevel" in kinds and byte_letters().keys() <= names_of(self._cutter).keys()
+        return complete and not removes and self.spec["normalizer"] is None
 
     @cached_property
     def _unknown(self) -> set[int | None]:

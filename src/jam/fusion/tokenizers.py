@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class TextTokens:
     def of_pipeline(cls, pipeline: Tokenizer) -> TextTokens:
         spec = spec_of(pipeline)
         return cls(
-            pipeline.get_vocab(with_added_tokens=True),
+            names_of(pipeline),
             frozenset(entry["content"] for entry in spec["added_tokens"]),
             spec["model"].get("merges", []),
             lambda text: pipeline.encode(text, add_special_tokens=False).ids,
@@ -76,6 +77,12 @@ def spec_of(pipeline: Tokenizer) -> dict[str, Any]:
     return json.loads(pipeline.to_str())
 
 
+@lru_cache(maxsize=2)
+def names_of(pipeline: Tokenizer) -> dict[str, int]:
+    """Ids by the names of all tokens."""
+    return pipeline.get_vocab(with_added_tokens=True)
+
+
 def find_pipeline(folder: Path) -> Tokenizer | None:
     """The tokenizer.json of a checkpoint folder; None if there is none."""
     place = tokenizer_folder(folder)
@@ -97,7 +104,7 @@ def difference(text: TextTokens, image: TextTokens) -> str | None:
         if other.ids.get(entry[0]) != entry[1] and (entry[1] < shared or entry[0] not in both[role].added)
     }
     if differing:
-        first = heapq.nsmallest(3, differing, key=lambda entry: (entry[1], entry[0]))
+        first = heapq.nsmallest(3, differing, key=itemgetter(1, 0))
         shown = "; ".join(f"{token!r}: text {text.ids.get(token)}, image {image.ids.get(token)}" for token, _ in first)
         return f"text has {len(text.ids)} entries, image {len(image.ids)}; first differences: {shown}"
     # Entries may agree where merges don't, and no few strings would show it.
