@@ -171,7 +171,8 @@ def write_description(
     """Everything beside the weights: configs, tokenizers, the manifest and the card of what will lie at `out`."""
     from jam.fusion.card import model_card
 
-    write_json(work.beside / "config.json", plan.settings | {"transformers_version": metadata.version("transformers")})
+    settings = plan.settings | {"transformers_version": metadata.version("transformers")}
+    write_json(work.beside / "config.json", dict(sorted(settings.items())))
     if pair.text.tokenizer is not None:
         pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:
