@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 from tokenizers.models import BPE
 from transformers import (
     AutoModelForCausalLM,
@@ -29,9 +29,10 @@ PLAIN = {"enable_bias": False, "layer_norm_elementwise_affine": False}  # the pa
 
 
 def tokenizer(letters: str = "abcdefg", merges: tuple[tuple[str, str], ...] = (("a", "b"), ("b", "c"))) -> Any:
-    """A BPE tokenizer of `TEXT_SIZE` entries."""
+    """A BPE tokenizer of `TEXT_SIZE` entries, which begins a text with `</s>` as OPT's does."""
     vocab = {token: index for index, token in enumerate(["<unk>", "<pad>", "</s>", *letters, "ab", "bc"])}
     bpe = Tokenizer(BPE(vocab, list(merges), unk_token="<unk>"))
+    bpe.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, unk_token="<unk>", pad_token="<pad>", eos_token="</s>")
 
 

@@ -206,13 +206,13 @@ def full(world: World, out: Path, name: str) -> None:
 FAST: dict[str, dict[str, Any]] = {
     "all": {"parent": {"dropout": 0.3}, "activation_checkpointing": True, "z_loss": 1e-3, "max_logits": 3000},
     "lora": {"train": "lora", "lora_rank": 4},
+    "muon": {"optimizer": "muon"},
 }
 SLOW: dict[str, dict[str, Any]] = {
     "cross": {"train": "cross"},
     "plain": {},
     "single": {"kind": "single"},
     "paper": {"parent": {"readout": "paper"}},
-    "muon": {"optimizer": "muon"},
 }
 
 
@@ -233,6 +233,7 @@ def slow(out: Path) -> None:
         on(1, run, out, f"{name}-1", changes)
         on(2, run, out, f"{name}-2", changes)
     on(4, run, out, "hybrid-4", {"sharding": "hybrid"}, local_size=2)
+    on(4, run, out, "hybrid-muon-4", {"sharding": "hybrid", "optimizer": "muon"}, local_size=2)
     validated = {"validation": [str(out / "shards" / "held")], "validate_every": 3, "steps": 6}
     for size in (1, 2):
         on(size, run, out, f"bf16-{size}", {"precision": "bf16"})

@@ -73,6 +73,7 @@ def test_hybrid_sharding_equals_one_process(slow):
     """On two nodes of two, each of which has a copy in two parts."""
     assert_equal_runs(slow, "plain-1", "hybrid-4")
     assert torch.load(slow / "hybrid-4.pt")["share"] == pytest.approx(0.5, abs=0.01)
+    assert_equal_runs(slow, "muon-1", "hybrid-muon-4")
 
 
 @pytest.mark.slow

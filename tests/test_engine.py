@@ -12,6 +12,7 @@ from writing import settings_of, writer
 
 from jam.codec.text import decode_text
 from jam.generation import Engine, Finished, Generation, GenerationSettings, Request
+from jam.generation.marks import ends_sentence
 from jam.grammar import Cursor, State
 from jam.model import Model
 from jam.models.streaming import StreamedLinear, linear, load_kernel
@@ -78,7 +79,7 @@ def assert_promises(model: Model, request: Request, generation: Generation) -> N
     assert (generation.finish_reason == "end") == (ids[-1] == v.eos_id)
     if generation.finish_reason in ("max_new_tokens", "context") and generation.new_ids:
         last = model.codec.decode(ids).content[-1]
-        assert v.is_image(ids[-1]) or last.text.rstrip()[-1] in ".!?…" or last.text.endswith("\n"), last
+        assert v.is_image(ids[-1]) or generation.is_cut or ends_sentence(last.text), last
     if generation.finish_reason == "stop":
         assert generation.text_end is not None
         start = max([len(request.prompt), *(place + 1 for place, token in enumerate(ids) if token == v.break_id)])

@@ -81,7 +81,7 @@ def test_a_penalty_where_no_text_was_seen(talkative: Model, parts: list[Part] | 
     if document.gaps:
         asked = [request_to_fill(document, settings, codec) for settings in (penalised, plain)]
     else:
-        prompt = codec.encode_prompt(document) if parts else [codec.vocabulary.begin_id]
+        prompt = codec.encode_prompt(document) if parts else [*codec.vocabulary.begin_ids]
         asked = [Request(prompt, settings) for settings in (penalised, plain)]
     assert not any(map(codec.vocabulary.is_text, asked[0].prompt))
     first, second, beside = Engine(model.joint, codec).run([*asked, neighbour])

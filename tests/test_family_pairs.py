@@ -70,7 +70,8 @@ def test_absent_rows_are_scaled_and_capped() -> None:
         hidden = 100 * torch.randn(3, 32)
         logits = tower.columns(hidden, image=False)
     controls = logits[:, JOINT.control_start :]
-    assert controls.abs().max() <= 2 and (controls == controls[:, :1]).all()
+    assert controls.abs().max() <= 2
+    torch.testing.assert_close(controls, controls[:, :1].expand_as(controls))  # a product rounds equal rows unlike
     single = SingleStream(text, JOINT, [4, 4], ROWS[0]).eval()
     with torch.no_grad():
         embedded = text.get_input_embeddings()(torch.tensor([[2, 5]]))

@@ -24,7 +24,7 @@ from fusion_parents import (
     save_parent,
     settings,
 )
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from jam.checkpoints import CheckpointReader, Manifest
@@ -199,6 +199,8 @@ def test_folder_holds_everything(tmp_path: Path) -> None:
     save_pair(tmp_path, opt_config)
     (tmp_path / "image" / "image_tokenizer").mkdir()
     (tmp_path / "image" / "image_tokenizer" / "config.json").write_text("{}")
+    halves = {f"{half}.weight": torch.ones(1) for half in ("encoder", "decoder")}
+    save_file(halves, tmp_path / "image" / "image_tokenizer" / "model.safetensors")
     run(tmp_path, method="width", init="average")
     out = tmp_path / "out"
     files = ["README.md", "config.json", "generation_config.json", "manifest.json", "model.safetensors"]

@@ -64,7 +64,7 @@ def edit(**changes: Any) -> Any:
         (lambda header: b"\xff" + header[1:], "its header cannot be read"),
         (lambda header: b"[]", "its header cannot be read"),
         (edit(dtype=None), "of the unknown data type None"),
-        (edit(dtype="F4"), "of the unknown data type F4"),
+        (edit(dtype="floats"), "of the unknown data type floats"),
         (edit(shape=[3, 3, 3]), r"its header gives .* of 108 bytes"),
         (edit(data_offsets=[-8, -8]), "its header gives"),
         (edit(data_offsets=[8]), r"its header gives .* at bytes \[8\]"),
@@ -157,7 +157,8 @@ def test_mixed_data_types_ask_for_the_one_of_the_result(tmp_path: Path) -> None:
 def test_too_little_disk(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first byte, with room for the image tokenizer counted in."""
     (pair / "image" / "image_tokenizer").mkdir()
-    (pair / "image" / "image_tokenizer" / "weights").write_bytes(bytes(10_000))
+    halves = {f"{half}.weight": torch.zeros(1250) for half in ("encoder", "decoder")}
+    save_file(halves, pair / "image" / "image_tokenizer" / "model.safetensors")
     plan = run(pair, plan=True, out=None)
     monkeypatch.setattr(jam.checkpoints.resume, "free_bytes", lambda path: plan.bytes + 9_999)
     monkeypatch.setattr(jam.fusion.execute, "write_checkpoint", lambda *_, **__: pytest.fail("bytes were written"))

@@ -134,10 +134,10 @@ def test_a_broken_frame_is_refused(family: str) -> None:
 def test_the_grammar_reads_the_size(family: str) -> None:
     v = layouts.vocabulary(family)
     grammar = Grammar(v, 8, 4)
-    ids = [v.begin_id, *v.layout.write(v.to_image_ids([1] * 24), (6, 4))]
+    ids = [*v.begin_ids, *v.layout.write(v.to_image_ids([1] * 24), (6, 4))]
     assert grammar.states(ids).count(State.IMAGE) == 24
     with pytest.raises(ValueError, match=r"may not come in state (IMAGE|FRAME)"):
-        grammar.states([v.begin_id, *v.layout.write_opening((4, 6)), *ids[1 + len(v.layout.write_opening((6, 4))) :]])
+        grammar.states([*v.begin_ids, *v.layout.write_opening((4, 6)), *ids[1 + len(v.layout.write_opening((6, 4))) :]])
     cursor = Cursor(grammar, grid=(4, 2))
     cursor.feed(v.open_id)
     assert [v.open_id, *cursor.forced()] == v.layout.write_opening((4, 2))
@@ -145,7 +145,7 @@ def test_the_grammar_reads_the_size(family: str) -> None:
     if family == "emu3":
         zero = v.layout.numerals[0]
         with pytest.raises(ValueError, match="position 1: the opening of a picture has no size"):
-            grammar.states([v.begin_id, v.open_id, zero])
+            grammar.states([*v.begin_ids, v.open_id, zero])
         assert v.layout.read_opening(v.layout.write_opening((123, 4567))) == (10, (123, 4567))
     else:
         with pytest.raises(ValueError, match=r"3 x 4 codes cannot be written .* multiples of 2 up to 128"):
@@ -237,7 +237,7 @@ def test_the_layout_is_part_of_the_vocabulary() -> None:
     """A folder in the paper's layout has the hash it always had; a family's has another one, and comes back."""
     plain = Vocabulary(7, 4, 0, 2)
     assert plain.hash == "48d61c0a1653a78b"
-    assert "layout" not in plain.to_dict() and plain.begin_id == plain.eos_id and plain.open_id == plain.break_id
+    assert "layout" not in plain.to_dict() and plain.begin_ids == (plain.eos_id,) and plain.open_id == plain.break_id
     hashes = {plain.hash}
     for family in FAMILIES:
         v = layouts.vocabulary(family)

@@ -104,7 +104,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = tmp_path_factory.mktemp(family)
         save_pair(family, folder)
         plan = run(folder, every=1, **({"layout": family} if family == "lumina-mgpt" else {}))
-        assert f"documents as those of {family}" in plan.summary
+        assert f"layout of documents: {family}" in plan.summary
         folders[family] = folder / "out"
     return folders
 
@@ -265,7 +265,7 @@ def test_the_layout_is_chosen(pairs: dict[str, Path], tmp_path: Path) -> None:
     plan = run(home, plan=True)
     assert plan.vocabulary.layout is not None and plan.to_json()["vocabulary"]["layout"]["name"] == "chameleon"
     with pytest.raises(
-        ValueError, match=r"--layout emu: the image parent, a chameleon, has no such one; family, paper"
+        ValueError, match=r"--layout emu: the image parent, a chameleon, has no such one; family, chat, paper"
     ):
         run(home, plan=True, layout="emu")
     with pytest.raises(
@@ -278,7 +278,7 @@ def test_the_layout_is_chosen(pairs: dict[str, Path], tmp_path: Path) -> None:
     for role in ("text", "image"):
         plain.save_pretrained(tmp_path / role / "tokenizer")
     plan = run(tmp_path, plan=True, image_start=len(layouts.tokenizer("simplear")))
-    assert plan.vocabulary.layout is None and "documents as in the paper" in plan.summary
+    assert plan.vocabulary.layout is None and "layout of documents: paper" in plan.summary
     assert any("simplear: the tokenizer has no <|soi|>, <|eoi|>, <|t2i|>" in note for note in plan.notes)
 
 

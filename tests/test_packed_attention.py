@@ -12,6 +12,7 @@ from jam.models.towers import attention
 from jam.packed import Packed
 
 ROWS = ((5, 1, 7), (16,), (3, 4, 9))
+ALIKE = ((5, 5, 5), (4, 4, 4, 4), (4, 9, 3))  # runs of one length follow each other, across rows too
 
 
 def states(heads: int, time: int = 16) -> torch.Tensor:
@@ -20,15 +21,16 @@ def states(heads: int, time: int = 16) -> torch.Tensor:
 
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("keys", [4, 2])
-def test_runs_equal_the_dense_mask(window, keys):
+@pytest.mark.parametrize("rows", [ROWS, ALIKE])
+def test_runs_equal_the_dense_mask(window, keys, rows):
     torch.manual_seed(0)
-    packed = Packed.of(ROWS, 16)
+    packed = Packed.of(rows, 16)
     packed = packed if window is None else packed.windowed(window)
     query, key, value = states(4), states(keys), states(keys)
     ours = attention.attend(query, key, value, packed)
     dense = F.scaled_dot_product_attention(query, key, value, attn_mask=packed.dense(), enable_gqa=True)
     real = torch.zeros(3, 16, dtype=torch.bool)
-    for row, lengths in enumerate(ROWS):
+    for row, lengths in enumerate(rows):
         real[row, : sum(lengths)] = True
     assert_close(ours.transpose(1, 2)[real], dense.transpose(1, 2)[real])
     assert not ours.transpose(1, 2)[~real].any()
@@ -39,6 +41,20 @@ def test_runs_equal_the_dense_mask(window, keys):
         strict=True,
     ):
         assert_close(one, other)
+
+
+def test_neighbours_of_one_length_are_one_call(monkeypatch):
+    shapes = []
+
+    def counted(query, *arguments, **options):
+        shapes.append(tuple(query.shape))
+        return attend(query, *arguments, **options)
+
+    attend = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    query = states(4)
+    attention.attend(query, query, query, Packed.of(ALIKE, 16))
+    assert shapes == [(3, 4, 5, 8), (5, 4, 4, 8), (1, 4, 9, 8), (1, 4, 3, 8)]
 
 
 def test_a_row_that_one_document_fills_is_plain_causal():

@@ -95,9 +95,13 @@ def test_pictures_of_data_sets_are_read_as_they_are_stored(tmp_path, codec):
     (opened,) = open_sources([f"datasets:{tmp_path / 'saved'}"])
     for record in opened.read():
         assert isinstance(record.value["image"]["bytes"], bytes) and isinstance(record.value["more"][0]["bytes"], bytes)
+        with pytest.raises(ValueError, match='under "more" looks like a picture'):
+            to_document(record)
+        del record.value["more"]
         _, image = to_document(record).content
         assert isinstance(image, Image) and image.load().tobytes() == picture.tobytes()
-    *_, summary = prepare([opened], codec, tmp_path / "out")
+    datasets.Dataset.from_dict(rows, features=features).remove_columns("more").save_to_disk(tmp_path / "fewer")
+    *_, summary = prepare(open_sources([f"datasets:{tmp_path / 'fewer'}"]), codec, tmp_path / "out")
     assert summary["images"] == 3
 
 

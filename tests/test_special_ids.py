@@ -95,9 +95,9 @@ def test_the_beginning_of_a_familys_layout(family: str, method: str, tmp_path: P
     torch.manual_seed(0)
     save_family(family, tmp_path)
     v = run_family(tmp_path, method=method).vocabulary
-    assert v.layout is not None and v.begin_id != v.eos_id
+    assert v.layout is not None and v.begin_ids != (v.eos_id,)
     found = ends_of(tmp_path / "out")
-    assert set(found if method != "cross" else found[-1:]) == {(v.begin_id, v.eos_id)}
+    assert set(found if method != "cross" else found[-1:]) == {(v.begin_ids[0], v.eos_id)}
     (tmp_path / "again").mkdir()
     jam.load(tmp_path / "out", device="cpu").save(tmp_path / "again")
     assert ends_of(tmp_path / "again") == found
@@ -107,4 +107,13 @@ def test_the_beginning_of_a_familys_layout(family: str, method: str, tmp_path: P
 def test_the_papers_documents_begin_as_they_end(method: str, tmp_path: Path) -> None:
     save_pair(tmp_path, llama_config)
     v = run(tmp_path, method=method).vocabulary
-    assert ends_of(tmp_path / "out") == [(v.eos_id, v.eos_id)] * 2
+    assert ends_of(tmp_path / "out") == [(v.eos_id, v.eos_id)] * 2 and "begin" not in v.to_dict()
+
+
+@SINGLE
+def test_documents_that_begin_with_nothing(method: str, tmp_path: Path) -> None:
+    save_pair(tmp_path, llama_config)
+    path = tmp_path / "text" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    v = run(tmp_path, method=method).vocabulary
+    assert v.begin_ids == () and ends_of(tmp_path / "out")[-1] == (None, v.eos_id)

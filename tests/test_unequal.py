@@ -186,7 +186,7 @@ def test_training_reaches_made_rows(tmp_path: Path) -> None:
     run(tmp_path)
     model = opened(tmp_path / "out")
     v = model.vocabulary
-    ids = torch.tensor([[v.eos_id, 20, 260, v.break_id, v.image_start, v.image_start + 1]])
+    ids = torch.tensor([[*v.begin_ids, 20, 260, v.break_id, v.image_start, v.image_start + 1]])
     logits = model(ids).logits
     logits[logits.isfinite()].square().sum().backward()
     grown = model.image_tower.text_input.grad.abs().sum(1).nonzero().flatten().tolist()

@@ -19,9 +19,13 @@ from jam.vocabulary import Vocabulary
 Span = tuple[int, int]  # half open
 
 
-def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list[Span]:
-    """Texts and images, without ``<break>`` and frames, from `start` to the closing ``</s>`` (or an open end)."""
-    stop = len(ids) - (ids[-1] == vocabulary.eos_id and len(ids) > start)
+def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int | None = None) -> list[Span]:
+    """Texts and images, without ``<break>`` and frames, up to the id that closes the document (or an open end).
+
+    Args:
+        start: where they begin; None: behind the ids that open a document.
+    """
+    start, stop = _bounds(ids, vocabulary, start)
     if vocabulary.layout is not None:
         return _framed(ids, vocabulary.layout, start, stop, whole=False)
     breaks = np.flatnonzero(np.asarray(ids[start:stop]) == vocabulary.break_id) + start
@@ -29,12 +33,18 @@ def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list
     return [(left + 1, right) for left, right in pairwise(edges) if left + 1 < right]
 
 
-def parts(ids: Sequence[int], vocabulary: Vocabulary, start: int = 1) -> list[Span]:
+def parts(ids: Sequence[int], vocabulary: Vocabulary, start: int | None = None) -> list[Span]:
     """As `segments`, but in a family's layout images with their frames: nothing lies between two parts then."""
-    stop = len(ids) - (ids[-1] == vocabulary.eos_id and len(ids) > start)
+    start, stop = _bounds(ids, vocabulary, start)
     if vocabulary.layout is not None:
         return _framed(ids, vocabulary.layout, start, stop, whole=True)
     return segments(ids, vocabulary, start)
+
+
+def _bounds(ids: Sequence[int], vocabulary: Vocabulary, start: int | None) -> Span:
+    """Where the parts of a document that is not masked begin and end."""
+    start = vocabulary.opening_of(ids) if start is None else start
+    return start, len(ids) - (len(ids) > start and vocabulary.ends_document(int(ids[-1])))
 
 
 def _framed(ids: Sequence[int], layout: ImageLayout, start: int, stop: int, whole: bool) -> list[Span]:
@@ -49,13 +59,18 @@ def _framed(ids: Sequence[int], layout: ImageLayout, start: int, stop: int, whol
 
 
 def draw_spans(
-    ids: Sequence[int], vocabulary: Vocabulary, rng: np.random.Generator, start: int = 1, poisson: float = 1.0
+    ids: Sequence[int],
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    start: int | None = None,
+    poisson: float = 1.0,
 ) -> list[Span]:
     """Spans to mask, in order (docs/method.md, section 4, rules 1 to 3); none (37 % and more) keeps it whole.
 
     Of the n^2 candidates (one if n is 1) the first n that don't intersect are kept; then empty ones are dropped, and
     the others clipped to one segment each.
     """
+    start = vocabulary.opening_of(ids) if start is None else start
     runs = segments(ids, vocabulary, start)
     if not runs:
         return []
@@ -88,7 +103,9 @@ def text_spans(ids: Sequence[int], vocabulary: Vocabulary) -> list[Span]:
     return texts if len(texts) < len(runs) and len(texts) <= vocabulary.sentinels else []
 
 
-def part_span(ids: Sequence[int], vocabulary: Vocabulary, rng: np.random.Generator, start: int = 1) -> list[Span]:
+def part_span(
+    ids: Sequence[int], vocabulary: Vocabulary, rng: np.random.Generator, start: int | None = None
+) -> list[Span]:
     """One whole part from `start` on, a picture or the text between two, each equally likely; none if there is none.
 
     It trains the gaps of `jam fill`: a span of rules 1 to 3 nearly never is exactly a picture or a text.
@@ -100,7 +117,7 @@ def part_span(ids: Sequence[int], vocabulary: Vocabulary, rng: np.random.Generat
 def mask(ids: Sequence[int], spans: Sequence[Span], vocabulary: Vocabulary) -> list[int]:
     """Replace each span by its sentinel and append ``<sentinel:i> span <eoss>``; the length grows by 3 a span.
 
-    A piece that no ``</s>`` closes is closed here (the length grows by one more).
+    A piece that nothing closes is closed by ``</s>`` here (the length grows by one more).
     """
     if not spans:
         return list(ids)
@@ -113,7 +130,7 @@ def mask(ids: Sequence[int], spans: Sequence[Span], vocabulary: Vocabulary) -> l
         moved += [sentinel, *ids[left:right], vocabulary.eoss_id]
         position = right
     source += ids[position:]
-    if source[-1] != vocabulary.eos_id:
+    if not vocabulary.ends_document(source[-1]):
         source.append(vocabulary.eos_id)
     return source + moved
 
@@ -148,7 +165,7 @@ def unmask(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
     return document
 
 
-def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int = 1) -> list[int] | None:
+def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int | None = None) -> list[int] | None:
     """Places of a masked document that stay at a `limit` of ids: the last text ids of its source from `start` on go.
 
     Relocated spans, sentinels and images stay whole. None if there is too little text to cut.
@@ -156,6 +173,7 @@ def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int = 1)
     excess = len(ids) - limit
     if excess <= 0:
         return list(range(len(ids)))
+    start = vocabulary.opening_of(ids) if start is None else start
     places = (text_places(ids[start : _close(ids, vocabulary)], vocabulary) + start).tolist()
     if len(places) <= excess:
         return None
@@ -166,7 +184,7 @@ def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int = 1)
 def text_places(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """Where ordinary text stands (`Vocabulary.is_text`), outside the frames of images."""
     tokens = np.asarray(ids, dtype=np.int64)
-    is_text = (tokens < vocabulary.text_size) & (tokens != vocabulary.eos_id)
+    is_text = (tokens < vocabulary.text_size) & ~np.isin(tokens, vocabulary.end_ids)
     for first, end in vocabulary.text_image_ids:
         is_text &= (tokens < first) | (tokens >= end)
     for frame in vocabulary.layout.frames(tokens) if vocabulary.layout is not None else ():
@@ -175,8 +193,8 @@ def text_places(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary) -> np.n
 
 
 def _close(ids: Sequence[int], vocabulary: Vocabulary) -> int:
-    """Where ``</s>`` closes the source."""
-    for position in range(1, len(ids)):
-        if ids[position] == vocabulary.eos_id:
-            return position
-    raise ValueError("a document with sentinels must be closed by </s>, with the spans behind it")
+    """Where the source is closed."""
+    close = vocabulary.close_of(ids)
+    if close is None:
+        raise ValueError("a document with sentinels must be closed by </s>, with the spans behind it")
+    return close

@@ -77,19 +77,19 @@ class Grammar:
         table[State.TEXT, text] = table[State.TEXT, sentinels] = True
         table[State.TEXT, v.break_id] = v.image_size > 0
         table[State.IMAGE, codes] = True
-        table[State.IMAGE_END, [v.break_id, v.eos_id]] = True
+        table[State.IMAGE_END, [v.break_id, *v.end_ids]] = True
         table[State.MASKED_IMAGE, codes] = table[State.MASKED_IMAGE, sentinels] = True
-        table[State.MASKED_IMAGE, [v.break_id, v.eos_id]] = True
+        table[State.MASKED_IMAGE, [v.break_id, *v.end_ids]] = True
         table[State.CLOSED, sentinels] = True
         table[State.TEXT_SPAN, text] = True
-        table[State.TEXT_SPAN, v.eos_id] = False
+        table[State.TEXT_SPAN, list(v.end_ids)] = False
         table[State.IMAGE_SPAN, codes] = True
         table[[State.TEXT_SPAN, State.IMAGE_SPAN], v.eoss_id] = True
         for first, end in v.text_image_ids:
             table[:, first:end] = False
         if v.layout is not None:
             table[:, v.break_id] = False
-            table[State.MASKED_IMAGE, v.eos_id] = False
+            table[State.MASKED_IMAGE, list(v.end_ids)] = False
             for state in (State.TEXT, State.TEXT_SPAN):
                 table[state, list(v.layout.reserved)] = False
             table[State.TEXT_SPAN, v.layout.open_id] = False
@@ -101,7 +101,7 @@ class Grammar:
         return self.allowed().numpy()
 
     def states(self, ids: Sequence[int]) -> list[State]:
-        """The state in which each id of one document was chosen; the first id (`Vocabulary.begin_id`) counts as TEXT.
+        """The state in which each id of one document was chosen; those that open it (`begin_ids`) count as TEXT.
 
         The document may be unfinished. What an image is depends on what follows in it: one that holds a sentinel is
         MASKED_IMAGE from its first position.
@@ -115,21 +115,19 @@ class Grammar:
         """`states` as int64 ``[len(ids)]``, computed segment by segment; every training example passes through here."""
         v = self.vocabulary
         tokens = np.asarray(ids, dtype=np.int64)
-        if not len(tokens) or tokens[0] != v.begin_id:
-            raise ValueError(f"a document must begin with {v.name(v.begin_id)}")
+        opening, close = v.opening_of(tokens), v.close_of(tokens)
         states = np.full(len(tokens), State.TEXT, dtype=np.int64)
-        closes = np.flatnonzero(tokens[1:] == v.eos_id)
-        source_end = int(closes[0]) + 2 if len(closes) else len(tokens)  # behind the closing </s>
+        source_end = len(tokens) if close is None else close + 1  # behind the id that closes it
         known = (tokens >= 0) & (tokens < v.size)
         is_sentinel = known & (tokens >= v.sentinel_start)
         if v.layout is None:
-            self._follow_breaks(tokens, states, is_sentinel, source_end, closed=len(closes) > 0)
+            self._follow_breaks(tokens, states, is_sentinel, source_end, closed=close is not None)
             in_frame = np.ones(len(tokens), dtype=bool)
         else:
             in_frame = self._follow_frames(tokens, states, is_sentinel, source_end)
         in_order = self._follow_spans(tokens, states, source_end, np.flatnonzero(is_sentinel[:source_end]))
         fits = known & in_order & in_frame & self._allowed[states, np.where(known, tokens, 0)]
-        fits[0] = True
+        fits[:opening] = True
         if not fits.all():
             position = int(fits.argmin())
             token, state = int(tokens[position]), State(states[position])
@@ -211,7 +209,7 @@ class Grammar:
 
 @dataclass
 class Cursor:
-    """Follows one sequence from left to right, after the id that opens it.
+    """Follows one sequence from left to right, behind the ids that open it.
 
     Args:
         grid: shape of the images that are to be begun (None: the grammar's); those that are read may say another one.
@@ -263,7 +261,7 @@ class Cursor:
             self.codes += v.is_image(token)
         elif v.is_sentinel(token):
             self.spans.append(State.IMAGE_SPAN if self.state.is_image else State.TEXT_SPAN)
-        elif token == v.eos_id:
+        elif v.ends_document(token):
             self.state = State.CLOSED
         elif v.layout is not None:
             self._feed_frame(token)

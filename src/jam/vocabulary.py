@@ -1,11 +1,12 @@
 """The joint vocabulary: text ids, image codes and control tokens in disjoint ranges.
 
 Joint ids are laid out as ``[text | image | <break> <eoss> <sentinel:0> ... ]``. Text ids equal the tokenizer's ids;
-``</s>``, which begins and ends a document, is a text id of the tokenizer (docs/method.md, section 3). A tokenizer may
-name image codes itself, as Chameleon's does: those text ids are never used, since codes have their own range.
+``</s>``, which ends a document, is a text id of the tokenizer (docs/method.md, section 3). A tokenizer may name image
+codes itself, as Chameleon's does: those text ids are never used, since codes have their own range.
 
-With a family's layout (`jam.layout`) text ids frame the pictures, ``<break>`` is never used, and a document begins
-with the family's own token.
+A document begins as the text parent's tokenizer begins a text: with its BOS, with nothing, or with ``</s>`` (the
+paper's parents). With a family's layout (`jam.layout`) text ids frame the pictures, ``<break>`` is never used, and a
+document begins with the family's own token. A conversation begins as the text parent's chat template begins it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from jam.layout import ImageLayout
 
@@ -32,7 +36,11 @@ class Vocabulary:
         eos_id: text id of ``</s>``.
         sentinels: number of CM3 mask tokens ``<sentinel:i>``.
         text_image_ids: text ids that are names of image codes, as ranges (first, end) in order.
-        layout: how documents are written; None: as in the paper.
+        layout: how pictures are framed and questions asked; None: as in the paper.
+        begin: text ids that open a document; None: ``</s>``. A layout has its own.
+        ends: text ids that end a document beside ``</s>``, such as the end of a turn.
+        chat_template: digest of the tokenizer's chat template, by which conversations are written; None: they are
+            written as the layout says.
     """
 
     text_size: int
@@ -41,9 +49,14 @@ class Vocabulary:
     sentinels: int = DEFAULT_SENTINELS
     text_image_ids: tuple[tuple[int, int], ...] = ()
     layout: ImageLayout | None = None
+    begin: tuple[int, ...] | None = None
+    ends: tuple[int, ...] = ()
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text_image_ids", tuple((first, end) for first, end in self.text_image_ids))
+        object.__setattr__(self, "begin", None if self.begin is None else tuple(self.begin))
+        object.__setattr__(self, "ends", tuple(self.ends))
         for name in ("text_size", "image_size", "sentinels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"vocabulary: {name} is {getattr(self, name)}; it must not be negative")
@@ -59,6 +72,14 @@ class Vocabulary:
             )
         if self.is_image_name(self.eos_id):
             raise ValueError(f"vocabulary: eos_id {self.eos_id} is the name of an image code")
+        for name, ids in (("begin", self.begin or ()), ("ends", self.ends)):
+            if wrong := [token for token in ids if not 0 <= token < self.text_size or self.is_image_name(token)]:
+                raise ValueError(f"vocabulary: {name} has the id {wrong[0]}, which is none of the ids of text")
+        if self.layout is not None and (self.begin is not None or self.chat_template is not None):
+            raise ValueError(
+                f"vocabulary: the layout {self.layout.name!r} says how documents begin and how questions are asked; "
+                "leave begin and chat_template out"
+            )
         if self.layout is not None:
             wrong = [token for token in self.layout.ids if token >= self.text_size or self.is_image_name(token)]
             wrong += {self.eos_id} & {self.layout.open_id, *self.layout.frame_ids}
@@ -92,9 +113,63 @@ class Vocabulary:
         return self.control_start + 2
 
     @property
-    def begin_id(self) -> int:
-        """What opens a document."""
-        return self.eos_id if self.layout is None else self.layout.begin_id
+    def begin_ids(self) -> tuple[int, ...]:
+        """What opens a document that is no conversation; nothing for some tokenizers."""
+        if self.layout is not None:
+            return (self.layout.begin_id,)
+        return (self.eos_id,) if self.begin is None else self.begin
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """What ends a document: ``</s>``, then the others."""
+        return (self.eos_id, *(token for token in self.ends if token != self.eos_id))
+
+    @property
+    def special_ids(self) -> dict[str, Any]:
+        """``bos_token_id``, where there is one, and ``eos_token_id`` as configs of `transformers` have them."""
+        bos = {"bos_token_id": self.begin_ids[0]} if self.begin_ids else {}
+        return bos | {"eos_token_id": list(self.end_ids) if len(self.end_ids) > 1 else self.eos_id}
+
+    @property
+    def documents_are(self) -> str:
+        """The layout of documents, for a reader."""
+        if self.layout is not None:
+            return self.layout.name
+        return "paper" if self.chat_template is None else "paper, questions by the text parent's chat template"
+
+    def opening_of(self, ids: Sequence[int] | np.ndarray) -> int:
+        """How many ids open this document: those of `begin_ids`, or none where its chat template begins otherwise.
+
+        Raises:
+            ValueError: it begins with others.
+        """
+        begin = self.begin_ids
+        if tuple(map(int, ids[: len(begin)])) == begin and len(ids):
+            return len(begin)
+        if self.chat_template is None or not len(ids):
+            raise ValueError(f"a document must begin with {', '.join(map(self.name, begin)) or 'an id'}")
+        return 0
+
+    def close_of(self, ids: Sequence[int] | np.ndarray) -> int | None:
+        """Where a document's source is closed, before any relocated spans; None where it is open.
+
+        In a conversation by a chat template the id that ends a document also ends earlier turns: those are followed by
+        more text, the one that closes by a sentinel or by nothing.
+        """
+        tokens = np.asarray(ids, dtype=np.int64)
+        start = self.opening_of(tokens)
+        is_end = tokens[start:] == self.eos_id
+        for token in self.ends:
+            is_end |= tokens[start:] == token
+        places = np.flatnonzero(is_end) + start
+        if self.chat_template is not None and len(places):
+            behind = np.append(tokens, self.sentinel_start)[places + 1]
+            places = places[behind >= self.sentinel_start]
+        return int(places[0]) if len(places) else None
+
+    def ends_document(self, token: int) -> bool:
+        """Whether the id is one that ends a document."""
+        return token in self.end_ids
 
     @property
     def open_id(self) -> int:
@@ -111,8 +186,8 @@ class Vocabulary:
         return self.sentinel_start + index
 
     def is_text(self, token: int) -> bool:
-        """Whether the id is ordinary text; ``</s>`` and names of image codes are not."""
-        return 0 <= token < self.text_size and token != self.eos_id and not self.is_image_name(token)
+        """Whether the id is ordinary text; what ends a document and names of image codes are not."""
+        return 0 <= token < self.text_size and token not in self.end_ids and not self.is_image_name(token)
 
     def is_image_name(self, token: int) -> bool:
         """Whether the id is the tokenizer's name of an image code, which no document has."""
@@ -156,22 +231,33 @@ class Vocabulary:
             return f"<sentinel:{token - self.sentinel_start}>"
         if self.is_image(token):
             return f"<image:{token - self.image_start}>"
-        if self.is_text(token):
-            return f"<text:{token}>"
         if self.is_image_name(token):
             return f"<image name:{token}>"
+        if 0 <= token < self.text_size:
+            return f"<text:{token}>"
         raise ValueError(f"id {token} is outside this vocabulary of {self.size}")
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold; without `text_image_ids` and `layout` where there are none, as before they existed."""
-        values = asdict(self) | {"text_image_ids": [list(pair) for pair in self.text_image_ids]}
-        values["layout"] = self.layout.to_dict() if self.layout is not None else []
-        return {name: value for name, value in values.items() if value != []}
+        """What JSON can hold; without the fields that have their defaults and did not exist in earlier versions."""
+        values = asdict(self) | {
+            "text_image_ids": [list(pair) for pair in self.text_image_ids],
+            "layout": self.layout.to_dict() if self.layout is not None else None,
+            "begin": None if self.begin is None else list(self.begin),
+            "ends": list(self.ends),
+        }
+        left_out: dict[str, Any] = {
+            "text_image_ids": [],
+            "layout": None,
+            "begin": None,
+            "ends": [],
+            "chat_template": None,
+        }
+        return {name: value for name, value in values.items() if name not in left_out or value != left_out[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Vocabulary:
         layout = values.get("layout")
-        return cls(**values | ({"layout": ImageLayout.from_dict(layout)} if layout else {}))
+        return cls(**values | {"layout": ImageLayout.from_dict(layout) if layout else None})
 
     @property
     def hash(self) -> str:

@@ -49,10 +49,42 @@ def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | No
         raise
 
 
+def copy_folder(source: Path, out: Path) -> None:
+    """Copy the files of a folder, and of those in it, to `out`, which does not exist.
+
+    Links are followed (the hub's cache has its files elsewhere), and the copies may be written to, whatever may be done
+    with the originals.
+    """
+    out.mkdir()
+    for path in source.iterdir():
+        if path.is_dir():
+            copy_folder(path, out / path.name)
+        else:
+            shutil.copyfile(path, out / path.name)
+
+
 def tokenizer_folder(folder: str | Path) -> Path | None:
     """`folder/tokenizer`, else `folder` itself; None if neither holds a tokenizer."""
     places = (Path(folder) / TOKENIZER_FOLDER, Path(folder))
     return next((place for place in places if any((place / name).is_file() for name in TOKENIZER_FILES)), None)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is no file.
+
+    Raises:
+        ValueError: the file holds something else (it is named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no valid JSON: {error}; get this file anew") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__} where an object is expected; get this file anew")
+    return value
 
 
 def write_json(path: str | Path, value: Any) -> None:

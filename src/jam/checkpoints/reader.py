@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import weakref
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +74,11 @@ class CheckpointReader:
         return self._shards[name].read_rows(name, start, stop, buffer)
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Names of the tensors in one file. Raises ValueError as `CheckpointReader` does."""
+    return list((_Safetensors(path) if path.suffix == ".safetensors" else _Legacy(path)).infos)
+
+
 class _Safetensors:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,8 +102,13 @@ class _Safetensors:
             raise damaged(self.path, f"its header cannot be read ({error!r})") from None
         infos, starts, places = {}, {}, []
         for name, dtype, shape, place in entries:
-            if dtype not in KINDS:
+            if dtype not in KINDS and not re.fullmatch(r"[A-Z]+\d+\w*", dtype):
                 raise damaged(self.path, f"{name} is of the unknown data type {dtype}")
+            if dtype not in KINDS:
+                raise ValueError(
+                    f"{self.path}: {name} is of the data type {dtype}, which is not read here (smaller than a byte, or "
+                    "newer than this program); give the model in float32, float16 or bfloat16"
+                )
             if len(place) != 2 or not all(type(number) is int and number >= 0 for number in shape + place):
                 raise damaged(self.path, f"its header gives {name} the shape {list(shape)} at bytes {list(place)}")
             infos[name] = TensorInfo(shape, dtype)
@@ -130,16 +143,38 @@ class _Safetensors:
 
 
 class _Legacy:
-    """A `.bin` file of older parents; memory-mapped, and never unpickled beyond plain tensors."""
+    """A `.bin` file of older parents; of what it holds, only plain values and tensors are unpickled, and tensors kept.
+
+    It is memory-mapped; a file older than torch 1.6, which cannot be, is in memory as a whole.
+    """
 
     def __init__(self, path: Path) -> None:
         import torch
 
         self.path = path
         try:
-            self._tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except pickle.UnpicklingError as error:
+            if found := re.search(r"(?:GLOBAL|class|global:?) ([\w.]+\.[\w.]+)", str(error)):
+                raise ValueError(
+                    f"{path} holds more than tensors ({found[1]}), and is not unpickled, since that could run code; "
+                    "where you trust it, save its tensors alone, with safetensors.torch.save_file"
+                ) from None
             raise damaged(path, f"torch cannot load it ({type(error).__name__})") from None
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
+            raise damaged(path, f"torch cannot load it ({type(error).__name__})") from None
+        entries = loaded if isinstance(loaded, Mapping) else {}
+        self._tensors: dict[str, Tensor] = {
+            key: value for key, value in entries.items() if isinstance(value, torch.Tensor)
+        }
+        if not self._tensors:
+            inner = [str(key) for key, value in entries.items() if isinstance(value, Mapping)]
+            where = f"; they may be inside {few(inner)}: save that alone" if inner else ""
+            raise ValueError(f"{path} holds no tensors by name{where}")
+        for name, tensor in self._tensors.items():
+            if tensor.layout != torch.strided or tensor.is_quantized:
+                kind = "quantised" if tensor.is_quantized else "sparse"
+                raise ValueError(f"{path}: {name} is a {kind} tensor, which is not read here; save it as a plain one")
         self.infos = {name: TensorInfo.of(tensor) for name, tensor in self._tensors.items()}
 
     def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:

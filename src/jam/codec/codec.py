@@ -1,9 +1,9 @@
 """Documents to ids and back: the interleaving of docs/method.md, section 3.
 
 ``</s> text <break> image <break> text ... </s>``; `<break>` toggles the modality, so an image that begins a document or
-follows another image stands behind an empty text. Turns of a conversation are joined by a newline at the end of each
-turn but the last; of a conversation the last answer is learnt, and everything before it is its question. A family's
-layout (`jam.layout`) frames pictures and questions in its own tokens instead.
+follows another image stands behind an empty text. Of a conversation the last answer is learnt, and everything before it
+is its question: written by the text parent's chat template where the model has one, else with a newline at the end of
+each turn but the last. A family's layout (`jam.layout`) frames pictures and questions in its own tokens instead.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from itertools import groupby, islice, pairwise
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from jam.codec.chat_template import ChatTemplate
 from jam.codec.images import ImageTokenizer
 from jam.codec.text import decode_text, tokenizer_hash
-from jam.codec.turns import Written, marks, question, strip
+from jam.codec.turns import Template, Written
 from jam.codec.writer import Codes, Writer
 from jam.documents import Document, Image, Message, Part, Text
 from jam.grammar import Grammar
@@ -31,7 +32,8 @@ PICTURES = 32  # tokenized at a time
 
 @dataclass(frozen=True)
 class Encoded:
-    """One document as ids. `answer_start`: index of the first id of the last assistant turn (1: no question).
+    """One document as ids. `answer_start`: index of the first id of the last assistant turn, or behind the document's
+    opening where nobody asked (`Vocabulary.opening_of`: nearly always 1).
 
     What stands before it is read and not learnt: earlier answers of the conversation too.
     """
@@ -72,6 +74,13 @@ class Codec:
             meaning += f" {self.image_tokenizer.info.area}"
         return hashlib.sha256(meaning.encode()).hexdigest()[:16]
 
+    @cached_property
+    def template(self) -> Template:
+        """How questions are asked. Raises ValueError where the chat template is not the one the model was made with."""
+        if self.vocabulary.chat_template is None:
+            return Template.of_layout(self.vocabulary)
+        return ChatTemplate.of(self.tokenizer, self.vocabulary)
+
     @property
     def has_shapes(self) -> bool:
         """Whether pictures may differ in shape: documents say it."""
@@ -111,12 +120,17 @@ class Codec:
                 f"{document.where}the last message is of role {document.messages[-1].role!r}; "
                 "a conversation to learn from ends with the assistant's answer"
             )
-        writer = Writer(self.vocabulary, self.grammar, self.tokenizer, codes)
-        if len(document.messages) > 1:
-            writer.write(question(document.messages[:-1], self.vocabulary.layout))
+        return self._answered(Writer(self.vocabulary, self.grammar, self.tokenizer, codes), document)
+
+    def _answered(self, writer: Writer, document: Document, gaps: int | None = None) -> Encoded:
+        """A whole document; `gaps`: the number of the first one that its answer may have."""
+        asked = len(document.messages) > 1
+        writer.write(self.template.question(document.messages[:-1]) if asked else self.vocabulary.begin_ids)
         answer_start = writer.begin_text()
-        writer.write(document.answer)
-        return Encoded([*writer.ids, self.vocabulary.eos_id], answer_start)
+        writer.gaps = gaps
+        answer = document.messages[-1].content if document.messages else document.content
+        writer.write(self.template.answer(answer) if asked else answer)
+        return Encoded([*writer.ids, self.template.end_id if asked else self.vocabulary.eos_id], answer_start)
 
     def encode_prompt(self, prompt: str | Document, opens_image: bool = False, grid: Grid | None = None) -> list[int]:
         """The ids that generation goes on from, from the one that opens a document on.
@@ -136,11 +150,21 @@ class Codec:
             raise ValueError("the prompt is empty: give a question, the beginning of a document or a picture")
         writer = Writer(self.vocabulary, self.grammar, self.tokenizer, self._tokenize([document]))
         layout = self.vocabulary.layout
-        writer.write(question(document.messages, layout) if document.messages else document.content)
+        if document.messages:
+            writer.write(self.template.question(document.messages))
+        else:
+            writer.write([*self.vocabulary.begin_ids, *document.content])
         if opens_image:
             writer.begin_text()
             opening = [self.vocabulary.break_id] if layout is None else layout.write_opening(grid or self.grammar.grid)
             writer.ids += opening
+        return writer.ids
+
+    def encode_beginning(self, parts: Sequence[Part]) -> list[int]:
+        """The ids of what an answer begins with, behind those of its question."""
+        document = Document(content=list(parts))
+        writer = Writer(self.vocabulary, self.grammar, self.tokenizer, self._tokenize([document]))
+        writer.write([*([Text(self.template.lead)] if self.template.lead else []), *parts])
         return writer.ids
 
     def encode_gaps(self, document: Document) -> Encoded:
@@ -158,12 +182,7 @@ class Codec:
         if any(gap.modality == "image" for gap in document.gaps) and not self.vocabulary.image_size:
             raise ValueError(f"{document.where}a gap is for a picture, and the model has no image tokens")
         writer = Writer(self.vocabulary, self.grammar, self.tokenizer, self._tokenize([document]))
-        if len(document.messages) > 1:
-            writer.write(question(document.messages[:-1], self.vocabulary.layout))
-        answer_start = writer.begin_text()
-        writer.gaps = 0
-        writer.write(document.messages[-1].content if document.messages else document.content)
-        return Encoded([*writer.ids, self.vocabulary.eos_id], answer_start)
+        return self._answered(writer, document, gaps=0)
 
     def _tokenize(self, documents: Sequence[Document], failed: dict[int, ValueError] | None = None) -> Codes:
         """Codes of all pictures, read and tokenized some at a time; the same picture may lie in several documents.
@@ -221,10 +240,10 @@ class Codec:
         if not self.vocabulary.image_size:
             raise ValueError(f"{image.where}this document has a picture, and the model has no image tokens")
 
-    def decode(self, ids: Sequence[int], answer_start: int = 1) -> Document:
-        """Ids of a document, closed by ``</s>`` or not yet, back to a `Document`.
+    def decode(self, ids: Sequence[int], answer_start: int | None = None) -> Document:
+        """Ids of a document, closed or not yet, back to a `Document`.
 
-        With `answer_start` the part before it becomes the user's message, without the layout's template.
+        With `answer_start` the part before it becomes the user's message, without the template.
 
         Raises:
             ValueError: the ids break the grammar, hold sentinels (unmask them first) or an unfinished picture.
@@ -233,15 +252,16 @@ class Codec:
         sources = [i for i, token in enumerate(ids) if self.vocabulary.is_sentinel(token)]
         if sources:
             raise ValueError(f"a sentinel stands at position {sources[0]}: undo the masking before decoding")
-        closed = len(ids) > 1 and ids[-1] == self.vocabulary.eos_id
-        body = list(ids[1 : len(ids) - closed])
-        if answer_start <= 1:
-            return Document(content=self._parts(body))
-        layout, marked = self.vocabulary.layout, self._written(body[: answer_start - 1])
+        opening, end = self.vocabulary.opening_of(ids), len(ids)
+        if end > max(opening, answer_start or 0) and self.vocabulary.ends_document(ids[-1]):
+            end -= 1
+        if answer_start is None or answer_start <= opening:
+            return Document(content=self._parts(ids[opening:end]))
+        marked = self._written(ids[opening:answer_start])
         return Document(
             messages=[
-                Message("user", strip(marked, layout)),
-                Message("assistant", self._parts(body[answer_start - 1 :])),
+                Message("user", self.template.strip(marked)),
+                Message("assistant", self.template.strip_answer(self._parts(ids[answer_start:end]))),
             ]
         )
 
@@ -272,7 +292,7 @@ class Codec:
 
     def _texts(self, run: Sequence[int]) -> list[Written]:
         """Texts between the ids of a template's tokens, and these."""
-        special = marks(self.vocabulary.layout)
+        special = self.template.marks
         written: list[Written] = []
         for marked, part in groupby(run, key=special.__contains__):
             ids = [int(token) for token in part]
@@ -283,16 +303,18 @@ class Codec:
         """Runs between `<break>`: those of odd number are images; of the empty texts only a last one counts."""
         v = self.vocabulary
         edges = [-1, *(place for place, token in enumerate(body) if token == v.break_id), len(body)]
-        parts: list[Written] = []
+        written: list[Written] = []
         for number, (left, right) in enumerate(pairwise(edges)):
             run = [int(token) for token in body[left + 1 : right]]
             if number % 2:
                 if len(run) < self.grammar.image_tokens:
                     raise ValueError(f"a picture is unfinished: it has {len(run)} of {self.grammar.image_tokens} codes")
-                parts.append(Image(codes=v.to_codes(run)))
-            elif run or (number and right == len(body)):
-                parts.append(Text(decode_text(self.tokenizer, run)))
-        return parts
+                written.append(Image(codes=v.to_codes(run)))
+            elif run:
+                written += self._texts(run)
+            elif number and right == len(body):
+                written.append(Text(""))
+        return written
 
     def _draw(self, images: list[Image]) -> None:
         """Give pixels to pictures that are codes."""

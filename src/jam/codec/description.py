@@ -86,6 +86,11 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
             side = resolution // 2 ** (len(config["channel_multiplier"]) - 1)
             codes = int(config["num_embeddings"])
             area = resolution**2, resolution**2  # Lumina-mGPT's pictures have one area and many shapes
+        case "chameleon_vqgan":
+            raise ValueError(
+                f"{path}: this image tokenizer (ChameleonVQVAE) only encodes, so no picture could be shown; make "
+                "a whole one of the original vqgan.ckpt with `jam convert-tokenizer`"
+            )
         case "chameleon":
             raise ValueError(f"{path}: this is a whole model; make its image tokenizer with `jam convert-tokenizer`")
         case _:

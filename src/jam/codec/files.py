@@ -6,13 +6,15 @@ Checkpoints of Janus and Emu3 hold theirs complete. Those of Chameleon lack the 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jam.checkpoints import CheckpointReader, Jobs, check_tensors, new_folder, write_checkpoint, write_json
+from jam.checkpoints.configs import load_config
+from jam.checkpoints.folders import copy_folder
+from jam.checkpoints.reader import tensor_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +41,24 @@ class OwnFolder:
 
     def save(self, out: Path) -> None:
         """Copy it to `out`, which does not exist."""
-        shutil.copytree(self.folder, out)
+        copy_folder(self.folder, out)
+
+    @property
+    def only_encodes(self) -> bool:
+        """Whether its config says that it has no decoder, as that out of a Chameleon of `transformers` has none."""
+        return json.loads((self.folder / "config.json").read_text()).get("has_decoder") is False
+
+    def problem(self) -> str | None:
+        """What its weights lack, in words; None where they have an encoder and a decoder.
+
+        What is missing would be random numbers: classes of `diffusers` and `transformers` open such a folder.
+        """
+        files = [path for path in self.folder.iterdir() if path.suffix in (".safetensors", ".bin")]
+        names = {name for path in files for name in tensor_names(path)}
+        for half, what in (("encoder", "no picture could be read"), ("decoder", "no picture could be shown")):
+            if not any(name.startswith(f"{half}.") for name in names):
+                return f"the image tokenizer {self.folder} has no {half} among its weights: {what}"
+        return None
 
 
 class InsideCheckpoint:
@@ -119,9 +138,7 @@ def extract_image_tokenizer(source: str | Path, out: str | Path) -> None:
 
 def inner_config(folder: str | Path) -> PretrainedConfig:
     """The config of the image tokenizer inside a whole checkpoint."""
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(folder, local_files_only=True).vq_config
+    return load_config(folder).vq_config
 
 
 def stored_names(reader: CheckpointReader) -> dict[str, str]:

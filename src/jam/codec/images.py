@@ -15,6 +15,7 @@ from jam.codec.coders import CODERS
 from jam.codec.description import ImageTokenizerInfo, describe_image_tokenizer
 from jam.codec.files import holds_image_tokenizer
 from jam.codec.shapes import fitted
+from jam.documents import to_rgb
 
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
 
@@ -46,7 +47,7 @@ class ImageTokenizer:
 
     def to_pixels(self, picture: Image.Image) -> torch.Tensor:
         """RGB ``[3, resolution, resolution]`` in -1 .. 1, resized and cropped or padded as this kind wants it."""
-        return _scaled(self._coder.fit(picture.convert("RGB"), self.info.resolution))
+        return _scaled(self._coder.fit(to_rgb(picture), self.info.resolution))
 
     def to_shaped_pixels(self, picture: Image.Image, unit: int = 1) -> torch.Tensor:
         """RGB ``[3, height, width]`` in -1 .. 1, in the picture's own shape: sides of a multiple of `unit` codes.
@@ -58,7 +59,7 @@ class ImageTokenizer:
             raise ValueError(f"an image tokenizer of the kind {self.info.kind} has one shape of pictures")
         size = (picture.height, picture.width)
         height, width = fitted(size, unit * self.info.pixels_per_code, self.info.area)
-        return _scaled(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+        return _scaled(to_rgb(picture).resize((width, height), Image.Resampling.BICUBIC))
 
     def encode(self, pictures: Sequence[Image.Image], batch_size: int = 32) -> torch.Tensor:
         """Pictures to codes, int64 ``[N, h, w]`` on the CPU."""

@@ -14,10 +14,12 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from jam.checkpoints.folders import TOKENIZER_FOLDER, tokenizer_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -26,10 +28,12 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: there is none, or it has no end-of-text token to serve as ``</s>``.
     """
+    from transformers import AutoTokenizer
+
     folder = Path(folder)
     source = tokenizer_folder(folder) or folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -46,6 +50,13 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return _plain_ids(tokenizer, f" {text}" if swallowed else text)
 
 
+def special_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Ids of the special tokens by their names, which a text says letter by letter."""
+    added = tokenizer.added_tokens_decoder.items()
+    names = {token.content: number for number, token in added if token.special}
+    return names | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of what decides the ids of a text: entries, merges, and how a text is normalised and split."""
     meaning: object = tokenizer.get_vocab()
@@ -58,7 +69,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], inside: bool = False) -> str:
     """The text of ids; the inverse of `encode_text`. `inside`: they go on in a text, where every space is its own."""
     text = _inner_text(tokenizer, ids)
-    return text.removeprefix(" ") if _adds_space(tokenizer) and not inside else text
+    return text.removeprefix(" ") if adds_space(tokenizer) and not inside else text
 
 
 def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -75,7 +86,7 @@ def _inner_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 @lru_cache(maxsize=8)
-def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+def adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer puts a space in front of a text."""
     return _inner_text(tokenizer, _plain_ids(tokenizer, "a")).startswith(" ")
 

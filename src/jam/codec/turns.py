@@ -2,54 +2,99 @@
 
 Text of a template is tokenized together with the text beside it, as the family's own templates are; names of tokens in
 it are ids. The paper's layout ends every turn before the answer with a newline. An earlier answer does so in all
-layouts: where a family ends it with ``</s>``, the document would end.
+layouts: where a family ends it with ``</s>``, the document would end. A text parent's own chat template is a
+`jam.codec.chat_template.ChatTemplate`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from jam.documents import Message, Part, Text
-from jam.layout import ImageLayout, Piece
+from jam.layout import Piece
+from jam.vocabulary import Vocabulary
 
 TURN_END = "\n"
 
 Written = Part | int  # a part of a document, or the id of a template's token
 
 
-def question(turns: Sequence[Message], layout: ImageLayout | None) -> list[Written]:
-    """The turns before an answer."""
-    system, before, behind = _template(layout)
-    written = [] if turns and turns[0].role == "system" else _written(system)
-    for turn in turns:
-        if turn.role == "user":
-            written += [*_written(before), *turn.content, *_written(behind)]
-        else:
-            written += [*turn.content, Text(TURN_END)]
-    return written
+@dataclass(frozen=True)
+class Template:
+    """How questions are asked: the pieces around the parts of a conversation.
 
-
-def strip(parts: Sequence[Written], layout: ImageLayout | None) -> list[Part]:
-    """Parts of a question without the template before the first turn and behind the last one.
-
-    Ids of a template's tokens that stay, between turns, are left out.
+    Args:
+        name: what a reader calls it.
+        begin: ids that open a conversation.
+        system: pieces that open one without a system message.
+        before, behind: pieces before and behind a question.
+        lead: text between all that and an answer.
+        closing: text behind an answer's own.
+        end_id: closes an answer.
     """
-    system, before, behind = _template(layout)
-    rest = list(parts)
-    for piece in _joined((*system, *before)):
-        _strip(rest, 0, piece)
-    for piece in reversed(_joined(behind)):
-        _strip(rest, -1, piece)
-    return [part for part in rest if not isinstance(part, int)]
 
+    name: str
+    begin: tuple[int, ...]
+    system: tuple[Piece, ...]
+    before: tuple[Piece, ...]
+    behind: tuple[Piece, ...]
+    end_id: int
+    lead: str = ""
+    closing: str = ""
 
-def marks(layout: ImageLayout | None) -> set[int]:
-    """Ids of the tokens in a layout's template."""
-    return {piece for pieces in _template(layout) for piece in pieces if isinstance(piece, int)}
+    @classmethod
+    def of_layout(cls, vocabulary: Vocabulary) -> Template:
+        """That of the vocabulary's layout, or of the paper."""
+        layout = vocabulary.layout
+        if layout is None:
+            return cls("the paper's layout", vocabulary.begin_ids, (), (), (TURN_END,), vocabulary.eos_id)
+        return cls(
+            f"the layout {layout.name}", vocabulary.begin_ids, layout.system, *layout.question, vocabulary.eos_id
+        )
 
+    def question(self, turns: Sequence[Message]) -> list[Written]:
+        """The turns before an answer, from the document's first id on."""
+        written: list[Written] = [*self.begin]
+        written += [] if turns and turns[0].role == "system" else _written(self.system)
+        for turn in turns:
+            if turn.role == "user":
+                written += [*_written(self.before), *turn.content, *_written(self.behind)]
+            else:
+                written += [*turn.content, Text(TURN_END)]
+        return written
 
-def _template(layout: ImageLayout | None) -> tuple[tuple[Piece, ...], ...]:
-    return ((), (), (TURN_END,)) if layout is None else (layout.system, *layout.question)
+    def strip(self, parts: Sequence[Written]) -> list[Part]:
+        """Parts of a question without the template before the first turn and behind the last one.
+
+        Ids of a template's tokens that stay, between turns, are left out.
+        """
+        rest = list(parts)
+        for piece in _joined((*self.system, *self.before)):
+            _strip(rest, 0, piece)
+        for piece in reversed(_joined(self.behind)):
+            _strip(rest, -1, piece)
+        return [part for part in rest if not isinstance(part, int)]
+
+    def answer(self, parts: Sequence[Part]) -> list[Part]:
+        """An answer with the text that the template writes around it."""
+        around = [Text(self.lead)] if self.lead else [], [Text(self.closing)] if self.closing else []
+        return [*around[0], *parts, *around[1]]
+
+    def strip_answer(self, parts: list[Part]) -> list[Part]:
+        """The inverse of `answer`."""
+        rest: list[Written] = [*parts]
+        for end, text in ((0, self.lead), (-1, self.closing)):
+            if text:
+                _strip(rest, end, text)
+        return [part for part in rest if not isinstance(part, int)]
+
+    @cached_property
+    def marks(self) -> frozenset[int]:
+        """Ids of the tokens in it."""
+        pieces = (*self.system, *self.before, *self.behind)
+        return frozenset(piece for piece in pieces if isinstance(piece, int))
 
 
 def _written(pieces: Sequence[Piece]) -> list[Written]:

@@ -24,7 +24,7 @@ class Writer:
         self, vocabulary: Vocabulary, grammar: Grammar, tokenizer: PreTrainedTokenizerBase, codes: Codes
     ) -> None:
         self.vocabulary, self.grammar, self.tokenizer, self.codes = vocabulary, grammar, tokenizer, codes
-        self.ids = [vocabulary.begin_id]
+        self.ids: list[int] = []
         self.after_image = False
         self.gaps: int | None = None  # so many so far; None: there must be none
 
@@ -45,6 +45,7 @@ class Writer:
             for part in run:
                 self.begin_text()
                 if isinstance(part, int):
+                    self._refuse_image_names([part], "a question")
                     self.ids.append(part)
                     continue
                 if isinstance(part, Gap):
@@ -78,13 +79,18 @@ class Writer:
 
     def _text(self, text: str) -> list[int]:
         ids = encode_text(self.tokenizer, text)
-        if self.vocabulary.eos_id in ids:
-            raise ValueError(f"the tokenizer reads </s>, the end of a document, out of the text {text!r:.80}")
+        end = next((token for token in ids if self.vocabulary.ends_document(token)), None)
+        if end is not None:
+            name = self.tokenizer.convert_ids_to_tokens(end)
+            raise ValueError(f"the tokenizer reads {name}, the end of a document, out of the text {text!r:.80}")
+        self._refuse_image_names(ids, f"the text {text!r:.80}")
+        return ids
+
+    def _refuse_image_names(self, ids: Sequence[int], read: str) -> None:
         named = next((token for token in ids if self.vocabulary.is_image_name(token)), None)
         if named is not None:
             name = self.tokenizer.convert_ids_to_tokens(named)
             raise ValueError(
-                f"the tokenizer reads {name!r}, its name of an image code, out of the text {text!r:.80}; write the "
+                f"the tokenizer reads {name!r}, its name of an image code, out of {read}; write the "
                 "name otherwise, or give the picture as one"
             )
-        return ids

@@ -17,7 +17,7 @@ from jam.commands.files import require_folder_of
 from jam.data import open_sources
 from jam.data.converters import HOW_TO_IMAGES, HOW_TO_RATING, RECIPES, balanced, fields_of, how_to
 from jam.data.records import Record, Records
-from jam.documents import DATA_URI, Document, write_documents
+from jam.documents import Document, write_documents
 
 EXAMPLES = """
 jam convert-documents pairs-{000..099}.tar --recipe captions --out captions.jsonl
@@ -101,6 +101,6 @@ def _document(record: Record, settings: Namespace) -> Document:
 def _beside(document: Document, folder: Path) -> Document:
     """The same with paths of pictures relative to the folder of the new file."""
     for image in document.images:
-        if image.path is not None and image.data is None and not image.path.startswith(DATA_URI):
-            image.path = os.path.relpath(image.path, folder)
+        if image.file is not None:
+            image.path = os.path.relpath(image.file, folder)
     return document

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jam.checkpoints import write_json
 from jam.commands.arguments import Parser, add_placement, make_parser, require
-from jam.commands.files import count_documents, read_all, require_folder_of
+from jam.commands.files import count_documents, read_all, require_folder_of, say_left_out
 from jam.commands.progress import progress_bar
 from jam.evaluation import evaluate
 from jam.model import load
@@ -39,6 +39,7 @@ def run(settings: Namespace) -> None:
     total = count_documents(settings.documents)
     model = load(settings.model, settings.device, settings.dtype, settings.device_map)
     with progress_bar(console, transient=True) as progress:
+        left_out: list[str] = []
         task = progress.add_task("measuring", total=total, figures="")
         report = evaluate(
             model.joint,
@@ -46,7 +47,11 @@ def run(settings: Namespace) -> None:
             read_all(settings.documents),
             settings.batch_size,
             lambda count: progress.advance(task, count),
+            left_out.append,
         )
+    say_left_out(console, left_out)
+    if len(left_out) == total:
+        raise ValueError("no document can be measured; all of them are longer than the model's context")
     print(json.dumps(report))
     if settings.json is not None:
         write_json(settings.json, report)

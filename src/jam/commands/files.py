@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from jam.data import open_sources
 from jam.data.converters import to_document
 from jam.documents import Document
@@ -29,6 +31,14 @@ def count_documents(paths: Sequence[Path]) -> int:
     if empty := [str(path) for path, count in counts.items() if not count]:
         raise ValueError(f"{', '.join(empty)}: there are no documents in it")
     return sum(counts.values())
+
+
+def say_left_out(console: Console, reasons: Sequence[str]) -> None:
+    """Name every document that is not used, and how many there are."""
+    for reason in reasons:
+        console.print(f"left out: {reason}", soft_wrap=True, markup=False)
+    if reasons:
+        console.print(f"{len(reasons)} documents were left out: see docs/data.md, Too long")
 
 
 def require_folder_of(path: Path, option: str) -> None:

@@ -12,7 +12,7 @@ from jam.commands.files import read_all
 from jam.commands.generate import check_page, show
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
-from jam.documents import Document, parse_document
+from jam.documents import Document, ending
 from jam.generation import GenerationSettings, settings_to_fill
 from jam.model import load
 
@@ -37,22 +37,13 @@ def parser() -> Parser:
     return made
 
 
-def read(path: Path) -> list[Document]:
-    """One document of a ``.json`` file, or those of JSON lines."""
-    if path.suffix != ".json":
-        return list(read_all([path]))
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file of documents")
-    return [parse_document(path.read_bytes(), path.parent, f"{path}: ")]
-
-
 def run(settings: Namespace) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if settings.out is not None:
         check_page(settings.out)
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)
-    documents = read(settings.documents)
+    documents = list(read_all([settings.documents]))
     model = load(settings.model, settings.device, settings.dtype, settings.device_map, settings.int8, settings.compile)
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("filling", total=sum(len(document.gaps) for document in documents), figures="")
@@ -62,9 +53,11 @@ def run(settings: Namespace) -> None:
 
         filled = model.fill_all(documents, settings_to_fill(model.settings, **chosen), on_step)
     for document in filled:
-        console.print(f"{document.extra['tokens']} tokens, finished: {document.extra['finish_reason']}")
+        console.print(f"{document.extra['tokens']} tokens, finished: {ending(document)}")
         if settings.out is None:
             show(document)
     if settings.out is not None:
-        Document(content=[part for document in filled for part in document.parts]).save(settings.out)
+        page = Document(content=[part for document in filled for part in document.parts])
+        page.extra = {"finish_reason": "; ".join(map(ending, filled))}
+        page.save(settings.out)
         console.print(f"{settings.out}: the filled documents", markup=False)

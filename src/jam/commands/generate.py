@@ -12,7 +12,7 @@ from jam.commands.arguments import Parser, add_placement, add_speed, make_parser
 from jam.commands.files import require_folder_of
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
-from jam.documents import Document, Image, Text
+from jam.documents import Document, Image, Message, Text, ending
 from jam.generation import Finished, GenerationSettings, ImageDone, ImageProgress, ImageStarted, TextPiece
 from jam.model import Model, load
 
@@ -31,6 +31,8 @@ def parser() -> Parser:
     page = "page to write or replace: .html or .md; default: text on stdout"
     made.add_argument("--out", type=Path | None, default=None, help=page)
     made.add_argument("--begin", type=str, default="", help="a text that every answer begins with; default: none")
+    help = "what the conversation begins with, such as how to answer; default: what the model's template has"
+    made.add_argument("--system", type=str | None, default=None, help=help)
     add_settings(made)
     add_placement(made, device_map=True)
     add_speed(made)
@@ -50,7 +52,8 @@ def run(settings: Namespace) -> None:
             "align it with `jam train recipes/align.yaml`",
             markup=False,
         )
-    made, prompts = replace(model.settings, **chosen), settings.prompt
+    made = replace(model.settings, **chosen)
+    prompts = [as_question(prompt, settings.system) for prompt in settings.prompt]
     if len(prompts) == 1:
         documents = [live(model, prompts[0], made, settings.begin, console, shown=settings.out is None)]
     else:
@@ -59,12 +62,18 @@ def run(settings: Namespace) -> None:
             show(document)
     for document in documents:
         extra = document.extra
-        console.print(f"{extra['tokens']} tokens, {extra['images']} pictures, finished: {extra['finish_reason']}")
+        console.print(f"{extra['tokens']} tokens, {extra['images']} pictures, finished: {ending(document)}")
     if settings.out is not None:
         page = Document(messages=[message for document in documents for message in document.messages])
-        page.extra = {"finish_reason": ", ".join(str(document.extra["finish_reason"]) for document in documents)}
+        page.extra = {"finish_reason": "; ".join(map(ending, documents)), "template": model.codec.template.name}
         page.save(settings.out)
         console.print(f"{settings.out}: the answer", markup=False)
+
+
+def as_question(prompt: str, system: str | None) -> Document:
+    """One question, behind a system message if there is one."""
+    turns = [Message("system", [Text(system)])] if system else []
+    return Document(messages=[*turns, Message("user", [Text(prompt)])])
 
 
 def check_page(path: Path) -> None:
@@ -75,7 +84,7 @@ def check_page(path: Path) -> None:
 
 
 def answer(
-    model: Model, prompts: list[str], settings: GenerationSettings, begin: str, console: Console
+    model: Model, prompts: list[Document], settings: GenerationSettings, begin: str, console: Console
 ) -> list[Document]:
     """Answer all questions in one batch, with a bar that counts tokens and pictures."""
     with progress_bar(console, transient=True) as progress:
@@ -89,7 +98,7 @@ def answer(
 
 
 def live(
-    model: Model, prompt: str, settings: GenerationSettings, begin: str, console: Console, shown: bool
+    model: Model, prompt: Document, settings: GenerationSettings, begin: str, console: Console, shown: bool
 ) -> Document:
     """Answer one question with a bar for every picture; with `shown` its text comes on stdout while it is written."""
 
@@ -98,7 +107,7 @@ def live(
             print(text, end=end, flush=True)
 
     events = model.stream(prompt, begin, **asdict(settings))
-    say(prompt, "\n")
+    say("\n".join(prompt.texts), "\n")
     say(begin)
     try:
         with progress_bar(console, transient=True) as progress:

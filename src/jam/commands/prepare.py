@@ -13,7 +13,7 @@ from rich.console import Console
 from jam.commands.arguments import Parser, add_placement, make_parser
 from jam.commands.progress import progress_bar
 from jam.data import MAX_REJECTS, REJECTS, check_limit, open_sources, prepare, refuse_prepared, warm_up
-from jam.model import load_codec
+from jam.model import context_of, load_codec
 
 EXAMPLES = """
 jam prepare captions.jsonl howto.jsonl --model fused --out shards
@@ -56,13 +56,13 @@ def run(settings: Namespace) -> None:
         )
     sources = open_sources(settings.documents)
     warm_up(settings.workers)
-    codec = load_codec(settings.model, settings.device)
+    codec, context = load_codec(settings.model, settings.device), context_of(settings.model)
     summary: dict[str, Any] = {}
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("preparing", total=None, figures="")
         first: dict[str, Any] = {}
         started = time.perf_counter()
-        for summary in prepare(sources, codec, settings.out, settings.workers, settings.max_rejects):
+        for summary in prepare(sources, codec, settings.out, settings.workers, settings.max_rejects, context):
             first = first or summary  # a run that goes on begins with what is there
             done, share = summary["documents"], summary["share"]
             seconds = max(1e-9, time.perf_counter() - started)

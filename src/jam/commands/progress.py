@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +23,7 @@ from rich.table import Column
 
 if TYPE_CHECKING:
     from jam.tokenizer_training import TokenizerTrainer
-    from jam.training import Trainer
+    from jam.training import StepReport, Trainer
 
 T = TypeVar("T")
 EVERY = 30.0  # seconds between two lines where there is no terminal
@@ -87,8 +87,10 @@ def track(items: Iterable[T], total: int | None, what: str, console: Console) ->
             progress.advance(task)
 
 
-def run_training(trainer: Trainer, what: str, console: Console) -> None:
-    """Run a trainer to its end with a progress bar and smoothed losses."""
+def run_training(
+    trainer: Trainer, what: str, console: Console, on_step: Callable[[StepReport], None] | None = None
+) -> None:
+    """Run a trainer to its end with a progress bar and smoothed losses; `on_step` is called behind every step."""
     smooth = Smoothed()
     with steps_of(trainer, console) as steps, progress_bar(console) as progress:
         task = progress.add_task(what, total=trainer.steps, figures="")
@@ -98,6 +100,8 @@ def run_training(trainer: Trainer, what: str, console: Console) -> None:
             progress.update(task, completed=report.step, figures=f"{losses} {rate}")
             if report.problem:
                 progress.console.print(report.problem, soft_wrap=True, markup=False)
+            if on_step is not None:
+                on_step(report)
 
 
 @contextmanager
@@ -121,8 +125,11 @@ class Smoothed:
         self.rate = rate
         self.values: dict[str, float] = {}
 
-    def __call__(self, now: dict[str, float], digits: int = 3) -> str:
+    def __call__(self, now: Mapping[str, float | None], digits: int = 3) -> str:
+        """What has no value now keeps its average; what never had one is left out."""
         for name, value in now.items():
+            if value is None:
+                continue
             before = self.values.get(name, value)
             self.values[name] = (1 - self.rate) * before + self.rate * value
-        return " ".join(f"{name} {self.values[name]:.{digits}f}" for name in now)
+        return " ".join(f"{name} {self.values[name]:.{digits}f}" for name in now if name in self.values)

@@ -10,7 +10,7 @@ from rich.console import Console
 from jam.commands.arguments import Parser, make_parser
 from jam.commands.progress import run_training
 from jam.model import Model, load
-from jam.training import RESULT, TrainConfig, Trainer
+from jam.training import LEFT_OUT, RESULT, TrainConfig, Trainer
 from jam.training.distributed import World, join, leave
 
 EXAMPLES = """
@@ -22,6 +22,7 @@ jam train recipes/align.yaml --model fused --out runs/cross --train cross --lr 1
 jam train --model fused --out try --sources '[{"path": "shards"}]' --steps 30 --warmup-steps 3 --batch-tokens 4096
 """
 RECIPE = True
+SHOWN = 3  # documents that are left out, in the line that says so
 
 
 def parser() -> Parser:
@@ -67,6 +68,13 @@ def train(config: TrainConfig, world: World, console: Console) -> None:
         f"{trainer.steps} steps of {trainer.accumulation} x {config.micro_batch_size} x {trainer.context} tokens "
         f"from {config.model} ({model.manifest.stage}){processes}"
     )
+    if trainer.left_out:
+        shown = "; ".join(trainer.left_out[:SHOWN])
+        console.print(
+            f"left out: {len(trainer.left_out)} documents (all in {config.out}/{LEFT_OUT}): {shown}",
+            soft_wrap=True,
+            markup=False,
+        )
     try:
         run_training(trainer, "training", console)
     finally:

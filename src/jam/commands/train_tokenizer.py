@@ -49,7 +49,8 @@ def run(settings: Namespace) -> None:
             names = ("loss", "pixel_loss", "perceptual_loss", "commitment")
             figures = smooth({name: getattr(step, name) for name in names})
             rate = smooth({"pictures/s": step.pictures / step.seconds}, digits=0)
-            progress.update(task, completed=step.step, figures=f"{figures} codes {step.codes_used} {rate}")
+            codes = "" if step.codes_used is None else f" codes {step.codes_used}"
+            progress.update(task, completed=step.step, figures=f"{figures}{codes} {rate}")
     report = trainer.report
     console.print(
         f"{report['pictures']} pictures left out: PSNR {report['psnr']:.2f} dB, SSIM {report['ssim']:.3f}, "

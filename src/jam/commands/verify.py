@@ -16,13 +16,14 @@ from rich.table import Table
 from jam.checkpoints import write_json
 from jam.codec import Codec
 from jam.commands.arguments import Parser, add_placement, make_parser, require
-from jam.commands.files import count_documents, read_all, require_folder_of
-from jam.data.prepare import encode_all
+from jam.commands.files import count_documents, read_all, require_folder_of, say_left_out
+from jam.data.prepare import encode_fitting
 from jam.documents import Document, Image, Text
 from jam.evaluation import Proof, verify
 from jam.evaluation.proof import BEYOND, EXACT, MEASURED, NOT_PROMISED
+from jam.evaluation.questions import NEW_IDS, QUESTIONS, Difference
 from jam.evaluation.tensors import ChangedRows, ChangedSetting
-from jam.model import choose_device, load, load_codec
+from jam.model import choose_device, context_of, load, load_codec
 from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
 
 EXAMPLES = """
@@ -47,6 +48,8 @@ def parser() -> Parser:
     help = "greatest difference of logits that passes; default: 0 where exactness is promised, else none"
     made.add_argument("--tolerance", type=float | None, default=None, help=help)
     made.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too, as JSON")
+    help = "most ids of each answer to ten built-in questions, which the text parent is asked, too; 0: do not ask"
+    made.add_argument("--answer_ids", type=int, default=NEW_IDS, help=help)
     add_placement(made)
     return made
 
@@ -55,13 +58,19 @@ def run(settings: Namespace) -> int:
     console, errors = Console(highlight=False), Console(stderr=True)
     tolerance = settings.tolerance
     require(tolerance is None or tolerance >= 0, "--tolerance", tolerance, "0 or more")
+    require(settings.answer_ids >= 0, "--answer-ids", settings.answer_ids, "0 or more")
     if settings.json is not None:
         require_folder_of(settings.json, "--json")
     if settings.documents:
         count_documents(settings.documents)
     device = choose_device(settings.device)
     codec = load_codec(settings.model, device)
-    documents = list(encode_all(read_all(settings.documents) if settings.documents else built_in(codec), codec))
+    found, left_out = read_all(settings.documents) if settings.documents else built_in(codec), list[str]()
+    documents = list(encode_fitting(found, codec, context_of(settings.model) or 0, left_out.append))
+    say_left_out(errors, left_out)
+    if left_out and not documents:
+        raise ValueError("no document can be compared on; all of them are longer than the model's context")
+    questions = {question: codec.encode_prompt(question) for question in QUESTIONS} if settings.answer_ids else {}
     grammar = codec.grammar
     del codec  # its image tokenizer takes memory too
     with errors.status("") as status:
@@ -74,12 +83,15 @@ def run(settings: Namespace) -> int:
             device=device,
             dtype=getattr(torch, settings.dtype) if settings.dtype else None,
             tolerance=tolerance,
+            questions=questions,
+            new_ids=settings.answer_ids,
             say=status.update,
         )
     console.print(heading(proof), markup=False, soft_wrap=True)
     console.print(table(proof))
     for note in proof.notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        kind = "" if note.startswith("warning") else "note: "
+        console.print(f"{kind}{note}", markup=False, soft_wrap=True)
     if settings.json is not None:
         write_json(settings.json, proof.to_json())
         console.print(f"{settings.json}: the report", markup=False, soft_wrap=True)
@@ -145,6 +157,10 @@ def table(proof: Proof) -> Table:
     made.add_section()
     made.add_row(f"perplexity of {behind.tokens:,} tokens of text behind pictures", _figure(behind.with_pictures), "")
     made.add_row("the same text without pictures", _figure(behind.without), "")
+    if (answers := proof.answers) is not None:
+        asked = "its chat template" if answers.by_template else "plain text"
+        equal = f"{answers.asked - len(answers.differences)} of {answers.asked}"
+        made.add_row(f"answers that are the parent's, {answers.ids:,} greedy ids (by {asked})", equal, "")
     return made
 
 
@@ -165,6 +181,8 @@ def last_line(proof: Proof) -> str:
     differs = f"; tensors that are not the parents': {'; '.join(changed)}" if changed else ""
     if proof.changed_rows:
         differs += f"; not as fusion makes them: {'; '.join(map(_rows, proof.changed_rows))}"
+    if proof.answers is not None and proof.answers.differences:
+        differs += f"; other answers than the text parent's: {'; '.join(map(_answer, proof.answers.differences[:2]))}"
     if settings := [f"{role}: {_settings(them)}" for role, them in proof.changed_settings.items() if them]:
         differs += f"; settings that are not the parents': {'; '.join(settings)}"
     by = f"text {proof.text.max_logit_difference:.3g}, image {proof.image.max_logit_difference:.3g}"
@@ -174,6 +192,12 @@ def last_line(proof: Proof) -> str:
 def _rows(changed: ChangedRows) -> str:
     first = "that of all ids without a row" if changed.token is None else repr(changed.token)
     return f"{changed.tensor} ({changed.rows:,} of {changed.of:,} rows, first {first})"
+
+
+def _answer(one: Difference) -> str:
+    if one.place < 0:
+        return f"{one.question!r} has other ids than the parent's tokenizer gives it"
+    return f"{one.question!r}, id {one.place + 1}: {one.fused} instead of {one.parent}"
 
 
 def _settings(changed: list[ChangedSetting]) -> str:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from jam.data.records import Record
-from jam.documents import Document, Image, Message, Part, Text, parse_record
+from jam.documents import PICTURE_KEYS, Document, Image, Message, Part, Sample, Text, parse_record, present, shortened
 
 TEXT_KEYS = ("text", "caption", "txt")
-IMAGE_KEYS = ("image", "jpg", "jpeg", "png", "webp")
 ROLES = ("user", "assistant")
+SPEAKERS = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 PHRASE, REPLACEMENT = re.compile(r"\b([Tt])his article\b"), {"T": "The following answer", "t": "the following answer"}
 HOW_TO_IMAGES, HOW_TO_RATING = 3, 90.0
 
@@ -27,11 +27,11 @@ HOW_TO_IMAGES, HOW_TO_RATING = 3, 90.0
 def to_document(record: Record) -> Document:
     """A record of any kind, by its keys.
 
-    ``content`` or ``messages``: a document as it is. ``conversations``: LIMA. A text and an image: a caption. A text
-    alone: plain text.
+    ``content`` or ``messages``: a document as it is. ``conversations``: LIMA, ShareGPT. A text with pictures: a
+    caption; without them, plain text.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or something in it looks like a picture and is not read.
     """
     if isinstance(record.value, Document):
         return record.value
@@ -39,9 +39,7 @@ def to_document(record: Record) -> Document:
     for keys, convert in (({"content", "messages"}, as_it_is), ({"conversations"}, lima)):
         if keys & fields.keys():
             return convert(fields, record)
-    if _first(fields, IMAGE_KEYS) is not None:
-        return caption(fields, record)
-    return plain_text(fields, record)
+    return _with_text(fields, record)
 
 
 def name_of(record: Record) -> str | None:
@@ -54,55 +52,61 @@ def name_of(record: Record) -> str | None:
 
 
 def fields_of(record: Record) -> dict[str, Any]:
-    """The record as an object; of a sample's ``.json`` file the keys, with its other files beside them."""
+    """The record as an object; of a sample's ``.json`` file the keys, with its other files beside them.
+
+    Raises:
+        ValueError: it is none, or a file of the sample cannot be had.
+    """
     value = record.value
     assert not isinstance(value, Document)
     if isinstance(value, bytes):
-        return _object(value, record)
-    fields = {name: content for name, content in value.items() if content is not None}
+        return present(_object(value, record))
+    for content in value.values():
+        if isinstance(content, ValueError):
+            raise content
+    fields = present(value)
     if isinstance(inner := fields.pop("json", None), bytes):
-        fields = _object(inner, record) | fields
+        fields = present(_object(inner, record)) | fields
     return fields
 
 
 def as_it_is(fields: Mapping[str, Any], record: Record) -> Document:
     """A document in our form. In tables it may be JSON text, and its pictures bytes; in samples they are file names."""
-    filled: dict[str, Any] = {}
-    for name, value in fields.items():
-        if name in ("content", "messages") and isinstance(value, str):
-            value = _list_or_text(value)
-        if name == "content":
-            filled[name] = _parts(value, fields, record)
-        elif name == "messages" and isinstance(value, list):
-            filled[name] = [_turn(turn, fields, record) for turn in value]
-        elif not isinstance(value, bytes):
-            filled[name] = value
-    return parse_record(filled, Path(record.source).parent, record.where)
+    filled = {
+        name: _list_or_text(value) if name in ("content", "messages") and isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+    return parse_record(filled, _sample(fields, record))
 
 
 def plain_text(fields: Mapping[str, Any], record: Record) -> Document:
-    """A text alone."""
-    return Document([Text(_text(fields, record))], extra=_extra(fields), where=record.where)
+    """A text alone, whatever stands beside it."""
+    return Document([Text(_text(fields))], extra=_extra(fields), where=record.where)
 
 
 def caption(fields: Mapping[str, Any], record: Record) -> Document:
     """A text, then its picture: ``</s> text <break> image </s>``."""
-    name = _first(fields, IMAGE_KEYS)
-    if name is None:
-        raise ValueError(f"no image; expected one of the keys {', '.join(IMAGE_KEYS)}, got {_names(fields)}")
-    image = _image(fields[name], record)
-    return Document([Text(_text(fields, record)), image], extra=_extra(fields), where=record.where)
+    document = _with_text(fields, record)
+    if not document.images:
+        raise ValueError(f"no image; expected one of the keys {', '.join(PICTURE_KEYS)}, got {_names(fields)}")
+    return document
 
 
 def lima(fields: Mapping[str, Any], record: Record) -> Document:
-    """``conversations``: texts, in turn the user's and the assistant's."""
+    """``conversations``: texts, in turn the user's and the assistant's; or (ShareGPT, LLaVA) ``from`` and ``value``."""
     turns = fields.get("conversations")
-    if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
-        raise ValueError(f'no "conversations" that are a list of texts, got {_names(fields)}')
-    if len(turns) < 2 or len(turns) % 2:
-        raise ValueError(f'"conversations" has {len(turns)} turns; questions and answers come in pairs')
-    messages = [Message(ROLES[number % 2], [Text(turn)]) for number, turn in enumerate(turns)]
-    return Document(messages=messages, extra=_extra(fields), where=record.where)
+    if isinstance(turns, list) and turns and all(_is_spoken(turn) for turn in turns):
+        messages = [{"role": SPEAKERS[turn["from"]], "content": turn["value"]} for turn in turns]
+    elif isinstance(turns, list) and all(isinstance(turn, str) for turn in turns):
+        if len(turns) < 2 or len(turns) % 2:
+            raise ValueError(f'"conversations" has {len(turns)} turns; questions and answers come in pairs')
+        messages = [{"role": ROLES[number % 2], "content": turn} for number, turn in enumerate(turns)]
+    else:
+        raise ValueError(
+            'no "conversations" that are a list of texts, or of objects with "from" '
+            f'({", ".join(list(SPEAKERS)[:2])}, ...) and "value"; got {_names(fields)}'
+        )
+    return _made({"messages": messages}, fields, record)
 
 
 def how_to(
@@ -198,16 +202,12 @@ def _object(line: bytes, record: Record) -> dict[str, Any]:
     return fields
 
 
-def _first(fields: Mapping[str, Any], keys: Iterable[str]) -> str | None:
-    return next((key for key in keys if fields.get(key) is not None), None)
-
-
 def _names(fields: Mapping[str, Any]) -> str:
-    return f"the keys {', '.join(sorted(fields))}" if fields else "none"
+    return f"the keys {shortened(', '.join(sorted(fields)), 300)}" if fields else "none"
 
 
-def _text(fields: Mapping[str, Any], record: Record) -> str:
-    name = _first(fields, TEXT_KEYS)
+def _text(fields: Mapping[str, Any]) -> str:
+    name = next((key for key in TEXT_KEYS if fields.get(key) is not None), None)
     value = fields[name] if name is not None else None
     if isinstance(value, bytes):
         try:
@@ -222,44 +222,30 @@ def _text(fields: Mapping[str, Any], record: Record) -> str:
     return value
 
 
-def _image(value: Any, record: Record, files: Mapping[str, Any] | None = None) -> Image:
-    """A picture from a table's cell, or the name of a file: one of `files` or one beside the source."""
-    if isinstance(value, Image):
-        return value
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return Image(data=value, path=f"of {record.key}", where=record.where)
-    if not isinstance(value, str):
-        raise ValueError(f"an image is a file's content or name; got {type(value).__name__}")
-    key = record.key.rpartition("/")[2]
-    for name in (value, value.rpartition("/")[2].removeprefix(f"{key}.")):
-        if files is not None and isinstance(files.get(name), bytes):
-            return Image(data=files[name], path=value, where=record.where)
-    folder = Path(record.source).parent
-    return Image(path=value if value.startswith("data:") else str(folder / value), where=record.where)
+def _is_spoken(turn: Any) -> bool:
+    return isinstance(turn, dict) and turn.get("from") in SPEAKERS and isinstance(turn.get("value"), str)
 
 
-def _parts(parts: Any, fields: Mapping[str, Any], record: Record) -> Any:
-    """Parts without empty columns, pictures found where they lie."""
-    if not isinstance(parts, list):
-        return parts
-    made = []
-    for part in parts:
-        if isinstance(part, dict):
-            part = {name: value for name, value in part.items() if value is not None}
-            if part.get("type") == "image" and "image" in part:
-                part = _image(part["image"], record, fields)
-        made.append(part)
-    return made
+def _with_text(fields: Mapping[str, Any], record: Record) -> Document:
+    """A text with the pictures beside it, if there are some."""
+    return _made({"content": _text(fields)}, fields, record)
 
 
-def _turn(turn: Any, fields: Mapping[str, Any], record: Record) -> Any:
-    return turn | {"content": _parts(turn.get("content"), fields, record)} if isinstance(turn, dict) else turn
+def _made(form: dict[str, Any], fields: Mapping[str, Any], record: Record) -> Document:
+    """The document that `form` says, with the pictures that stand beside its texts in `fields`."""
+    rest = {name: value for name, value in fields.items() if name not in (*TEXT_KEYS, "conversations")}
+    document = parse_record(rest | form, _sample(fields, record))
+    document.extra = _extra(document.extra)
+    return document
+
+
+def _sample(fields: Mapping[str, Any], record: Record) -> Sample:
+    files = {name: content for name, content in fields.items() if isinstance(content, bytes)}
+    return Sample(Path(record.source).parent, record.where, files, record.key.rpartition("/")[2])
 
 
 def _extra(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept beside the document: identity, licence and the like, as far as JSON has it."""
-    used = {*TEXT_KEYS, *IMAGE_KEYS, "content", "messages", "conversations", "title"}
+    used = {*TEXT_KEYS, *PICTURE_KEYS, "content", "messages", "conversations", "title"}
     simple = (str, int, float, bool)
     return {name: value for name, value in fields.items() if name not in used and isinstance(value, simple)}

@@ -53,7 +53,8 @@ def draw_spans(
 ) -> list[cm3.Span]:
     """What of a document is masked."""
     spans: list[cm3.Span] = []
-    if encoded.answer_start == 1 and rng.random() < objective.unconditional_rate:
+    asked = encoded.answer_start > vocabulary.opening_of(encoded.ids)
+    if not asked and rng.random() < objective.unconditional_rate:
         spans = cm3.text_spans(encoded.ids, vocabulary)
     if objective.part_rate and not spans and rng.random() < objective.part_rate:
         spans = cm3.part_span(encoded.ids, vocabulary, rng, encoded.answer_start)
@@ -66,7 +67,7 @@ def example_length(encoded: Encoded, spans: Sequence[cm3.Span], vocabulary: Voca
     """Positions of the example that `label` makes with these spans, without making it."""
     ids = encoded.ids
     plain = len(ids) - 1
-    masked = plain + 3 * len(spans) + (bool(spans) and ids[-1] != vocabulary.eos_id)
+    masked = plain + 3 * len(spans) + (bool(spans) and not vocabulary.ends_document(ids[-1]))
     if masked <= limit:
         return masked
     stays = np.zeros(len(ids), dtype=bool)
@@ -96,7 +97,7 @@ def label(
     vocabulary = grammar.vocabulary
     ids, start = encoded.ids, encoded.answer_start
     masked = cm3.mask(ids, spans, vocabulary)
-    closed_early = bool(spans) and ids[-1] != vocabulary.eos_id
+    closed_early = bool(spans) and not vocabulary.ends_document(ids[-1])
     behind_cuts = np.array([], dtype=np.int64)
     if limit is not None and len(masked) > limit + 1:
         kept = cm3.trim(masked, limit + 1, vocabulary, start)
@@ -108,7 +109,7 @@ def label(
     states, targets = grammar.state_array(sequence)[1:], sequence[1:]
     is_image = (targets >= vocabulary.image_start) & (targets < vocabulary.control_start)
     weights = np.where(is_image, objective.image_weight, 1.0).astype(np.float32)
-    weights[: start - 1] = 0.0
+    weights[: max(0, start - 1)] = 0.0
     weights[(states == State.CLOSED) | (states == State.FRAME)] = 0.0
     in_source = (states == State.TEXT) | (states == State.MASKED_IMAGE)
     weights[in_source & (targets >= vocabulary.sentinel_start)] = objective.sentinel_weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -38,6 +39,20 @@ class Batch:
             **{name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS},
             packed=self.packed.to(device),
         )
+
+    def split(self, count: int) -> list[Batch]:
+        """Its rows in at most so many batches, which differ by a row at most."""
+        size = len(self.inputs)
+        ends = [size * number // count for number in range(count + 1)]
+        return [
+            replace(
+                self,
+                **{name: getattr(self, name)[start:end] for name in TENSORS},
+                packed=Packed.of(self.packed.rows[start:end], self.packed.context),
+            )
+            for start, end in pairwise(ends)
+            if start < end
+        ]
 
 
 def assign(lengths: Sequence[int], context: int) -> list[list[int]]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -23,12 +23,16 @@ from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
 from jam.checkpoints.resume import place_beside
 from jam.codec import Codec, Encoded
 from jam.data.records import Documents, Records
-from jam.data.shards import Counts, ShardWriter
+from jam.data.shards import ORIGINS, Counts, ShardWriter
+from jam.data.split import why_unsplittable
+from jam.data.verdicts import Identities, Verdicts
 from jam.data.workers import Block, Reject, encode_blocks
 from jam.documents import Document
 
 BLOCK = 64  # records that are encoded together
+READING = 2  # raised where records are read otherwise: a run that was begun before begins anew
 REJECTS = "rejects.jsonl"
+STATE, VERDICTS = "state.json", "verdicts.jsonl"
 MAX_REJECTS = 0.01
 SHOWN = 3  # rejects in the message that stops a run
 SETTLED = 1000  # records from which on a share of them is taken at its word while the run goes on
@@ -44,6 +48,7 @@ class State:
         counts: what is written.
         rejects: how many were rejected.
         rejects_size: bytes of their file.
+        origins_size: bytes of the file that says where documents come from.
         seen: records of all sources.
         share: how much of everything is read; None where that is not known.
     """
@@ -53,6 +58,7 @@ class State:
     counts: Counts = field(default_factory=Counts)
     rejects: int = 0
     rejects_size: int = 0
+    origins_size: int = 0
     seen: int = 0
     share: float | None = None
 
@@ -68,12 +74,26 @@ def encode_all(documents: Iterable[Document], codec: Codec) -> Iterator[Encoded]
         yield from codec.encode_batch(batch)
 
 
+def encode_fitting(
+    documents: Iterable[Document], codec: Codec, context: int, leave_out: Callable[[str], None]
+) -> Iterator[Encoded]:
+    """As `encode_all`, but documents that cannot be split for a context, of which `leave_out` is told where and why."""
+    stream = iter(documents)
+    while batch := list(islice(stream, BLOCK)):
+        for document, encoded in zip(batch, codec.encode_batch(batch), strict=True):
+            if (why := why_unsplittable(encoded, context, codec.vocabulary)) is None:
+                yield encoded
+            else:
+                leave_out(f"{document.where}{why}")
+
+
 def prepare(
     documents: Iterable[Document] | Sequence[Records],
     codec: Codec,
     out: str | Path,
     workers: int = 1,
     max_rejects: int | float = MAX_REJECTS,
+    context: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Write shards to the new folder `out`; yields counts after every document and at last the summary.
 
@@ -84,6 +104,7 @@ def prepare(
         documents: documents at hand, or sources (`open_sources`); only a run from sources can be gone on with.
         workers: processes; one is this process.
         max_rejects: how many records may be rejected, or (a float below 1) which share of them.
+        context: the longest that the model has: a document that cannot be split for it is rejected.
 
     Raises:
         ValueError: `out` exists, a source cannot be read or has nothing in it, too many records are rejected, or the
@@ -94,27 +115,34 @@ def prepare(
         sources = [Documents(documents)]  # type: ignore[arg-type]
     check_limit(max_rejects)
     out = Path(out)
-    with _place(out, _key(sources, codec)) as (place, state):
-        made = place / "shards"
+    with _place(out, _key(sources, codec, context)) as (place, state):
+        made, verdicts = place / "shards", Verdicts(place / VERDICTS)
         try:
             with (
                 ShardWriter(made, codec.vocabulary, codec.fingerprint, state.counts, place) as writer,
-                (made / REJECTS).open("r+b" if (made / REJECTS).exists() else "w+b") as rejects,
+                _open_at(made / REJECTS, state.rejects_size) as rejects,
+                _open_at(made / ORIGINS, state.origins_size) as origins,
             ):
-                rejects.truncate(state.rejects_size)
-                rejects.seek(state.rejects_size)
-                for block, result in encode_blocks(codec, _blocks(sources, state), workers):
-                    for one in result:
+                for block, result in encode_blocks(codec, _blocks(sources, state), workers, context):
+                    before, files, keys = asdict(state), Identities(), list[str]()
+                    for record, one in zip(block.records, result, strict=True):
                         if isinstance(one, Reject):
                             state.rejects += 1
-                            line = json.dumps(asdict(one), ensure_ascii=False) + "\n"
-                            rejects.write(line.encode(errors="backslashreplace"))
+                            files |= one.files
+                            rejects.write(one.line())
                         else:
+                            keys.append(record.key)
                             writer.add(one)
                             yield _figures(writer.counts, state)
+                    if keys:
+                        origins.write(json.dumps({"source": sources[block.source].name, "keys": keys}).encode() + b"\n")
+                    if files:
+                        verdicts.add(before, files)
                     rejects.flush()
-                    _advance(state, sources, block, writer.flush(), rejects.tell())
-                    write_json(place / "state.json", asdict(state))
+                    origins.flush()
+                    state.rejects_size, state.origins_size = rejects.tell(), origins.tell()
+                    _advance(state, sources, block, writer.flush())
+                    write_json(place / STATE, asdict(state))
                     _refuse_rejects(state, max_rejects, made / REJECTS)
             _refuse_rejects(state, max_rejects, made / REJECTS, final=True)
             if not state.seen:
@@ -148,13 +176,13 @@ def _blocks(sources: Sequence[Records], state: State) -> Iterator[Block]:
             raise ValueError(f"{sources[number].name}: there are no documents in it; leave it out")
 
 
-def _advance(state: State, sources: Sequence[Records], block: Block, counts: Counts, rejects_size: int) -> None:
+def _advance(state: State, sources: Sequence[Records], block: Block, counts: Counts) -> None:
     """Count a block that is written."""
     if state.source != block.source:
         state.source, state.records = block.source, 0
     state.records += len(block.records)
     state.seen += len(block.records)
-    state.counts, state.rejects_size = counts, rejects_size
+    state.counts = counts
     share, sizes = block.records[-1].share, [source.size for source in sources]
     if share is not None:
         state.share = (sum(sizes[: state.source]) + share * sizes[state.source]) / sum(sizes)
@@ -178,12 +206,22 @@ def _refuse_rejects(state: State, limit: int | float, path: Path, final: bool = 
     )
 
 
-def _key(sources: Sequence[Records], codec: Codec) -> str | None:
+@contextmanager
+def _open_at(path: Path, size: int) -> Iterator[BinaryIO]:
+    """A file to write on behind its first `size` bytes; the others are cut off."""
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.truncate(size)
+        file.seek(size)
+        yield file
+
+
+def _key(sources: Sequence[Records], codec: Codec, context: int | None) -> str | None:
     """All that decides the result; None where a run cannot be gone on with."""
     identities = [source.identity() for source in sources]
     if None in identities:
         return None
-    return json.dumps([BLOCK, codec.vocabulary.hash, codec.fingerprint, codec.grammar.image_tokens, identities])
+    decisive = [READING, BLOCK, codec.vocabulary.hash, codec.fingerprint, codec.grammar.image_tokens, context]
+    return json.dumps([*decisive, identities])
 
 
 def refuse_prepared(out: Path) -> None:
@@ -222,7 +260,11 @@ def _left(place: Path, key: str | None) -> State:
     """What an earlier run with this key left, or a new beginning."""
     try:
         if key is not None and (place / "shards").is_dir() and (place / "key.json").read_text(encoding="utf-8") == key:
-            return State.of(json.loads((place / "state.json").read_text(encoding="utf-8")))
+            verdicts = Verdicts(place / VERDICTS)
+            state = verdicts.go_back(json.loads((place / STATE).read_text(encoding="utf-8")))
+            write_json(place / STATE, state)  # before anything behind it is cut off, or forgotten
+            verdicts.forget(state)
+            return State.of(state)
     except (OSError, ValueError, TypeError, KeyError):
         pass
     for path in place.iterdir():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import gzip
 import importlib
+import posixpath
 import tarfile
 import zlib
 from abc import ABC, abstractmethod
@@ -15,10 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import parse_qsl
 
-from jam.documents import Document
+from jam.documents import Document, JsonError, json_records
 
 LINES, TABLES, TARS = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), (".parquet",), (".tar", ".tar.gz", ".tgz")
 HUB = "datasets:"
@@ -84,22 +85,19 @@ class Files(Records):
 
 
 class JsonLines(Files):
-    """One document a line; ``.gz`` is unpacked."""
+    """One document a line, or an array of documents; ``.gz`` is unpacked."""
 
     def read(self, skip: int = 0) -> Iterator[Record]:
-        number = 0
+        key = "0"
         with self.path.open("rb") as raw:
-            lines: Any = gzip.GzipFile(fileobj=raw) if self.path.suffix == ".gz" else raw
+            file: Any = gzip.GzipFile(fileobj=raw) if self.path.suffix == ".gz" else raw
             try:
-                for number, line in enumerate(lines, 1):
-                    if not line.strip():
-                        continue
-                    if skip:
-                        skip -= 1
-                        continue
-                    yield Record(self.name, str(number), line, raw.tell() / self.size)
+                for key, record in islice(json_records(file), skip, None):
+                    yield Record(self.name, key, record, raw.tell() / self.size)
             except (OSError, EOFError, zlib.error) as error:
-                raise self.broken(error, f"line {number}") from None
+                raise self.broken(error, f"line {key}") from None
+            except JsonError as error:
+                raise self.broken(error, f"record {key}") from None
 
 
 class Parquet(Files):
@@ -123,31 +121,43 @@ class Parquet(Files):
 
 
 class Tar(Files):
-    """A WebDataset: files that share a name up to their first dot are one sample, by the rest of their names."""
+    """A WebDataset: files that share a name up to their first dot are one sample, by the rest of their names.
+
+    A link gives the file that it leads to, if that comes before it. Files whose names begin with a dot are none.
+    """
 
     def read(self, skip: int = 0) -> Iterator[Record]:
         key, sample = "", dict[str, Any]()
+        seen: dict[str, tarfile.TarInfo] = {}
         with self.path.open("rb") as raw:
             try:
-                with tarfile.open(fileobj=raw, mode="r|*") as archive:
+                with tarfile.open(fileobj=raw, mode="r:*") as archive:
                     for member in archive:
-                        if not member.isfile():
-                            continue
-                        folder, _, name = member.name.rpartition("/")
+                        folder, _, name = posixpath.normpath(member.name).rpartition("/")
                         stem, _, extension = name.partition(".")
+                        if not (member.isfile() or member.islnk() or member.issym()) or not stem:
+                            continue
                         stem = f"{folder}/{stem}" if folder else stem
                         if stem != key and sample:
                             if not skip:
                                 yield Record(self.name, key, sample, raw.tell() / self.size)
                             skip = max(0, skip - 1)
                             sample = {}
-                        key = stem
-                        if not skip:
-                            content: BinaryIO | None = archive.extractfile(member)  # type: ignore[assignment]
+                        key, extension = stem, extension.lower()
+                        target = seen[posixpath.normpath(member.name)] = _target(member, seen)
+                        if extension in sample:
+                            sample[extension] = ValueError(f"the sample has two files .{extension}; each needs its own")
+                        elif skip:
+                            sample[extension] = b""
+                        elif target.isfile():
+                            content = archive.extractfile(target)
                             assert content is not None
-                            sample[extension.lower()] = content.read()
+                            sample[extension] = content.read()
                         else:
-                            sample[extension.lower()] = b""
+                            sample[extension] = ValueError(
+                                f"the file {member.name:.80} is a link to {member.linkname:.80}, which is not before it"
+                            )
+                    _require_end(archive)
             except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
                 raise self.broken(error, f"sample {key!r}") from None
         if sample and not skip:
@@ -247,6 +257,22 @@ def open_sources(names: Sequence[str | Path]) -> list[Records]:
                 raise ValueError(f"{file}: not a known kind of file of documents; known: {', '.join(known)}")
             sources.append((kind or JsonLines)(file))
     return sources
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Raises TarError for an archive whose members end otherwise than in a block of zeros: a damaged or cut header."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("no header of a file, nor the end of an archive")
+
+
+def _target(member: tarfile.TarInfo, seen: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo:
+    """The member that a link leads to, among those before it; else the member itself."""
+    if member.isfile():
+        return member
+    folder = posixpath.dirname(member.name) if member.issym() else ""
+    return seen.get(posixpath.normpath(posixpath.join(folder, member.linkname)), member)
 
 
 def _stored(feature: Any, image: Any) -> Any:

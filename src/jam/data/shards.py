@@ -3,7 +3,7 @@
 A folder holds ``ids.bin`` (uint16 where the vocabulary fits, else uint32), ``offsets.npy`` ``[documents + 1]``,
 ``answers.npy`` ``[documents]`` (index of the answer's first id within its document), ``images.npy`` ``[images, 2]``
 (half-open spans in ``ids.bin``, for other programs) and ``shards.json`` with the hash of the vocabulary, the codec's
-fingerprint and the digest of what is trained on.
+fingerprint and the digest of what is trained on. ``origins.jsonl`` (of `prepare`) says where documents come from.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +22,7 @@ from jam.checkpoints import sha256_of
 from jam.codec import Encoded
 from jam.vocabulary import Vocabulary
 
+ORIGINS = "origins.jsonl"  # where documents come from: a source and keys of some of its documents, a line
 DTYPES: dict[str, np.dtype] = {"ends": np.dtype(np.int64), "answers": np.dtype(np.int32), "images": np.dtype(np.int64)}
 
 
@@ -199,6 +202,24 @@ class Shards:
     def __getitem__(self, index: int) -> Encoded:
         ids = self._ids[self.offsets[index] : self.offsets[index + 1]]
         return Encoded(ids.tolist(), int(self.answers[index]))
+
+    def origin(self, index: int) -> str:
+        """Where a document comes from: source and line (row, sample), or its number where that is not known."""
+        for line, first in self._origins:
+            if 0 <= index - first < len(line["keys"]):
+                return f"{line['source']}:{line['keys'][index - first]}"
+        return f"{self.folder}, document {index + 1}"
+
+    @cached_property
+    def _origins(self) -> list[tuple[dict[str, Any], int]]:
+        """Lines of the file that says it, each with the number of its first document."""
+        try:
+            with (self.folder / ORIGINS).open(encoding="utf-8") as file:
+                lines = [json.loads(line) for line in file]
+        except (OSError, ValueError):  # of an earlier version, or damaged: numbers must do
+            return []
+        ends = accumulate(len(line["keys"]) for line in lines)
+        return list(zip(lines, [0, *ends], strict=False))
 
     def lengths(self) -> np.ndarray:
         """Ids of each document, int64 ``[documents]``."""

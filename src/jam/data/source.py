@@ -9,34 +9,42 @@ import numpy as np
 from jam.cm3 import Span
 from jam.codec import Encoded
 from jam.data.shards import Shards
-from jam.data.split import cut, split_spans
+from jam.data.split import UnsplittableError, cut, split_spans
 
 
 class Source:
     """Shards with a weight in the mixture (share of the tokens).
 
+    Attributes:
+        left_out: why documents are not visited, by their numbers: they cannot be split for this context.
+
     Raises:
-        ValueError: a document cannot be split for this context (it is named).
+        ValueError: that is so for all of them.
     """
 
     def __init__(self, shards: Shards, weight: float, context: int) -> None:
         self.shards, self.weight, self.context = shards, weight, context
         # A document of n ids has n - 1 positions: the last id is only predicted.
         self._long = np.flatnonzero(shards.lengths() > context + 1)
+        self.left_out: dict[int, str] = {}
         spans = [self._spans_of(int(document)) for document in self._long]
         counts = np.ones(len(shards), dtype=np.int64)
         counts[self._long] = [len(one) for one in spans]
         self._ends = np.cumsum(counts)  # pieces up to the end of each document
+        if not len(self):
+            raise ValueError(f"{shards.folder}: no document can be used: {self.named_left_out()[0]}")
         self._spans = dict(zip(self._long.tolist(), spans, strict=True))
 
     def _spans_of(self, document: int) -> list[Span]:
         try:
             return split_spans(self.shards[document], self.context + 1, self.shards.vocabulary)
-        except ValueError as error:
-            raise ValueError(
-                f"{self.shards.folder}, document {document + 1}: {error}, the context is {self.context}; "
-                "train on a longer context or leave it out"
-            ) from None
+        except UnsplittableError as error:
+            self.left_out[document] = f"{error}; the context is {self.context}"
+            return []
+
+    def named_left_out(self) -> list[str]:
+        """Documents that are left out, by where they come from, and why."""
+        return [f"{self.shards.origin(document)}: {reason}" for document, reason in self.left_out.items()]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -56,4 +64,4 @@ class Source:
     @cached_property
     def mean_length(self) -> float:
         """Ids of a piece, without what is repeated in each."""
-        return float(self.shards.lengths().sum() / len(self))
+        return float(np.delete(self.shards.lengths(), list(self.left_out)).sum() / len(self))

@@ -7,6 +7,19 @@ from jam.codec import Encoded
 from jam.vocabulary import Vocabulary
 
 
+class UnsplittableError(ValueError):
+    """A document's question, or a picture behind it, leaves no room in the context: it is left out and named."""
+
+
+def why_unsplittable(encoded: Encoded, context: int, vocabulary: Vocabulary) -> str | None:
+    """The reason why a document cannot be learnt from, or measured on, in sequences of a context; None: it can."""
+    try:
+        split_spans(encoded, context + 1, vocabulary)  # of n ids the last one is only predicted
+    except UnsplittableError as error:
+        return f"{error}; the context is {context}"
+    return None
+
+
 def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]:
     """Pieces of at most `limit` ids, each a document that begins with ``</s>`` and the question.
 
@@ -14,7 +27,7 @@ def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]
     A text longer than a whole piece is cut between tokens.
 
     Raises:
-        ValueError: the question, or an image together with it, does not fit into `limit`.
+        UnsplittableError: the question, or an image together with it, does not fit into `limit`.
     """
     return [cut(encoded, span, vocabulary) for span in split_spans(encoded, limit, vocabulary)]
 
@@ -35,7 +48,7 @@ def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Sp
     tail = len(ids) - (found[-1][1] if found else start)
     room = limit - start - tail
     if room < 1:
-        raise ValueError(f"a question of {start} ids leaves no room for its answer in a piece of {limit}")
+        raise UnsplittableError(f"a question of {start} ids leaves no room for its answer in a piece of {limit}")
 
     def size(span: Span) -> int:
         return span[1] - span[0] + vocabulary.is_image(ids[span[0]])  # an image in front needs its <break>
@@ -56,7 +69,7 @@ def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Sp
                 spans.append(body)
                 longer = part
             if vocabulary.begins_image(ids[part[0]]) and size(longer) > room:
-                raise ValueError(
+                raise UnsplittableError(
                     f"an image of {part[1] - part[0]} tokens behind a question of {start} ids does not fit "
                     f"into a context of {limit}"
                 )

@@ -5,6 +5,7 @@ A block's result depends on nothing but the block: its pictures are tokenized in
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -22,20 +23,29 @@ import torch
 from jam.codec import Codec, Encoded
 from jam.data.converters import name_of, to_document
 from jam.data.records import Record
-from jam.documents import Document, Text
+from jam.data.split import why_unsplittable
+from jam.data.verdicts import Identities, identities
+from jam.documents import Document, Text, shortened
 
 PRELOADED = [__name__, "diffusers.models.autoencoders.vq_model", "transformers.models.auto.tokenization_auto"]
+LONGEST_REASON = 500  # characters
 AHEAD = 3  # blocks a worker that are read before they are needed
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A record that is no document for this model, and why."""
+    """A record that is no document for this model, and why. `files` are those beside its source that it names."""
 
     source: str
     key: str
     id: str | None
     reason: str
+    files: Identities = field(default_factory=dict)
+
+    def line(self) -> bytes:
+        """As a line of the file of rejects."""
+        shown = {name: getattr(self, name) for name in ("source", "key", "id", "reason")}
+        return (json.dumps(shown, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,11 @@ Result = list[Encoded | Reject]
 T = TypeVar("T")
 
 
-def encode_block(codec: Codec, block: Block) -> Result:
-    """Encode a block's records, the pictures of all together."""
+def encode_block(codec: Codec, block: Block, context: int | None = None) -> Result:
+    """Encode a block's records, the pictures of all together.
+
+    `context`: documents that cannot be split for it are rejected; None: none are.
+    """
     documents: list[Document] = []
     errors: dict[int, ValueError] = {}
     for number, record in enumerate(block.records):
@@ -62,18 +75,33 @@ def encode_block(codec: Codec, block: Block) -> Result:
             documents.append(document)
         except ValueError as error:
             errors[number] = error
-    encoded = iter(codec.encode_each(documents))
+    encoded = zip(documents, codec.encode_each(documents), strict=True)
     result: Result = []
     for number, record in enumerate(block.records):
-        one = errors[number] if number in errors else next(encoded)
+        document, one = (Document(), errors[number]) if number in errors else next(encoded)
         if isinstance(one, Encoded):
-            result.append(one)
+            why = why_unsplittable(one, context, codec.vocabulary) if context is not None else None
+            result.append(one if why is None else _reject(record, document, why))
         else:
-            result.append(Reject(record.source, record.key, name_of(record), str(one).removeprefix(record.where)))
+            result.append(_reject(record, document, str(one).removeprefix(record.where)))
     return result
 
 
-def encode_blocks(codec: Codec, blocks: Iterable[Block], workers: int) -> Iterator[tuple[Block, Result]]:
+def _reject(record: Record, document: Document, reason: str) -> Reject:
+    name = name_of(record)
+    files = identities([image.file for image in document.images if image.file is not None])
+    return Reject(
+        record.source,
+        shortened(record.key, LONGEST_REASON),
+        None if name is None else shortened(name, LONGEST_REASON),
+        shortened(reason, LONGEST_REASON),
+        files,
+    )
+
+
+def encode_blocks(
+    codec: Codec, blocks: Iterable[Block], workers: int, context: int | None = None
+) -> Iterator[tuple[Block, Result]]:
     """Every block with its result, in order.
 
     Raises:
@@ -81,11 +109,11 @@ def encode_blocks(codec: Codec, blocks: Iterable[Block], workers: int) -> Iterat
     """
     if workers == 1:
         for block in blocks:
-            yield block, _on_one_thread(lambda block=block: encode_block(codec, block))  # type: ignore[misc]
+            yield block, _on_one_thread(lambda block=block: encode_block(codec, block, context))  # type: ignore[misc]
         return
     waiting: deque[tuple[Block, Future[Result]]] = deque()
     try:
-        with ProcessPoolExecutor(workers, _context(), _begin, (pickle.dumps(codec),)) as pool:
+        with ProcessPoolExecutor(workers, _context(), _begin, (pickle.dumps((codec, context)),)) as pool:
             try:
                 for block in blocks:
                     waiting.append((block, pool.submit(_work, block)))
@@ -122,16 +150,17 @@ def warm_up(workers: int) -> None:
 
 
 _codec: Codec | None = None
+_context_length: int | None = None
 
 
-def _begin(codec: bytes) -> None:
+def _begin(work: bytes) -> None:
     """A worker's first moment: one thread, no interrupts of its own, and an end when its parent ends."""
-    global _codec
+    global _codec, _context_length
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _codec = pickle.loads(codec)
+    _codec, _context_length = pickle.loads(work)
 
 
 def _end_with_parent() -> None:
@@ -143,7 +172,7 @@ def _end_with_parent() -> None:
 
 def _work(block: Block) -> Result:
     assert _codec is not None
-    return encode_block(_codec, block)
+    return encode_block(_codec, block, _context_length)
 
 
 def _on_one_thread(work: Callable[[], T]) -> T:

@@ -72,7 +72,7 @@ def pictures_from_captions(model: Model, captions: Sequence[tuple[str, Scene]], 
     """Share of captions to which the model draws exactly the right picture."""
     vocabulary, codec = model.codec.vocabulary, model.codec
     prompts = [
-        [vocabulary.eos_id, *encode_text(codec.tokenizer, caption), vocabulary.break_id] for caption, _ in captions
+        [*vocabulary.begin_ids, *encode_text(codec.tokenizer, caption), vocabulary.break_id] for caption, _ in captions
     ]
     one_picture = replace(settings, max_new_tokens=codec.grammar.image_tokens + 1)
     verdicts = []

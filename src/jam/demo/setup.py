@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from jam.fusion import FuseConfig, fuse
 from jam.model import Model, load
 from jam.models import JointModel
 from jam.models.scoring import Perplexity
-from jam.training import RESULT, DataSource, TrainConfig
+from jam.training import RESULT, DataSource, StepReport, TrainConfig
 from jam.tutorials import PARENTS
 from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
 
@@ -91,19 +91,25 @@ def perplexity(joint: JointModel, documents: list[Encoded]) -> dict[str, float |
     return counts.report()
 
 
+def read_recipe(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe of the demo with `changes` to it."""
+    return yaml.safe_load((RECIPES / f"{name}.yaml").read_text()) | changes
+
+
 def train(
     model: Model,
     recipe: str,
     sources: list[tuple[Path, float]],
     out: Path,
     console: Console,
+    on_step: Callable[[StepReport], None] | None = None,
     **changes: Any,
 ) -> Model:
     """Train by a recipe of the demo with `changes` to it; the result lies in ``out/model``, and is `model` itself."""
-    settings = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text()) | changes
+    settings = read_recipe(recipe, changes)
     listed = [DataSource(str(path), weight) for path, weight in sources]
     config = TrainConfig(model=str(model.folder), out=str(out), sources=listed, **settings)
-    run_training(make_trainer(model, config), recipe.replace("-", " "), console)
+    run_training(make_trainer(model, config), recipe.replace("-", " "), console, on_step)
     model.manifest.stage = config.stage
     model.folder = out / RESULT
     return model

@@ -11,9 +11,19 @@ from typing import Any
 from rich.console import Console
 
 from jam.checkpoints import new_folder, write_json
+from jam.demo.forecast import Forecast
 from jam.demo.measure import Answers, answer_prompts
 from jam.demo.page import write_page
-from jam.demo.setup import REPORT, begin_folder, fuse_parents, perplexity, train, validation, write_corpus
+from jam.demo.setup import (
+    REPORT,
+    begin_folder,
+    fuse_parents,
+    perplexity,
+    read_recipe,
+    train,
+    validation,
+    write_corpus,
+)
 from jam.evaluation import compare_with_parents
 from jam.generation import GenerationSettings
 from jam.model import Model, load
@@ -50,7 +60,8 @@ def story(out: Path, prompts: int, lessons: Lessons, console: Console) -> dict[s
     report: dict[str, Any] = {"prompts": prompts, "recipe": lessons.recipe}
     report |= step_zero(model, console)
     console.rule("2. align and tune")
-    tune(model, out, lessons, console)
+    recipes = [read_recipe(name, lessons.changes) for name in ("align", lessons.recipe)]
+    tune(model, out, lessons, console, Forecast(recipes, started, console))
     report["perplexity"]["tuned"] = perplexities(model)
     console.rule("3. answer questions about things in colours that no corpus has")
     runs = answer_all(model, prompts, lessons.guidance_scales, console)
@@ -115,14 +126,14 @@ def perplexities(model: Model) -> dict[str, float | int | None]:
     }
 
 
-def tune(model: Model, folder: Path, lessons: Lessons, console: Console) -> None:
+def tune(model: Model, folder: Path, lessons: Lessons, console: Console, forecast: Forecast) -> None:
     """Alignment, then instruct tuning, in place."""
     data = {
         name: write_corpus(name, count, model.codec, folder / "data" / name, console)
         for name, count in (("texts", lessons.texts), ("captions", lessons.captions), ("tutorials", lessons.tutorials))
     }
     align = [(data["texts"], 0.5), (data["captions"], 0.5)]
-    train(model, "align", align, folder / "align", console, **lessons.changes)
+    train(model, "align", align, folder / "align", console, forecast, **lessons.changes)
     instruct = [(data["tutorials"], 0.9), (data["captions"], 0.1)]
     train(model, lessons.recipe, instruct, folder / "instruct", console, **lessons.changes)
 

@@ -3,26 +3,45 @@
 JSON lines in and out, Markdown and HTML out. Pixels are read only when they are asked for.
 """
 
-from jam.documents.document import Document, Gap, Message, Part, Text, article, page, to_html, to_markdown
-from jam.documents.pictures import DATA_URI, Image, PictureSizeError, data_uri, png_bytes, to_rgb
-from jam.documents.records import parse_document, parse_record, read_documents, to_record, write_documents
+from jam.documents.attached import PICTURE_KEYS, Sample
+from jam.documents.document import Document, Gap, Message, Part, Text, article, ending, page, to_html, to_markdown
+from jam.documents.json_files import JsonError, json_records
+from jam.documents.lost import READ_SUFFIXES
+from jam.documents.pictures import Image, data_uri, is_data_uri, shortened
+from jam.documents.pixels import PictureSizeError, png_bytes, to_rgb
+from jam.documents.records import (
+    parse_document,
+    parse_record,
+    present,
+    read_documents,
+    to_record,
+    write_documents,
+)
 
 __all__ = [
-    "DATA_URI",
+    "PICTURE_KEYS",
+    "READ_SUFFIXES",
     "Document",
     "Gap",
     "Image",
+    "JsonError",
     "Message",
     "Part",
     "PictureSizeError",
+    "Sample",
     "Text",
     "article",
     "data_uri",
+    "ending",
+    "is_data_uri",
+    "json_records",
     "page",
     "parse_document",
     "parse_record",
     "png_bytes",
+    "present",
     "read_documents",
+    "shortened",
     "to_html",
     "to_markdown",
     "to_record",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
-import io
-import warnings
+import re
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from urllib.parse import unquote, unquote_to_bytes
 
 from PIL import Image as PILImage
 
+from jam.documents.pixels import PictureSizeError, check_size, png_bytes, read_file, read_pixels, to_rgb
+
 DATA_URI = "data:image/"
-# Of a picture that is read: one pixel shows nothing; a bomb, or a thread once its width is resized, fills the memory.
-MIN_SIDE, MAX_PIXELS, MAX_ASPECT = 2, 2**26, 100
 JPEG = b"\xff\xd8"  # how such a file begins
+SHOWN = 120  # characters of a name in a message
+# How the files of pictures begin in base64, behind which nothing but its letters comes.
+BASE64 = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/_=\s-]{40,}")
+WEB = re.compile(r"(?:https?|ftp|s3|gs|hf)://", re.IGNORECASE)
 
 
 @dataclass
@@ -31,78 +35,88 @@ class Image:
     where: str = ""  # file and line of the document, for messages
     data: bytes | None = field(default=None, repr=False)
 
+    @classmethod
+    def at(cls, address: str, folder: Path, where: str = "") -> Image:
+        """The picture of a data URI, of a file's content in base64, or of a file (its name relative to `folder`)."""
+        if is_data_uri(address):
+            return cls(path=address, where=where)
+        if BASE64.fullmatch(address):
+            return cls(path=f"data:;base64,{address}", where=where)
+        if WEB.match(address):
+            return cls(path=address, where=where)
+        name = unquote(address.removeprefix("file://")) if address.startswith("file://") else address
+        return cls(path=str(folder / name), where=where)
+
+    @property
+    def file(self) -> str | None:
+        """The file that the pixels are read from; None where they are here already, or on the web."""
+        if self.pixels is not None or self.data is not None or self.path is None:
+            return None
+        return None if is_data_uri(self.path) or WEB.match(self.path) else self.path
+
     def load(self) -> PILImage.Image:
-        """The picture as RGB pixels, on white where it is transparent.
+        """The picture as RGB pixels, upright, on white where it is transparent.
 
         Raises:
-            ValueError: the file is missing, truncated or no picture.
+            ValueError: the file is missing, truncated, no picture, or on the web.
         """
-        if self.pixels is not None:
-            self._check_size(self.pixels)
-            return to_rgb(self.pixels)
-        if self.path is None and self.data is None:
-            raise ValueError(f"{self.where}this picture has codes only; decode them with the model's image tokenizer")
+        if self.pixels is None and self.data is None:
+            if self.path is None:
+                raise ValueError(
+                    f"{self.where}this picture has codes only; decode them with the model's image tokenizer"
+                )
+            if WEB.match(self.path):
+                raise ValueError(f"{self.where}picture {self._name} is on the web; fetch it, and name its file")
         try:
-            with (
-                warnings.catch_warnings(action="ignore", category=PILImage.DecompressionBombWarning),
-                PILImage.open(self._file()) as picture,
-            ):
-                self._check_size(picture)
-                return to_rgb(picture)
+            if self.pixels is not None:
+                check_size(self.pixels)
+                return to_rgb(self.pixels)
+            return read_pixels(self._content())
         except FileNotFoundError:
             raise ValueError(f"{self.where}picture {self._name} does not exist") from None
-        except PILImage.DecompressionBombError:
-            raise ValueError(f"{self.where}picture {self._name} is too large; {_SIZES}") from None
-        except PictureSizeError:
-            raise
+        except PictureSizeError as error:
+            raise PictureSizeError(f"{self.where}picture {self._name} {error}") from None
         except Exception as error:  # decoders of damaged files raise what they like
-            raise ValueError(f"{self.where}picture {self._name} cannot be read ({error}); is it truncated?") from None
+            reason = shortened(str(error) or type(error).__name__, 300)
+            raise ValueError(f"{self.where}picture {self._name} cannot be read ({reason}); is it truncated?") from None
 
     @property
     def _name(self) -> str:
         if self.path is None:
             return "in memory"
-        return self.path if not self.path.startswith(DATA_URI) else "in the data URI"
+        return "in the data URI" if is_data_uri(self.path) else shortened(self.path)
 
-    def _check_size(self, picture: PILImage.Image) -> None:
-        width, height = picture.size
-        short, long = sorted(picture.size)
-        if short < MIN_SIDE or short * long > MAX_PIXELS or long > MAX_ASPECT * short:
-            raise PictureSizeError(f"{self.where}picture {self._name} has {width} x {height} pixels; {_SIZES}")
-
-    def _file(self) -> Any:
-        """What `PIL` opens."""
+    def _content(self) -> bytes:
         if self.data is not None:
-            return io.BytesIO(self.data)
+            return self.data
         assert self.path is not None
-        if self.path.startswith(DATA_URI):
-            return io.BytesIO(base64.b64decode(self.path.partition(",")[2], validate=True))
-        return self.path
+        return decode_data_uri(self.path) if is_data_uri(self.path) else read_file(self.path)
 
 
-def to_rgb(picture: PILImage.Image) -> PILImage.Image:
-    """RGB pixels; what is transparent shows white."""
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    layer = picture.convert("RGBA")
-    return PILImage.alpha_composite(PILImage.new("RGBA", layer.size, "white"), layer).convert("RGB")
+def is_data_uri(address: str) -> bool:
+    return address[:5].lower() == "data:" and "," in address
 
 
-class PictureSizeError(ValueError):
-    """A picture is too small to show anything, or too large to be read."""
+def decode_data_uri(address: str) -> bytes:
+    """What a data URI holds: base64 of either alphabet, with or without padding and line ends, or percent-encoded.
 
-
-_SIZES = (
-    f"a side must have {MIN_SIDE} or more, the longer one {MAX_ASPECT} times the shorter or less, and the picture "
-    f"{MAX_PIXELS // 2**20} million or fewer"
-)
-
-
-def png_bytes(picture: PILImage.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    Raises:
+        ValueError: it has other characters than those.
+    """
+    kind, _, content = address.partition(",")
+    data = unquote_to_bytes(content.strip())
+    if not kind.lower().replace(" ", "").endswith(";base64"):
+        return data
+    data = b"".join(data.split()).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+    return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
 
 
 def data_uri(picture: PILImage.Image) -> str:
     return f"{DATA_URI}png;base64,{base64.b64encode(png_bytes(picture)).decode()}"
+
+
+def shortened(text: str, most: int = SHOWN) -> str:
+    """A text for a message: its beginning and end, where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]}...{text[-most // 4 :]} ({len(text)} characters)"

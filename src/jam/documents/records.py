@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jam.documents.attached import Place, Sample, attach
 from jam.documents.document import Document, Gap, Message, Part, Text
+from jam.documents.json_files import JsonError, json_records
+from jam.documents.lost import require_none
 from jam.documents.pictures import DATA_URI, JPEG, Image, data_uri
+
+# Where a part of type image says what its picture is; `source` and objects are those of chat APIs.
+IMAGE_SOURCES = ("image", "image_url", "url", "path", "base64", "source")
+PART_KEYS = ("type", "text", "codes", "grid", "modality")
 
 
 def read_documents(path: str | Path) -> Iterator[Document]:
@@ -17,10 +24,12 @@ def read_documents(path: str | Path) -> Iterator[Document]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file of documents")
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield parse_document(line, path.parent, f"{path}:{number}: ")
+    with path.open("rb") as file:
+        try:
+            for key, record in json_records(file):
+                yield parse_document(record, path.parent, f"{path}:{key}: ")
+        except JsonError as error:
+            raise ValueError(f"{path}: cannot be read to its end ({error}); is it whole?") from None
 
 
 def parse_document(line: str | bytes, folder: Path = Path(), where: str = "") -> Document:
@@ -29,50 +38,81 @@ def parse_document(line: str | bytes, folder: Path = Path(), where: str = "") ->
         record = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{where}not valid JSON: {error}") from None
-    return parse_record(record, folder, where)
+    return parse_record(record, Sample(folder, where))
 
 
-def parse_record(record: Any, folder: Path = Path(), where: str = "") -> Document:
-    """An object with content or messages to a `Document`; a part may be a `Text` or an `Image` already."""
-    if not isinstance(record, dict) or ("content" in record) == ("messages" in record):
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What is there: null means absent, as in tables."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def parse_record(record: Any, sample: Sample) -> Document:
+    """An object with content or messages to a `Document`; a part may be a `Text` or an `Image` already.
+
+    Pictures beside them belong to their places (`jam.documents.attached`).
+
+    Raises:
+        ValueError: it is none, or something in it looks like a picture and is none of those that are read.
+    """
+    where, fields = sample.where, present(record) if isinstance(record, dict) else {}
+    if ("content" in fields) == ("messages" in fields):
         raise ValueError(f'{where}a document is an object with either "content" or "messages"')
-    extra = {key: value for key, value in record.items() if key not in ("content", "messages")}
-    if "content" in record:
-        return Document(content=_parse_parts(record["content"], folder, where), extra=extra, where=where)
-    if not isinstance(record["messages"], list):
-        raise ValueError(f'{where}"messages" must be a list; got {type(record["messages"]).__name__}')
-    messages = []
-    for message in record["messages"]:
-        if not isinstance(message, dict) or message.get("role") not in ("user", "assistant", "system"):
-            raise ValueError(f'{where}a message needs a "role" of "user", "assistant" or "system"; got {message!r:.80}')
-        messages.append(Message(message["role"], _parse_parts(message.get("content"), folder, where)))
+    messages = [_parse_turn(turn, sample) for turn in _turns(fields, where)]
+    read = attach(messages, fields, sample, is_caption="content" in fields)
+    rest = {name: value for name, value in fields.items() if name not in {*read, "content", "messages"}}
+    require_none(rest, any(isinstance(part, Image) for turn in messages for part in turn.content), where)
+    extra = {name: value for name, value in rest.items() if not isinstance(value, bytes)}
+    if "content" in fields:
+        return Document(content=messages[0].content, extra=extra, where=where)
     return Document(messages=messages, extra=extra, where=where)
 
 
-def _parse_parts(parts: Any, folder: Path, where: str) -> list[Part]:
+def _turns(fields: Mapping[str, Any], where: str) -> list[Any]:
+    if "content" in fields:
+        return [{"role": "assistant", "content": fields["content"]}]
+    if not isinstance(fields["messages"], list):
+        raise ValueError(f'{where}"messages" must be a list; got {type(fields["messages"]).__name__}')
+    return fields["messages"]
+
+
+def _parse_turn(turn: Any, sample: Sample) -> Message:
+    if not isinstance(turn, dict) or turn.get("role") not in ("user", "assistant", "system"):
+        raise ValueError(f'{sample.where}a message needs a "role" of "user", "assistant" or "system"; got {turn!r:.80}')
+    require_none({name: value for name, value in turn.items() if name != "content"}, False, sample.where)
+    return Message(turn["role"], _parse_parts(turn.get("content"), sample))
+
+
+def _parse_parts(parts: Any, sample: Sample) -> list[Any]:
     if isinstance(parts, str):
-        return [_parse_text(parts, where)]
+        return [_parse_text(parts, sample.where)]
     if not isinstance(parts, list):
-        raise ValueError(f'{where}"content" must be a list of parts; got {type(parts).__name__}')
-    parsed: list[Part] = []
-    for part in parts:
-        match part:
-            case Text() | Image():
-                parsed.append(part)
-            case {"type": "text", "text": str(text)}:
-                parsed.append(_parse_text(text, where))
-            case {"type": "image", "image": str(name)}:
-                path = name if name.startswith(DATA_URI) else str(folder / name)
-                parsed.append(Image(path=path, where=where))
-            case {"type": "image", "codes": list(codes)} if all(type(code) is int for code in codes):
-                parsed.append(Image(codes=codes, grid=_parse_grid(part, where), where=where))
-            case {"type": "gap", "modality": "text" | "image" as modality}:
-                parsed.append(Gap(modality))
-            case _:
-                raise ValueError(
-                    f'{where}a part is {{"type": "text", "text": ...}}, {{"type": "image", "image" or "codes": ...}} '
-                    f'or {{"type": "gap", "modality": "text" or "image"}}; got {part!r:.120}'
-                )
+        raise ValueError(f'{sample.where}"content" must be a list of parts; got {type(parts).__name__}')
+    return [part if isinstance(part, Text | Image) else _parse_part(part, sample) for part in parts]
+
+
+def _parse_part(part: Any, sample: Sample) -> Part | Place:
+    fields = present(part) if isinstance(part, dict) else {}
+    source = next((name for name in IMAGE_SOURCES if fields.get(name)), None)
+    used: tuple[str, ...] = PART_KEYS
+    parsed: Part | Place | None = None
+    match fields:
+        case {"type": "text", "text": str(text)}:
+            parsed = _parse_text(text, sample.where)
+        case {"type": "image" | "image_url"} if source is not None:
+            used, parsed = (*PART_KEYS, source), _parse_picture(fields[source], sample)
+        case {"type": "image", "codes": list(codes)} if all(type(code) is int for code in codes):
+            parsed = Image(codes=codes, grid=_parse_grid(fields, sample.where), where=sample.where)
+        case {"type": "gap", "modality": "text" | "image" as modality}:
+            parsed = Gap(modality)
+        case {"type": "image"} if "codes" not in fields:
+            parsed = Place()
+    if parsed is None:
+        raise ValueError(
+            f'{sample.where}a part is {{"type": "text", "text": ...}}, {{"type": "image", "image" or "codes": ...}} '
+            f'or {{"type": "gap", "modality": "text" or "image"}}; got {part!r:.120}'
+        )
+    rest = {name: value for name, value in fields.items() if name not in used}
+    require_none(rest, isinstance(parsed, Image), sample.where)
     return parsed
 
 
@@ -81,6 +121,10 @@ def _parse_text(text: str, where: str) -> Text:
         return Text(text)
     except ValueError as error:
         raise ValueError(f"{where}{error}") from None
+
+
+def _parse_picture(source: Any, sample: Sample) -> Image:
+    return source if isinstance(source, Image) else sample.picture(source)
 
 
 def _parse_grid(part: dict[str, Any], where: str) -> tuple[int, int] | None:

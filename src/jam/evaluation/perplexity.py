@@ -14,7 +14,7 @@ import torch
 
 from jam.codec import Codec, Encoded
 from jam.data import plain_batches, split
-from jam.data.prepare import encode_all
+from jam.data.prepare import encode_fitting
 from jam.documents import Document
 from jam.models import JointModel
 from jam.models.scoring import Perplexity, token_nll
@@ -29,27 +29,34 @@ def evaluate(
     documents: Iterable[Document],
     batch_size: int = 4,
     on_documents: Callable[[int], None] | None = None,
+    leave_out: Callable[[str], None] | None = None,
 ) -> dict[str, float | int | None]:
     """Measure a model on documents; longer ones are split as in training.
 
     Args:
         batch_size: packed sequences of the model's context in one forward.
         on_documents: called with the number of documents that were just measured.
+        leave_out: told where a document stands, and why, whose question, or a picture behind it, leaves no room in the
+            model's context: it is not measured. None: that is an error.
 
     Returns:
         ``{"text_ppl", "image_ppl", "all_ppl", "text_tokens", "image_tokens", "all_tokens"}``; a perplexity is None
         where there are no such targets.
 
     Raises:
-        ValueError: a document cannot be read, or a part of it does not fit into the model's context.
+        ValueError: a document cannot be read, or (without `leave_out`) cannot be measured.
     """
     counts = Perplexity()
-    encoded = encode_all(documents, codec)
+    encoded = encode_fitting(documents, codec, model.context_length, leave_out or _refuse)
     while group := list(islice(encoded, GROUP)):
         measure(model, group, batch_size, counts)
         if on_documents is not None:
             on_documents(len(group))
     return counts.report()
+
+
+def _refuse(reason: str) -> None:
+    raise ValueError(reason)
 
 
 def measure(model: JointModel, group: list[Encoded], batch_size: int, counts: Perplexity) -> None:

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, require_memory
+from jam.checkpoints.configs import load_config
 from jam.checkpoints.tensors import kind_of
 from jam.codec import Encoded
 from jam.data import split
 from jam.evaluation.loading import exchange_is_identity, load_parent, load_tower
 from jam.evaluation.parents import ROLES, find_parent, rows_of_parents
+from jam.evaluation.questions import NEW_IDS, Answers, Asked, Difference, ask, differences, own_prompt
 from jam.evaluation.retention import (
     Kept,
     LoneTower,
@@ -38,12 +40,13 @@ from jam.evaluation.samples import Sample, pictures_of, text_behind_pictures, te
 from jam.evaluation.tensors import ChangedRows, ChangedSetting, Changes, find_changes
 from jam.fusion import Parent
 from jam.grammar import Grammar
-from jam.models import CrossConfig, JointModel
+from jam.models import CrossConfig, JointModel, SingleStream
 from jam.models.towers import decoder_config
 from jam.vocabulary import ParentRows
 
 # Verdicts. MEASURED: nothing differs, but a parent was not run, or tensors and settings were not compared.
 EXACT, MEASURED = "exact", "exact as far as measured"
+BURDEN = 1.2  # times the perplexity of text that a picture in front may cost before a reader is warned
 WITHIN, BEYOND, NOT_PROMISED = "within tolerance", "beyond tolerance", "not promised"
 
 
@@ -68,6 +71,7 @@ class Proof:
         parents: role, name and hash of each.
         text, image: what was kept of each parent on its modality.
         behind_pictures: text behind pictures.
+        answers: to questions without pictures, beside the text parent's own; None where none were asked.
         changed_tensors: by role, tensors of a parent that its tower has not, where that is promised.
         changed_rows: tensors of the fused model's own that are not what fusion makes of the parents, likewise.
         changed_settings: by role, fields of a tower's config that are not what fusion makes of the parent's, likewise.
@@ -87,6 +91,7 @@ class Proof:
     text: Kept
     image: Kept
     behind_pictures: Behind
+    answers: Answers | None = None
     changed_tensors: dict[str, list[str]] = field(default_factory=dict)
     changed_rows: list[ChangedRows] = field(default_factory=list)
     changed_settings: dict[str, list[ChangedSetting]] = field(default_factory=dict)
@@ -103,6 +108,7 @@ class Proof:
         if self.tolerance is None:
             return NOT_PROMISED
         changed = (*self.changed_tensors.values(), self.changed_rows, *self.changed_settings.values())
+        changed += (self.answers.differences,) if self.answers is not None else ()
         if self.max_logit_difference == 0 and not any(changed):
             return EXACT if self.promised and self.text.tokens and self.image.tokens else MEASURED
         return WITHIN if self.tolerance > 0 and self.max_logit_difference <= self.tolerance else BEYOND
@@ -148,6 +154,8 @@ class _Case:
     dtype: torch.dtype
     stored: torch.dtype
     say: Callable[[str], None]
+    asked: list[Asked]
+    found: list[Difference]
 
     def check_memory(self, parts: Mapping[str, list[TensorInfo]]) -> None:
         """Raises ValueError unless each part of the fused model, and then its tables with the parent, fit."""
@@ -173,6 +181,7 @@ class _Case:
             traced = trace(alone, samples.image if role == "image" else samples.text, tower)
             if role == "text":
                 behind = self.behind(partial(trace, alone), samples)
+                self.found.extend(differences(alone, self.asked, self.grammar))
             drop_all_but_heads(tower)
             kept[role] = self.compare(traced, role)
             del tower, alone, traced
@@ -188,6 +197,7 @@ class _Case:
             "image": trace(fused, samples.image, tower_of(fused, image=True)),
         }
         behind = self.behind(partial(trace, fused), samples)
+        self.found.extend(differences(fused, self.asked, self.grammar))
         drop_all_but_heads(fused)
         return self.compare(traced["text"], "text"), self.compare(traced["image"], "image"), behind
 
@@ -199,8 +209,11 @@ class _Case:
     def compare(self, traced: Trace, role: str) -> Kept:
         gc.collect()  # layers that were dropped before
         self.say(f"running the {role} parent")
+        return compare(traced, self.load_parent(role), self.grammar, image=role == "image")
+
+    def load_parent(self, role: str) -> SingleStream:
         assert self.manifest.image_grid is not None
-        parent = load_parent(
+        return load_parent(
             self.parents[role],
             self.grammar.vocabulary,
             self.manifest.image_grid,
@@ -209,7 +222,22 @@ class _Case:
             self.dtype,
             made_in=self.stored,
         )
-        return compare(traced, parent, self.grammar, image=role == "image")
+
+    def ask(self, questions: Mapping[str, list[int]], new_ids: int) -> Answers:
+        """Let the text parent answer; the differences are found when the fused model runs."""
+        vocabulary = self.grammar.vocabulary
+        prompts = {}
+        for question, ids in questions.items():
+            own = own_prompt(self.parents["text"], question, vocabulary)
+            if own is not None and own != ids:
+                self.found.append(Difference(question, -1))
+            else:
+                prompts[question] = ids
+        self.check_memory({"text": []})
+        self.say("asking the text parent")
+        self.asked.extend(ask(self.load_parent("text"), prompts, vocabulary, new_ids))
+        count = sum(len(one.answer) for one in self.asked)
+        return Answers(len(questions), count, vocabulary.chat_template is not None, self.found)
 
 
 def verify(
@@ -221,6 +249,8 @@ def verify(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     tolerance: float | None = None,
+    questions: Mapping[str, list[int]] | None = None,
+    new_ids: int = NEW_IDS,
     say: Callable[[str], None] = lambda what: None,
 ) -> Proof:
     """Compare a fused folder with its parents on documents; longer ones are split as in training.
@@ -234,6 +264,8 @@ def verify(
         parents: folders or hub ids of the "text" and the "image" parent; None: where they were when they were fused.
         dtype: of the weights in memory; None: float32 on the CPU, else as stored.
         tolerance: greatest logit difference that passes; None: 0 where exactness is promised.
+        questions: to be asked without pictures, and their ids by the fused folder's codec.
+        new_ids: most ids of an answer.
         say: is told what is done.
 
     Raises:
@@ -241,7 +273,7 @@ def verify(
             not fit, or there is too little memory.
     """
     manifest, reader = Manifest.load(folder), CheckpointReader(folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = load_config(folder)
     vocabulary, context = grammar.vocabulary, decoder_config(config).max_position_embeddings
     pieces = [piece for document in documents for piece in split(document, context + 1, vocabulary)]
     samples = _Samples.of(pieces, grammar)
@@ -251,7 +283,7 @@ def verify(
     stored = next(info.dtype for info in reader.infos.values() if info.is_floating_point)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored)
     rows = rows_of_parents(folder, manifest, config)
-    case = _Case(manifest, config, reader, found, rows, grammar, device, dtype, stored, say)
+    case = _Case(manifest, config, reader, found, rows, grammar, device, dtype, stored, say, [], [])
     exact = isinstance(config, CrossConfig) and config.readout == "exact"
     promised = exact and manifest.stage == "fused"
     changes = Changes({}, [], {})
@@ -259,6 +291,7 @@ def verify(
         assert isinstance(config, CrossConfig)
         say("comparing settings and tensors")
         changes = find_changes(reader, config, found, stored)
+    answers = case.ask(questions, new_ids) if questions else None
     towers = exact and exchange_is_identity(reader)
     text, image, behind = case.towers(samples) if towers else case.whole(samples, load_whole)
     return Proof(
@@ -274,6 +307,7 @@ def verify(
         text=text,
         image=image,
         behind_pictures=behind,
+        answers=answers,
         changed_tensors=changes.tensors,
         changed_rows=changes.rows,
         changed_settings=changes.settings,
@@ -282,8 +316,19 @@ def verify(
             for role, one in found.items()
             if one.trained_context is not None
         },
-        notes=_notes(found, stored, dtype, samples),
+        notes=[*_notes(found, stored, dtype, samples), *_warnings(behind)],
     )
+
+
+def _warnings(behind: Behind) -> list[str]:
+    """What a user should know though nothing of it is lost."""
+    if not (behind.with_pictures and behind.without) or behind.with_pictures <= BURDEN * behind.without:
+        return []
+    return [
+        f"warning: behind a picture the same text has {behind.with_pictures / behind.without:.3g} times the perplexity "
+        f"({behind.with_pictures:.4g}, without pictures {behind.without:.4g}): the text parent reads the picture's ids "
+        "as text that means nothing; alignment teaches it otherwise"
+    ]
 
 
 def _notes(parents: Mapping[str, Parent], stored: torch.dtype, dtype: torch.dtype, samples: _Samples) -> list[str]:

@@ -39,7 +39,8 @@ def text_of(ids: Sequence[int], grammar: Grammar, start: int = 1) -> Sample | No
     array, vocabulary = np.asarray(ids), grammar.vocabulary
     kept = grammar.text_places(array)
     measured = np.flatnonzero(kept >= start)
-    if not (array[kept[measured]] != vocabulary.eos_id).any():
+    measured = measured[measured > 0]  # nothing stands before a document's first id
+    if np.isin(array[kept[measured]], vocabulary.end_ids).all():
         return None
     return _sample(array[kept], grammar, measured - 1)
 
@@ -47,7 +48,7 @@ def text_of(ids: Sequence[int], grammar: Grammar, start: int = 1) -> Sample | No
 def pictures_of(ids: Sequence[int], grammar: Grammar, start: int = 1) -> Sample | None:
     """The image codes of a document, behind all that comes before them; None if it has no picture."""
     codes = np.flatnonzero(grammar.state_array(ids) == State.IMAGE)
-    measured = codes[codes >= start]
+    measured = codes[codes >= max(1, start)]
     return _sample(np.asarray(ids), grammar, measured - 1) if len(measured) else None
 
 
@@ -60,10 +61,11 @@ def text_behind_pictures(ids: Sequence[int], grammar: Grammar, start: int = 1) -
     pictures = np.flatnonzero(states == State.IMAGE)
     kept = grammar.text_places(array)
     first = max(pictures[0], start - 1) if len(pictures) else len(array)
-    behind = kept[(kept > first) & (states[kept] == State.TEXT)]
+    without = np.flatnonzero((kept > first) & (states[kept] == State.TEXT))
+    without = without[without > 0]  # nothing stands before it without the pictures
+    behind = kept[without]
     if not len(behind):
         return None
-    without = np.searchsorted(kept, behind)
     return _sample(array, grammar, behind - 1), _sample(array[kept], grammar, without - 1)
 
 

@@ -69,7 +69,7 @@ def model_card(
         parameters=plan.parameters,
         bytes=format_bytes(plan.bytes),
         v=plan.vocabulary,
-        layout=plan.vocabulary.layout.name if plan.vocabulary.layout is not None else "paper",
+        layout=plan.vocabulary.documents_are,
         opened_by="`jam`" if plan.method == "cross" else "`transformers`, and `jam` for documents",
         parents="\n".join(rows),
         notes="".join(f"\nNote: {note}.\n" for note in plan.notes),

@@ -26,6 +26,7 @@ class FuseConfig:
         out: folder to write; it must not exist. A plan needs none.
         image_tokenizer: folder of the image tokenizer, or of a checkpoint that holds one (Janus, Emu3); default:
             `image_tokenizer/` in the image parent, else the one that the parent holds.
+        encode_only: take an image tokenizer without a decoder, so that nobody can see the pictures that are written.
         method: blocks between both ("cross"), a weighted mean ("uniform"), or both side by side ("width").
         every: cross: exchange after layers 0, every, 2 every, ...; 0 for no cross blocks.
         readout: cross: "exact" loses nothing of the parents, "paper" is the paper's one softmax.
@@ -36,7 +37,8 @@ class FuseConfig:
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
         image_codes: number of image codes, for a plan without image tokenizer; default: the tokenizer's.
         layout: of documents: "family" is that of the image parent's family, if it has one and the tokenizer
-            its tokens; "paper"; or a layout's name.
+            its tokens, else "chat"; "chat" asks by the text parent's chat template, if it has one; "paper"; or a
+            layout's name.
         image_start: row of the first image code in the image parent's table; default: where names of
             tokens or the size of its table say.
         dtype: data type of the result; default: the parents'.
@@ -50,6 +52,7 @@ class FuseConfig:
     image: str
     out: str | None = None
     image_tokenizer: str | None = None
+    encode_only: bool = False
     method: Method = "cross"
     every: int = 2
     readout: Readout = "exact"

@@ -1,12 +1,86 @@
-"""In which layout a fused model reads and writes documents."""
+"""How a fused model reads and writes documents: how they begin and end, frame pictures and ask questions."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+from jam.checkpoints.folders import read_json
+from jam.codec.text import special_names
 from jam.fusion.parents import Parent
 from jam.layout import ImageLayout
 from jam.models.towers import family_of
 
-FAMILY, PAPER = "family", "paper"
+FAMILY, CHAT, PAPER = "family", "chat", "paper"
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What a text parent's tokenizer says of documents; the fields are those of `Vocabulary`."""
+
+    begin: tuple[int, ...] | None = None
+    ends: tuple[int, ...] = ()
+    chat_template: str | None = None
+
+
+def find_conventions(text: Parent, eos_id: int, chosen: str, notes: list[str]) -> Conventions:
+    """How the text parent begins, ends and asks, for documents that no family's layout rules.
+
+    A parent that `jam` made keeps what its manifest says. One from elsewhere begins as its tokenizer begins a text, and
+    is asked by its chat template. What its ``generation_config.json`` ends with, and what ends its turns, ends a
+    document too.
+
+    Args:
+        chosen: the option ``--layout``.
+
+    Raises:
+        ValueError: ``--layout chat``, and there is no chat template.
+    """
+    made = text.manifest.vocabulary if text.manifest else None
+    template = made.get("chat_template") if made else _template(text.tokenizer)
+    if chosen == CHAT and template is None:
+        raise ValueError(
+            f"--layout chat: the tokenizer of the text parent {text.folder} has no chat template; leave the option out"
+        )
+    template = None if chosen == PAPER else template
+    if made is not None:
+        return Conventions(made.get("begin"), tuple(made.get("ends", ())), template)
+    if text.tokenizer is None:
+        return Conventions()
+    opening = _opening(text.tokenizer)
+    ends = [_turn_end(text.tokenizer)] if template is not None else []
+    ends += _listed(read_json(text.folder / "generation_config.json").get("eos_token_id"))
+    special = set(special_names(text.tokenizer).values()) - {eos_id}  # configs may name letters, by their defaults
+    known = (token for token in ends if token in special)
+    if template is not None:
+        notes.append("questions are written by the text parent's chat template (--layout paper leaves it out)")
+    return Conventions(None if opening == (eos_id,) else opening, tuple(dict.fromkeys(known)), template)
+
+
+def _template(tokenizer: Any | None) -> str | None:
+    """Identifies the tokenizer's chat template, without waiting for what renders one where there is none."""
+    if tokenizer is None or not tokenizer.chat_template:
+        return None
+    from jam.codec.chat_template import template_digest
+
+    return template_digest(tokenizer)
+
+
+def _turn_end(tokenizer: Any) -> int | None:
+    from jam.codec.chat_template import turn_end
+
+    return turn_end(tokenizer)
+
+
+def _opening(tokenizer: Any) -> tuple[int, ...]:
+    """The ids that a tokenizer sets before a text."""
+    whole, plain = (tokenizer("a", add_special_tokens=added).input_ids for added in (True, False))
+    places = range(len(whole) - len(plain) + 1)
+    return tuple(whole[: next((place for place in places if whole[place : place + len(plain)] == plain), 0)])
+
+
+def _listed(ids: int | list[int] | None) -> list[int | None]:
+    return [*ids] if isinstance(ids, list) else [ids]
 
 
 def find_layout(
@@ -19,22 +93,22 @@ def find_layout(
 
     Args:
         one_tokenizer: whether both parents have the same text ids.
-        chosen: "family", "paper" or the name of a layout that the family states.
+        chosen: "family", "chat", "paper" or the name of a layout that the family states.
 
     Raises:
         ValueError: the layout chosen is not known, or not one that these parents can write.
     """
     stated = family_of(image.settings).layouts
     names = [layout.name for layout in stated]
-    if chosen not in (FAMILY, PAPER, *names):
-        known = ", ".join([FAMILY, PAPER, *names])
+    if chosen not in (FAMILY, CHAT, PAPER, *names):
+        known = ", ".join([FAMILY, CHAT, PAPER, *names])
         raise ValueError(
             f"--layout {chosen}: the image parent, a {image.settings.model_type}, has no such one; {known}"
         )
     trained = image.manifest.vocabulary if image.manifest else None
     if trained is not None and chosen == FAMILY and one_tokenizer:
         return ImageLayout.from_dict(trained["layout"]) if trained.get("layout") else None
-    if chosen == PAPER or not stated:
+    if chosen in (CHAT, PAPER) or not stated:
         return None
     if text.tokenizer is None:
         if chosen == FAMILY and plan_only:

@@ -77,11 +77,15 @@ def hash_entry(parent: Parent, path: Path) -> str:
 def made_blocks(tensor: PlannedTensor, pair: Pair) -> Iterator[Tensor]:
     """A planned tensor in consecutive blocks of rows, computed and rounded; the next block may overwrite one."""
     tables = [pair.parent(source.role).table(source.name) for source in tensor.sources]
-    return rounded(tensor.compute(*tables), tensor.dtype)
+    return rounded(tensor.compute(*tables), tensor.dtype, tensor.name)
 
 
-def rounded(blocks: Iterable[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
-    """Blocks in another data type; a block that is changed lies in a buffer, until the next one."""
+def rounded(blocks: Iterable[Tensor], dtype: torch.dtype, name: str) -> Iterator[Tensor]:
+    """Blocks of the tensor `name` in another data type; a block that is changed lies in a buffer, until the next one.
+
+    Raises:
+        ValueError: a finite number is infinite in a type of 16 bits with few for the exponent.
+    """
     buffer = torch.empty(0, dtype=dtype)
     for block in blocks:
         if block.dtype == dtype:
@@ -89,7 +93,13 @@ def rounded(blocks: Iterable[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
             continue
         if buffer.numel() < block.numel():
             buffer = torch.empty(block.numel(), dtype=dtype)
-        yield buffer[: block.numel()].view(block.shape).copy_(block)
+        made = buffer[: block.numel()].view(block.shape).copy_(block)
+        if dtype == torch.float16 and (lost := made.isinf() & block.isfinite()).any():
+            raise ValueError(
+                f"{name} has {block[lost].abs().max():g}, and float16 ends at {torch.finfo(dtype).max:g}: it would be "
+                "infinite, and the model's every answer nan; take --dtype bfloat16 or float32"
+            )
+        yield made
 
 
 def fingerprint(plan: FusionPlan, pair: Pair, options: dict[str, Any]) -> str:

@@ -50,18 +50,18 @@ class FileTokenizer:
     Attributes:
         backend_tokenizer: the pipeline of tokenizer.json.
         bos_token_id, eos_token_id, pad_token_id: None where the files name none.
-        all_special_ids: of these and of all other special tokens that tokenizer_config.json names.
+        all_special_tokens, all_special_ids: these and all other special tokens that tokenizer_config.json names.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], pipeline: Tokenizer) -> None:
         self._folder, self._config, self.backend_tokenizer = folder, config, pipeline
+        self._ids = {token.content: number for number, token in pipeline.get_added_tokens_decoder().items()}
         names = {role: _content(config[role]) for role in ROLES if config.get(role) is not None}
-        ids = {role: pipeline.token_to_id(name) for role, name in names.items()}
         self.bos_token_id, self.eos_token_id, self.pad_token_id = (
-            ids.get(role) for role in ("bos_token", "eos_token", "pad_token")
+            self._ids[names[role]] if role in names else None for role in ("bos_token", "eos_token", "pad_token")
         )
-        more = [pipeline.token_to_id(name) for name in _more_special(config)]
-        self.all_special_ids = list(dict.fromkeys([*ids.values(), *more]))
+        self.all_special_tokens = list(dict.fromkeys([*names.values(), *_more_special(config)]))
+        self.all_special_ids = [self._ids[name] for name in self.all_special_tokens]
 
     @classmethod
     def of(cls, folder: Path) -> FileTokenizer | None:
@@ -87,7 +87,7 @@ class FileTokenizer:
         """The tokenizer of `transformers`, for what is not here."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -101,6 +101,11 @@ class FileTokenizer:
             return self.real.chat_template
         return None
 
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """Added tokens by id, with their `content` and whether they are `special`."""
+        return self.backend_tokenizer.get_added_tokens_decoder()
+
     @cached_property
     def _vocabulary(self) -> dict[str, int]:
         return self.backend_tokenizer.get_vocab(with_added_tokens=True)
@@ -109,7 +114,10 @@ class FileTokenizer:
         """Id of every token."""
         return self._vocabulary
 
-    def __call__(self, text: str, add_special_tokens: bool = True, split_special_tokens: bool = False) -> Ids:
+    def __call__(
+        self, text: str, add_special_tokens: bool = True, split_special_tokens: bool = False, verbose: bool = True
+    ) -> Ids:
+        """As the real one; `verbose` is its warning of long texts, which is never given here."""
         self.backend_tokenizer.encode_special_tokens = split_special_tokens
         try:
             return Ids(input_ids=self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jam.checkpoints.tensors import KINDS
-from jam.fusion.documents import find_layout
+from jam.fusion.documents import Conventions, find_conventions, find_layout
 from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_text_image_ids
 from jam.fusion.parents import Parent
 from jam.fusion.pieces import Pieces, find_pieces
@@ -167,6 +167,8 @@ def join(
         ValueError: the parents don't fit together, or (unless `plan_only`) do not tell enough.
     """
     notes: list[str] = []
+    if plan_only:
+        _note_missing_tokenizers(text, image, image_tokenizer, notes)
     text = _with_tokenizer(text, image, plan_only, notes)
     text, image = _at_context(text, image, context, notes)
     image_size = find_image_size(text, image, image_tokenizer, image_codes, plan_only, notes)
@@ -186,7 +188,11 @@ def join(
     reads_text, frames = image_rows.text_size > 0 or image_rows.made_text, None
     if image_size and reads_text:
         frames = find_layout(text, image, apart is None, layout, plan_only, notes)
-    vocabulary = Vocabulary(text_rows.text_size, image_size, _eos_id(text, plan_only), sentinels, named, frames)
+    eos_id = _eos_id(text, plan_only)
+    said = Conventions() if frames else find_conventions(text, eos_id, layout, notes)
+    vocabulary = Vocabulary(
+        text_rows.text_size, image_size, eos_id, sentinels, named, frames, said.begin, said.ends, said.chat_template
+    )
     for parent in (text,) if apart else (text, image):
         if parent.manifest and parent.manifest.vocabulary:
             _require_same_text(parent.manifest.vocabulary, vocabulary)
@@ -254,6 +260,25 @@ def _with_tokenizer(text: Parent, image: Parent, plan_only: bool, notes: list[st
         "write text, copy the files into its folder tokenizer/"
     )
     return text
+
+
+def _note_missing_tokenizers(
+    text: Parent, image: Parent, image_tokenizer: CodebookInfo | None, notes: list[str]
+) -> None:
+    """A plan goes on without them; a fusion does not, or gives a model that reads and writes ids alone."""
+    for parent in (text, image):
+        if parent.tokenizer is None:
+            notes.append(
+                f"the {parent.role} parent has no tokenizer: there is no tokenizer.json or tokenizer.model in "
+                f"{parent.folder} or in its tokenizer/; what is said here of its ids is assumed"
+            )
+    if image_tokenizer is None:
+        notes.append(
+            "there is no image tokenizer: the image parent has no image_tokenizer/ and holds none; without it the "
+            "result reads and shows no pictures"
+            + ("" if image.manifest and image.manifest.image_grid else ", and nothing tells how many codes they have")
+            + "; name it with --image-tokenizer"
+        )
 
 
 def _wider(one: str, other: str) -> str:

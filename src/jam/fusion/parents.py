@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
+from jam.checkpoints.configs import load_config, twin_of
 from jam.checkpoints.tensors import KIND_OF, KINDS, dtype_of
 from jam.fusion.file_tokenizer import FileTokenizer
 from jam.fusion.hub import origin
 from jam.fusion.positions import StretchedPositions, stretched_settings
+from jam.fusion.quantized import refuse_quantized, without_quantization
 from jam.fusion.skeleton import Skeleton
 from jam.fusion.tokenizers import TextTokens, find_pipeline, find_tokenizer
 from jam.models.towers import Composite, Made, composite_of
@@ -47,6 +49,7 @@ class Parent:
         tokenizer: None when the folder has none, in its root or in `tokenizer/`.
         manifest: None for a model from elsewhere.
         trained_context: positions of the checkpoint, where `settings` have more (see `stretched`).
+        quantization: what its config says of quantised weights; a leftover where they are plain.
     """
 
     role: str
@@ -57,20 +60,27 @@ class Parent:
     manifest: Manifest | None
     whole: Any
     trained_context: int | None = None
+    quantization: dict[str, Any] | None = None
 
     @classmethod
     def describe(cls, folder: str | Path, role: str) -> Parent:
         """Read everything but the weights. Raises ValueError when the folder holds no decoder that can be fused."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():
-            raise ValueError(f"the {role} parent {folder} has no config.json; give the folder of a saved model")
-        whole = read_settings(folder, f"the {role} parent {folder}")
+            twin = f"; its weights for transformers are {found}" if (found := twin_of(folder)) else ""
+            raise ValueError(f"the {role} parent {folder} has no config.json; give the folder of a saved model{twin}")
+        whole = read_settings(folder, f"the {role} parent")
+        quantization = without_quantization(whole)
         settings = composite_of(whole).decoder_config(whole)
         settings.name_or_path = ""  # a path of this machine, which results must not carry
         for name in DROPOUT:
             if getattr(settings, name, None):
                 setattr(settings, name, 0.0)
-        return cls(role, folder, settings, Skeleton(settings), find_tokenizer(folder), Manifest.find(folder), whole)
+        skeleton, tokenizer = Skeleton(settings), find_tokenizer(folder)
+        parent = cls(role, folder, settings, skeleton, tokenizer, Manifest.find(folder), whole, None, quantization)
+        if quantization is not None:
+            parent.refuse_quantized()
+        return parent
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -113,6 +123,8 @@ class Parent:
     @property
     def kinds(self) -> dict[str, int]:
         """Data types of the floating tensors that the model has, and how many are of each; none without weights."""
+        if has_weights(self.folder):
+            self.refuse_quantized()
         stored = self._stored_names.items() if has_weights(self.folder) else ()
         infos = (self._reader.infos[file_name] for name, file_name in stored if name in self._shapes)
         return Counter(info.kind for info in infos if info.is_floating_point)
@@ -187,8 +199,21 @@ class Parent:
                 names[name if name in known else self.skeleton.prefix + name] = stored
         return names
 
+    def refuse_quantized(self) -> None:
+        """Raises ValueError when its weights are quantised, or its config says so and they are not here to tell."""
+        owner = f"the {self.role} parent {self.folder}"
+        if self.quantization is not None and not has_weights(self.folder):
+            raise ValueError(
+                f"config.json of {owner} says that its weights are quantised "
+                f"({self.quantization.get('quant_method', 'quantization_config')}), and they are not here to "
+                "tell; give it with its weights, or take quantization_config out where they are plain"
+            )
+        needed = {name: stored for name, stored in self._stored_names.items() if name in self._shapes}
+        refuse_quantized(owner, self._reader.infos, needed, self.quantization)
+
     def check_weights(self) -> None:
-        """Raises ValueError when the weights don't have the names and shapes that the config asks for."""
+        """Raises ValueError when the weights don't have the names, shapes and types that the config asks for."""
+        self.refuse_quantized()
         stored, tied = self._stored_names, self.skeleton.tied_names
         infos: dict[str, TensorInfo] = {}
         for name, file_name in stored.items():
@@ -238,22 +263,20 @@ class Parent:
         }
 
 
-def read_settings(folder: Path, owner: str) -> Any:
+def read_settings(folder: Path, what: str) -> Any:
     """What the config.json of a folder says: `Settings`, or the config of `transformers` where only that can tell.
 
     Args:
-        owner: names the checkpoint in messages.
+        what: names the folder in messages.
 
     Raises:
-        ValueError: it is no JSON, or says what no model can be.
+        ValueError: it is no JSON, or says what no model can be, or needs code of its own.
     """
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no valid JSON: {error}") from None
-    if isinstance(values, dict) and (settings := Settings.of(values, owner)) is not None:
+    if isinstance(values, dict) and (settings := Settings.of(values, f"{what} {folder}")) is not None:
         return settings
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
+    return load_config(folder, what)

@@ -176,8 +176,7 @@ class FusionPlan:
         return (
             f"{self.method} -> {self.architecture}: {self.parameters:,} parameters, "
             f"{format_bytes(self.bytes)}; vocabulary {v.size:,} = {v.text_size:,} text + {v.image_size:,} image "
-            f"+ {v.control_size:,} control; documents as "
-            + (f"those of {v.layout.name}" if v.layout is not None else "in the paper")
+            f"+ {v.control_size:,} control; layout of documents: {v.documents_are}"
         )
 
 

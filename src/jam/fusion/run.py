@@ -139,6 +139,11 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, hashes: H
         parent.check_weights()
     folder = find_image_tokenizer(config)
     image_tokenizer = image_tokenizer_in(folder) if folder else None
+    if isinstance(image_tokenizer, OwnFolder) and (problem := image_tokenizer.problem()):
+        if not (config.encode_only and image_tokenizer.only_encodes):
+            hint = ", or go without, with --encode-only" if image_tokenizer.only_encodes else ""
+            raise ValueError(f"{problem}; take a whole one{hint}")
+        say(f"warning: {problem}; nobody can see the pictures that this model writes")
     say(plan.summary)
     needed = plan.bytes + (image_tokenizer.bytes if image_tokenizer else 0)
     options = {name: value for name in OPTIONS[plan.method] if (value := getattr(config, name)) is not None}
@@ -177,9 +182,8 @@ def write_description(
         pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:
         image_tokenizer.save(work.folder / "image_tokenizer")
-    ends = {"bos_token_id": plan.vocabulary.begin_id, "eos_token_id": plan.vocabulary.eos_id}
     sampling = {"do_sample": True, "temperature": 1.0, "top_p": 0.9}
-    write_json(work.folder / "generation_config.json", sampling | ends)
+    write_json(work.folder / "generation_config.json", sampling | plan.vocabulary.special_ids)
     ancestors = [
         parent.ancestor(hashes[parent.role]) | {"rows": asdict(rows)}
         for parent, rows in ((pair.text, pair.text_rows), (pair.image, pair.image_rows))

@@ -54,7 +54,8 @@ def single_settings(pair: Pair, doubled: tuple[str, ...] = ()) -> Any:
     config = copy.deepcopy(pair.text.settings)
     config.vocab_size = len(single_index(pair)[0])
     v = pair.vocabulary
-    config.bos_token_id, config.eos_token_id = v.begin_id, v.eos_id
+    for name, token in v.special_ids.items():
+        setattr(config, name, token)
     if config.pad_token_id is not None and config.pad_token_id >= v.text_size:
         config.pad_token_id = None  # a row of the parent's that is none of the result's
     # Rotary parents may differ here.

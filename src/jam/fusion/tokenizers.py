@@ -62,13 +62,17 @@ class TextTokens:
 
 
 def find_tokenizer(folder: Path) -> Any | None:
-    """The tokenizer of a checkpoint folder; None if there is none."""
+    """The tokenizer of a checkpoint folder; None if there is none.
+
+    Raises:
+        ValueError: it cannot be read, or needs code of its own, which is never run.
+    """
     place = tokenizer_folder(folder)
     if place is None or (tokenizer := FileTokenizer.of(place)) is not None:
         return None if place is None else tokenizer
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(place, local_files_only=True)
+    return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
 
 
 @lru_cache(maxsize=2)

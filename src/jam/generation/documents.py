@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jam.codec import Codec
-from jam.documents import Document, Part, Text
+from jam.documents import Document, Message, Part, Text
 from jam.generation.request import Request, Session
 from jam.generation.result import Generation
 from jam.generation.settings import GenerationSettings
@@ -29,23 +29,28 @@ def request_for(
     parts: list[Part] = [Text(begin)] if isinstance(begin, str) and begin else list(begin)  # type: ignore[arg-type]
     if isinstance(prompt, Document) and not prompt.messages:
         ids = codec.encode_prompt(Document(content=[*prompt.content, *parts], where=prompt.where))
-        return Request(ids, settings, answer_start=1, session=session)
-    ids = codec.encode_prompt(prompt)
-    begun = codec.encode_prompt(Document(content=parts))[1:] if parts else []
-    return Request(ids + begun, settings, answer_start=len(ids), session=session)
+        return Request(ids, settings, answer_start=codec.vocabulary.opening_of(ids), session=session)
+    turns = [Message("user", [Text(prompt)])] if isinstance(prompt, str) else prompt.messages
+    ids = codec.encode_prompt(Document(messages=turns))
+    begun = codec.encode_beginning(parts) if parts else []
+    return Request(ids + begun, settings, answer_start=len(ids), session=session, turns=tuple(turns))
 
 
 def document_of(request: Request, generation: Generation, codec: Codec) -> Document:
-    """The prompt with what was written: two messages, or content; ``extra`` says how it ended."""
+    """The prompt with what was written: the turns and the answer, or content; ``extra`` says how it came about."""
     answer_start = len(request.prompt) if request.answer_start is None else request.answer_start
     document = codec.decode([*generation.prompt_ids, *generation.new_ids], answer_start)
+    if request.turns:
+        document.messages = [*request.turns, document.messages[-1]]
     if generation.text_end is not None:
         last = document.parts[-1]
         assert isinstance(last, Text)
         last.text = last.text[: generation.text_end]
     document.extra = {
+        "template": codec.template.name,
         "finish_reason": generation.finish_reason,
         "tokens": len(generation.new_ids),
         "images": generation.images,
+        "is_cut": generation.is_cut,
     }
     return document

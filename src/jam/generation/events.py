@@ -1,7 +1,8 @@
 """What happens while documents are written, as a stream.
 
 Every event has the `row` it is about (`Engine.submit` returned it). Texts that arrive as pieces, put together, are the
-text of the finished document; what a budget or a stop string will cut is held back while it is uncertain.
+text of the finished document; what a budget or a stop string will cut is held back while it is uncertain. (The
+exception is the text of a gap that a limit closed: the filled document has it up to its last word.)
 """
 
 from __future__ import annotations
@@ -75,20 +76,22 @@ class Finished:
 
     Args:
         generation: the result, with reason and counts.
-        withdrawn: characters at the end of the pieces that are not in the document: 0, but for a sentence so long that
-            the budget ended within it although its end was waited for.
         document: the prompt with what was written; from `Model.stream` and `Chat.stream`, not from the engine. These
             raise where the engine says that a row has "failed".
     """
 
     row: Row = field(repr=False)
     generation: Generation
-    withdrawn: int = 0
     document: Document | None = None
 
     @property
     def reason(self) -> str:
         return self.generation.finish_reason
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the last text ends within a sentence, which a limit ended."""
+        return self.generation.is_cut
 
     @property
     def tokens(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from jam.codec import Codec
 from jam.codec.text import decode_text
 from jam.documents import Document, Gap, Image, Message, Part, Text
+from jam.generation.marks import up_to_word
 from jam.generation.request import Request
 from jam.generation.result import Generation
 from jam.generation.settings import GenerationSettings
@@ -36,15 +37,17 @@ def request_to_fill(document: Document, settings: GenerationSettings, codec: Cod
 def filled(document: Document, generation: Generation, codec: Codec) -> Document:
     """The document with its gaps replaced; ``extra`` says how it ended, beside what it said before."""
     spans = _spans(generation, codec)
-    turns = [_replace(turn.content, spans, codec) for turn in document.messages]
+    cut = [number in generation.cut_gaps for number in range(len(spans))]
+    turns = [_replace(turn.content, spans, cut, codec) for turn in document.messages]
     return Document(
-        content=_replace(document.content, spans, codec),
+        content=_replace(document.content, spans, cut, codec),
         messages=[Message(turn.role, parts) for turn, parts in zip(document.messages, turns, strict=True)],
         extra={
             **document.extra,
             "finish_reason": generation.finish_reason,
             "tokens": len(generation.new_ids),
             "images": generation.images,
+            "is_cut": bool(generation.cut_gaps),
         },
         where=document.where,
     )
@@ -58,17 +61,20 @@ def _spans(generation: Generation, codec: Codec) -> list[list[int]]:
     return [list(run) for is_mark, run in runs if not is_mark]
 
 
-def _replace(parts: list[Part], spans: list[list[int]], codec: Codec) -> list[Part]:
-    """The parts with their gaps replaced by the first of `spans`, which are taken away."""
+def _replace(parts: list[Part], spans: list[list[int]], cut: list[bool], codec: Codec) -> list[Part]:
+    """The parts with their gaps replaced by the first of `spans`, which are taken away; `cut`: a limit closed them."""
     replaced: list[Part] = []
     for part in parts:
         if not isinstance(part, Gap):
             replaced.append(part)
-        elif part.modality == "image":
-            codes = codec.vocabulary.to_codes([token for token in spans.pop(0) if codec.vocabulary.is_image(token)])
+            continue
+        ids, is_cut = spans.pop(0), cut.pop(0)
+        if part.modality == "image":
+            codes = codec.vocabulary.to_codes([token for token in ids if codec.vocabulary.is_image(token)])
             tokenizer = codec.image_tokenizer
             replaced.append(Image(codes=codes, pixels=tokenizer.preview(codes) if tokenizer is not None else None))
         else:
             inside = bool(replaced) and isinstance(replaced[-1], Text)
-            replaced.append(Text(decode_text(codec.tokenizer, spans.pop(0), inside)))
+            text = decode_text(codec.tokenizer, ids, inside)
+            replaced.append(Text(up_to_word(text) if is_cut else text))
     return replaced

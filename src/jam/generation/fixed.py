@@ -74,8 +74,14 @@ class FixedStep:
 
 
 def can_capture(model: Any) -> bool:
-    """Whether the model lies on a GPU as a whole: layers that come and go (`accelerate`) are none of a graph's."""
-    return model.device.type == "cuda" and not any(hasattr(module, "_hf_hook") for module in model.modules())
+    """Whether the model lies on a GPU as a whole: layers that come and go (`accelerate`) are none of a graph's.
+
+    Nor are rotary positions that are computed from the length of each sequence.
+    """
+    fixed = not any(
+        hasattr(module, "_hf_hook") or "dynamic" in str(getattr(module, "rope_type", "")) for module in model.modules()
+    )
+    return model.device.type == "cuda" and fixed
 
 
 def _up_to(needed: int, least: int, most: int) -> int:

@@ -1,4 +1,4 @@
-"""Classifier-free guidance on image tokens (paper eq. 6, docs/method.md, section s 3 and 7)."""
+"""Classifier-free guidance on image tokens (paper eq. 6, docs/method.md, sections 3 and 7)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def unconditional_prefix(vocabulary: Vocabulary) -> list[int]:
     """What stands before the picture: the family's own prompt, or a document whose whole text is masked."""
     if vocabulary.layout is not None:
         return list(vocabulary.layout.unconditional)
-    return [vocabulary.eos_id, vocabulary.sentinel_id(0)]
+    return [*vocabulary.begin_ids, vocabulary.sentinel_id(0)]
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:

@@ -23,14 +23,14 @@ class Reporter:
     Attributes:
         is_heard: whether anybody takes events but the last one; else texts are read only where rules ask for them.
         events: what happened and was not taken yet.
-        withdrawn: characters that were sent as pieces and are not in the document.
+        is_cut: whether the document ends within a sentence, which a limit ended.
     """
 
     def __init__(self, row: Row, codec: Codec | None) -> None:
         self.row, self.codec = row, codec
         self.is_heard = True
         self.events: list[Event] = []
-        self.withdrawn = 0
+        self.is_cut = False
         self.run: TextRun | None = None
         self._safe = 0  # new ids up to the last place where the document may end
         self._base = 0  # new ids before the run, less the ids of the run that are not new
@@ -82,13 +82,12 @@ class Reporter:
             return max(0, len(row.new_ids) - row.cursor.image_ids)
         if reason in ("max_new_tokens", "context") and not row.fills and self.codec is not None:
             if run is not None:
-                place = run.last_sentence()
-                count, characters = (
-                    (self._safe, run.prior_length) if place is None else (self._base + place[0], place[1])
-                )
-                self._send(characters)
-                self.withdrawn = max(0, self._sent - characters)
-                return count
+                told = row.budget - SENTENCE_ROOM - self._base  # ids of the run that a stream has told already
+                place, self.is_cut = run.cut(told, may_part_words=not self._safe)
+                if place is None:
+                    return self._safe
+                self._send(place.characters)
+                return self._base + place.ids
             return len(row.new_ids)
         if run is not None and reason != "stop":
             self._end_text()
@@ -148,10 +147,12 @@ class Reporter:
 def _prior(row: Row) -> list[int]:
     """Ids of the text that what is written now continues: of the answer, or in front of the gap."""
     v, prompt = row.grammar.vocabulary, row.prompt
-    start = len(prompt) if row.request.answer_start is None else row.request.answer_start
+    given = row.request.answer_start
+    start = len(prompt) if given is None else given
     end = len(prompt)
     if row.state is State.TEXT_SPAN:
-        start, end = row.request.answer_start or 1, prompt.index(v.sentinel_id(row.cursor.next_span - 1))
+        start = v.opening_of(prompt) if given is None else given
+        end = prompt.index(v.sentinel_id(row.cursor.next_span - 1))
     if v.layout is None:
         last = max((place + 1 for place in range(end) if prompt[place] == v.break_id), default=0)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from jam.documents import Message
 from jam.generation.settings import GenerationSettings
 from jam.grammar import Cursor, Grammar, State
 
@@ -28,14 +29,16 @@ class Request:
     """One document to continue.
 
     Args:
-        prompt: joint ids, beginning with ``</s>``. Pictures may be among them, and the last one may be unfinished. Or a
-            masked document with the sentinel of its first gap behind it (fill.py): the gaps are filled then.
+        prompt: joint ids from the beginning of a document on. Pictures may be among them, and the last one may be
+            unfinished. Or a masked document with the sentinel of its first gap behind it (fill.py): the gaps are
+            filled then.
         settings: how.
         answer_start: where the text begins that the answer's belongs to (None: behind the prompt). Ids from here on
             count as one text with what is written; what is written is all that events and counts are about.
         unconditional: ids in front of the ``<break>`` of every picture of the unconditional stream (None: the family's
             prompt, guidance.py), a retrieved context for example.
         session: where the cache comes from and stays.
+        turns: the conversation that the prompt asks for an answer to; none for the beginning of a document.
     """
 
     prompt: list[int]
@@ -43,6 +46,7 @@ class Request:
     answer_start: int | None = None
     unconditional: list[int] | None = None
     session: Session | None = None
+    turns: tuple[Message, ...] = ()
 
 
 def read_prompt(prompt: list[int], grammar: Grammar, grid: tuple[int, int] | None = None) -> Cursor:
@@ -54,22 +58,26 @@ def read_prompt(prompt: list[int], grammar: Grammar, grid: tuple[int, int] | Non
     """
     v = grammar.vocabulary
     if not prompt:
-        raise ValueError(f"the prompt is empty: it must hold at least {v.name(v.begin_id)}, which begins a document")
+        raise ValueError("the prompt is empty: it must hold at least one id, with which a document begins")
     states = grammar.states(prompt)  # names the position of what breaks the grammar
     if grid is not None and grid != grammar.grid and not (v.layout is not None and v.layout.writes_size):
         raise ValueError(
             f"image_grid is {grid[0]} x {grid[1]}, and all pictures of this model have {grammar.image_tokens} tokens, "
             "since its documents do not say a picture's size; leave image_grid out"
         )
-    cursor = Cursor(grammar, grid=grid)
-    for token, state in zip(prompt[1:], states[1:], strict=True):
+    cursor, opening, close = Cursor(grammar, grid=grid), v.opening_of(prompt), v.close_of(prompt)
+    for place, (token, state) in enumerate(zip(prompt, states, strict=True)):
+        if place < opening or (v.ends_document(token) and place != close):
+            continue  # the second: the end of an earlier turn
         if state is State.MASKED_IMAGE and cursor.state is State.IMAGE:
             cursor.enter_masked_image()
         cursor.feed(token)
     if cursor.spans:
         _check_gaps(prompt, cursor)
     elif cursor.state not in (State.TEXT, State.IMAGE, State.IMAGE_END, State.FRAME):
-        raise ValueError("the prompt is closed by </s>; give the open beginning of a document")
+        raise ValueError(
+            f"the prompt is closed by {v.name(prompt[-1])}, which ends documents; give the open beginning of a document"
+        )
     return cursor
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 FinishReason = Literal["end", "stop", "max_new_tokens", "context", "cancelled", "failed"]
@@ -14,8 +14,9 @@ class Generation:
 
     Args:
         prompt_ids: the prompt as given.
-        new_ids: what was written, whole pictures and, where a text tokenizer is at hand, whole sentences: what a budget
-            cut short is left out. Ends in ``</s>`` exactly when the reason is "end" (for gaps in ``<eoss>``).
+        new_ids: what was written, whole pictures and, where a text tokenizer is at hand, whole sentences or words
+            (`is_cut`): what a budget cut short is left out. Ends in ``</s>`` exactly when the reason is "end" (for gaps
+            in ``<eoss>``).
         log_probs: of each new id, under the model as it is: within the grammar, unguided, temperature 1, every id
             possible. 0 where the grammar left no choice.
         finish_reason: "end" (the model closed the document, or the gaps are filled), "stop" (a stop string came),
@@ -24,6 +25,8 @@ class Generation:
         images: pictures completed in `new_ids`; each is whole.
         text_end: characters of the last text that stay, where a stop string cuts it.
         error: what the step raised in which the document failed.
+        is_cut: a limit ended the last text within a sentence, behind a word where it has one.
+        cut_gaps: gaps, counted from 0, whose texts a limit closed.
     """
 
     prompt_ids: list[int]
@@ -33,6 +36,8 @@ class Generation:
     images: int
     text_end: int | None = None
     error: str | None = None
+    is_cut: bool = False
+    cut_gaps: list[int] = field(default_factory=list)
 
     def checked(self) -> Generation:
         """Itself. Raises ValueError if it failed."""

@@ -77,7 +77,7 @@ class Row:
         self.uniforms: list[float] = draws(self.settings, self.budget).tolist()
         self.reporter = Reporter(self, codec)
         self.seen = {token for token in self.prompt if grammar.vocabulary.is_text(token)}  # text ids so far
-        self._cut_short = False  # the budget closed a gap
+        self._cut_gaps: list[int] = []  # whose texts the budget closed
         self._generation: Generation | None = None
         self._follow_grammar()
 
@@ -168,7 +168,7 @@ class Row:
             if not self._may_break():
                 closed.append(v.open_id)
         if state in (State.TEXT, State.IMAGE_END) and self.missing_images:
-            closed.append(v.eos_id)
+            closed += v.end_ids
         if state is State.TEXT_SPAN:
             if self._must_close():
                 return v.eoss_id, []
@@ -195,13 +195,14 @@ class Row:
         self.finish("failed", error=f"{type(error).__name__}: {error}")
 
     def finish(self, reason: FinishReason, text_end: int | None = None, error: str | None = None) -> None:
-        """End the document; a picture or a sentence that is not whole is left out."""
+        """End the document; a picture that is not whole is left out, and of a text what `TextRun.cut` says."""
         self.finish_reason = reason
         count = self.reporter.finish(reason)
+        ids, log_probs, is_cut = self.new_ids[:count], self.log_probs[:count], self.reporter.is_cut
         self._generation = Generation(
-            self.prompt, self.new_ids[:count], self.log_probs[:count], reason, self.images, text_end, error
+            self.prompt, ids, log_probs, reason, self.images, text_end, error, is_cut, self._cut_gaps
         )
-        self.reporter.events.append(Finished(self, self._generation, self.reporter.withdrawn))
+        self.reporter.events.append(Finished(self, self._generation))
 
     def result(self) -> Generation:
         """Raises ValueError if the row is not finished."""
@@ -216,7 +217,8 @@ class Row:
 
     def _append(self, token: int, log_prob: float) -> None:
         before, images = self.state, self.cursor.images
-        self._cut_short |= before is State.TEXT_SPAN and self._must_close()
+        if before is State.TEXT_SPAN and self._must_close():
+            self._cut_gaps.append(self.cursor.next_span - 1)
         self.cursor.feed(token)
         if before in (State.TEXT, State.TEXT_SPAN) and self.grammar.vocabulary.is_text(token):
             self.seen.add(token)
@@ -238,10 +240,10 @@ class Row:
         out: FinishReason = "max_new_tokens" if self.budget == self.settings.max_new_tokens else "context"
         if text_end is not None:
             self.finish("stop", text_end)
-        elif token == v.eos_id:
+        elif v.ends_document(token):
             self.finish("end")
         elif self.state is State.CLOSED and self.cursor.next_span == len(self.cursor.spans):
-            self.finish(out if self._cut_short else "end")
+            self.finish(out if self._cut_gaps else "end")
         elif self.remaining == 0:
             self.finish(out)
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from jam.generation.marks import UNKNOWN, ends_sentence, may_end_sentence, surely_ends_sentence, word_ends
 
 DecodeText = Callable[[Sequence[int]], str]
 
-# Closed by a mark that needs a space behind it ("3." may become "3.5"), by one that needs none, or by a line's end.
-_MAYBE = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019\u00bb)\]]*$")
-_SURELY = re.compile(_MAYBE.pattern[:-1] + r"\s+$|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d\u2019\uff09]*\s*$|\n\s*$")
 SENTENCE_ROOM = 64  # so many ids before a limit, the end of a sentence is waited for
-_UNKNOWN = "\ufffd"
-_TAIL = 32  # characters that the patterns look at
 _COMPANY = 8  # ids in front of new ones, so that a decoder joins them as it would in the whole text
 
 
-def ends_sentence(text: str) -> bool:
-    """Whether a sentence ends where the text does."""
-    return bool(_MAYBE.search(text[-_TAIL:]) or _SURELY.search(text[-_TAIL:]))
+class Place(NamedTuple):
+    """A place in a run: how many ids are before it, and how many characters they say."""
+
+    ids: int
+    characters: int
 
 
 class TextRun:
@@ -32,7 +31,7 @@ class TextRun:
         ids: all ids of the run.
         text: what `ids` say, as far as they were read and up to the last whole character.
         prior_length: characters of `text` that are not new.
-        sentence: (number of ids, characters of `text`) up to the last sentence end behind `prior`; None: there is none.
+        sentence: the last sentence end behind `prior`; None: there is none.
     """
 
     def __init__(self, decode: DecodeText, prior: Sequence[int] = ()) -> None:
@@ -40,10 +39,11 @@ class TextRun:
         self.ids = list(prior)
         self.text = decode(self.ids) if prior else ""
         self.prior_length = len(self.text)
-        self.sentence: tuple[int, int] | None = None
+        self.sentence: Place | None = None
         self._read = self._seen = len(self.ids)  # ids before it are in `text`, and have been looked at
         self._first = max(0, self._read - _COMPANY)
-        self._candidate: tuple[int, int] | None = None
+        self._candidate: Place | None = None
+        self._places: list[Place] = []  # behind `prior`, where no character is parted
 
     def add(self, token: int) -> None:
         """Take the next id, to be read when it is asked for."""
@@ -55,7 +55,7 @@ class TextRun:
             self._seen += 1
             known = self.decode(self.ids[self._first : self._read])
             window = self.decode(self.ids[self._first : self._seen])
-            if not window.endswith(_UNKNOWN) and window.startswith(known):
+            if not window.endswith(UNKNOWN) and window.startswith(known):
                 self._grow(window[len(known) :])
                 self._first, self._read = self._read, self._seen
 
@@ -76,10 +76,27 @@ class TextRun:
         self.read()
         return self._read == len(self.ids) and ends_sentence(self.text)
 
-    def last_sentence(self) -> tuple[int, int] | None:
-        """`sentence`, or the very end of the run if a sentence seems to end there."""
+    def cut(self, told: int, may_part_words: bool) -> tuple[Place | None, bool]:
+        """Where the run ends that a limit cuts, and whether that is within a sentence; None: nothing of it stays.
+
+        It ends behind its last sentence, else behind its last word, else behind the last character; but not before what
+        the first `told` ids say.
+
+        Args:
+            may_part_words: a text without the end of a word stays, too.
+        """
         self.read()
-        return self._candidate or self.sentence
+        shown = max((place.characters for place in self._places if place.ids <= told), default=self.prior_length)
+        sentence = self._candidate or self.sentence
+        if sentence is not None and sentence.characters >= shown:
+            return sentence, False
+        places, ends = [place for place in self._places if place.characters >= shown], word_ends(self.text)
+        words = {place: end for place in places if (end := len(self.text[: place.characters].rstrip())) in ends}
+        if words:
+            return max(words, key=lambda place: (words[place], -place.ids)), True  # without the space behind it
+        if shown > self.prior_length or (may_part_words and self.text[self.prior_length :].strip()):
+            return places[-1], True
+        return None, False
 
     def _grow(self, piece: str) -> None:
         if piece and self._candidate is not None and piece[0].isspace():
@@ -87,12 +104,13 @@ class TextRun:
         if piece:
             self._candidate = None
         self.text += piece
-        here = self._seen, len(self.text)
+        here = Place(self._seen, len(self.text))
         if len(self.text) <= self.prior_length:
             return
-        if _SURELY.search(self.text[-_TAIL:]):
+        self._places.append(here)
+        if surely_ends_sentence(self.text):
             self.sentence = here
-        elif _MAYBE.search(self.text[-_TAIL:]):
+        elif may_end_sentence(self.text):
             self._candidate = here
 
 

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, available_memory, require_memory
+from jam.checkpoints.configs import load_config
 from jam.codec import Codec, load_image_tokenizer, load_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.generation import GenerationSettings
@@ -95,6 +95,13 @@ def load_codec(folder: str | Path, device: str | None = None) -> Codec:
     )
 
 
+def context_of(folder: str | Path) -> int | None:
+    """Most positions of a model folder's network, by its config; None where the folder has none."""
+    if not (Path(folder) / "config.json").is_file():
+        return None
+    return decoder_config(load_config(folder)).max_position_embeddings
+
+
 def choose_device(name: str | None) -> str:
     """A device that is there; by default the GPU if there is one. Raises ValueError for one that is not."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -118,7 +125,7 @@ def _load_network(
         raise ValueError(
             "a device map needs accelerate, which is not installed; install it with pip install 'jam-fusion[offload]'"
         )
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = load_config(folder)
     options: dict[str, Any] = {"dtype": chosen or "auto", "local_files_only": True}
     network_class: Any = CrossForCausalLM
     if not isinstance(config, CrossConfig):

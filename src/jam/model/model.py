@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from transformers.utils import logging
 
 from jam.checkpoints import Manifest, available_memory, write_json
-from jam.checkpoints.folders import TOKENIZER_FOLDER
+from jam.checkpoints.folders import TOKENIZER_FOLDER, copy_folder
 from jam.codec import Codec
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.documents import Document, Part
@@ -199,7 +198,7 @@ class Model:
         self.joint.save_pretrained(folder, state_dict=tensors)
         self.codec.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
         if image_tokenizer is not None:
-            shutil.copytree(image_tokenizer, folder / IMAGE_TOKENIZER_FOLDER)
+            copy_folder(image_tokenizer, folder / IMAGE_TOKENIZER_FOLDER)
         write_settings(folder, self.settings, self.joint.vocabulary)
         replace(self.manifest, stage=stage or self.manifest.stage).save(folder)
 
@@ -224,5 +223,4 @@ def write_settings(folder: Path, settings: GenerationSettings, vocabulary: Vocab
         if getattr(settings, field.name) != getattr(defaults, field.name)
     }
     base = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p}
-    ends = {"bos_token_id": vocabulary.begin_id, "eos_token_id": vocabulary.eos_id}
-    write_json(folder / GENERATION_CONFIG, base | chosen | ends)
+    write_json(folder / GENERATION_CONFIG, base | chosen | vocabulary.special_ids)

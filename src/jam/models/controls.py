@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jam.vocabulary import ParentRows, Vocabulary
 
 
 def missing_controls(vocabulary: Vocabulary, rows: ParentRows) -> list[int]:
-    """Ids that every tower must be able to write (``</s>``, ``<break>``, ``<eoss>``, sentinels) but this parent cannot.
+    """Ids that every tower must be able to write but this parent cannot: what ends documents, ``<break>``, ``<eoss>``
+    and sentinels.
 
     In this order they own the rows ``absent_input[1:]`` and ``absent_output`` of a `JointTower`.
     """
     row_of = rows.row_of(vocabulary)
-    controls = [vocabulary.eos_id, *range(vocabulary.control_start, vocabulary.size)]
+    controls = [*vocabulary.end_ids, *range(vocabulary.control_start, vocabulary.size)]
     return [token for token in controls if row_of[token] < 0]
 
 
-def check_rows(vocabulary: Vocabulary, rows: ParentRows, table_size: int, owner: str) -> None:
-    """Raise ValueError unless the parent's tables of `table_size` rows have all rows that are used."""
-    largest = max(rows.row_of(vocabulary))
+def check_rows(row_of: Sequence[int], table_size: int, owner: str) -> None:
+    """Raise ValueError unless the parent's tables of `table_size` rows have the row of every joint id."""
+    largest = max(row_of)
     if largest >= table_size:
         raise ValueError(
             f"the joint vocabulary needs row {largest} of {owner}'s embedding, which has {table_size}; the "

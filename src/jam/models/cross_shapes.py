@@ -91,7 +91,7 @@ def _joint_tower(
     family, tower = family_of(settings), f"{role}_tower"
     embedding = shapes[f"{family.embedding}.weight"]
     head = shapes.get(f"{family.head}.weight", embedding)
-    check_rows(vocabulary, rows, settings.vocab_size, f"the {role} parent")
+    check_rows(rows.row_of(vocabulary), settings.vocab_size, f"the {role} parent")
     if family.image_head is not None:
         check_image_head(vocabulary, rows, settings.model_type, head[0], embedding[0] - head[0])
     missing = len(missing_controls(vocabulary, rows))

@@ -13,7 +13,8 @@ class JointRows(nn.Module):
     """The input rows of all joint ids, as buffers that move with the model.
 
     Attributes:
-        parent_row: long [V], the row of the parent's table, -1 where it has none.
+        row_of, parent_row: the row of the parent's table for every joint id, -1 where it has none; as a list, and long
+            [V].
         absent_row: long [V], the row of `absent_input` for such an id: 0, the one vector of all absent ids, or a
             missing control's own; 0 where the parent has a row.
         missing: the missing controls (see `missing_controls`).
@@ -28,7 +29,8 @@ class JointRows(nn.Module):
         self.vocabulary = vocabulary
         self.rows = rows
         self.missing = missing_controls(vocabulary, rows)
-        self.complete = -1 not in rows.row_of(vocabulary)
+        self.row_of = rows.row_of(vocabulary)
+        self.complete = -1 not in self.row_of
         self.controls = min(rows.control_size, vocabulary.control_size) if rows.control_start is not None else 0
         for name in ("parent_row", "absent_row"):
             self.register_buffer(name, torch.empty(vocabulary.size, dtype=torch.long), persistent=False)
@@ -44,11 +46,11 @@ class JointRows(nn.Module):
 
     def check(self, table_size: int, owner: str) -> None:
         """Raise ValueError unless the parent's tables of `table_size` rows have all rows that are used."""
-        check_rows(self.vocabulary, self.rows, table_size, owner)
+        check_rows(self.row_of, table_size, owner)
 
     def fill(self) -> None:
         """Compute the buffers; `from_pretrained` builds them without content and calls this once more."""
-        self.parent_row.copy_(torch.tensor(self.rows.row_of(self.vocabulary)))
+        self.parent_row.copy_(torch.tensor(self.row_of))
         own = {token: 1 + index for index, token in enumerate(self.missing)}
         self.absent_row.copy_(torch.tensor([own.get(token, 0) for token in range(self.vocabulary.size)]))
 

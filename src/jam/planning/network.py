@@ -36,7 +36,7 @@ def read_config(folder: str | Path) -> PretrainedConfig:
     """
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder}: there is no config.json; name the folder of a model or of its config alone")
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     return config if isinstance(config, CrossConfig) else decoder_config(config)
 
 

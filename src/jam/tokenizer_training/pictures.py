@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from jam.documents import DATA_URI, Image, read_documents
+from jam.documents import READ_SUFFIXES, Image, is_data_uri, read_documents
 from jam.tokenizer_training.config import PictureSource
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = frozenset(f".{suffix}" for suffix in READ_SUFFIXES)
 TRIES = 20  # pictures tried in the place of an unreadable one
 
 
@@ -43,7 +43,7 @@ def find_pictures(sources: Sequence[PictureSource]) -> list[Picture]:
         for image in _images(Path(source.path)):
             assert image.path is not None
             count += 1
-            is_data = image.path.startswith(DATA_URI)
+            is_data = is_data_uri(image.path)
             key = hashlib.sha256(image.path.encode()).hexdigest() if is_data else Path(image.path).name
             found.setdefault(key if is_data else str(Path(image.path)), Picture(image, key, source.weight))
         if not count:

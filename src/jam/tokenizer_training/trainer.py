@@ -33,6 +33,7 @@ from jam.training.schedule import lr_factor
 TOKENIZER = "image_tokenizer"
 GRIDS = "reconstructions"
 SHOWN = 32  # pictures of a grid
+LOSSES = ("perceptual_loss", "commitment", "adversarial", "discriminator")  # that a step may be without
 LATENTS = 2**16  # that the codebook starts from, at most (and at least as many as it has codes)
 # What does not change what is computed. Pictures are compared by what they are.
 FREE = {"out", "sources", "validation", "resume", "device", "workers", "cache_mb", "validate_every", "checkpoint_every"}
@@ -41,16 +42,16 @@ FREE |= {"keep_checkpoints", "max_unreadable"}
 
 @dataclass(frozen=True)
 class TokenizerStep:
-    """What one step did; losses as they are before their weights."""
+    """What one step did; losses as they are before their weights, None where they have no part in it yet."""
 
     step: int
     loss: float
     pixel_loss: float
-    perceptual_loss: float
-    commitment: float
-    adversarial: float
-    discriminator: float
-    codes_used: int
+    perceptual_loss: float | None
+    commitment: float | None
+    adversarial: float | None
+    discriminator: float | None
+    codes_used: int | None
     revived: int
     grad_norm: float
     lr: float
@@ -120,7 +121,7 @@ class TokenizerTrainer:
             raise ValueError(
                 f"after step {self.step}: losses {sums}, gradient norm {norm}; lower lr, or resume earlier"
             )
-        revived = 0
+        revived, has_codes = 0, self.step >= c.codebook_from
         with interrupts_wait():  # what a checkpoint holds changes together
             self.optimizer.step()
             if self._is_adversarial:
@@ -128,7 +129,7 @@ class TokenizerTrainer:
                 self.judge.step()
             self.step += 1
             self.used_K = used_K
-            used = int((used_K > 0).sum())
+            used = int((used_K > 0).sum()) if has_codes else None
             if c.revive_every and self.step > c.codebook_from and self.step % c.revive_every == 0:
                 if self.step < c.steps - c.revive_every:  # a code needs some steps to find its place
                     revived = revive_codes(
@@ -137,7 +138,9 @@ class TokenizerTrainer:
                 used_K.zero_()
         return TokenizerStep(
             step=self.step,
-            **{"adversarial": 0.0, "discriminator": 0.0, **sums},
+            **{name: sums.get(name) for name in LOSSES},
+            loss=sums["loss"],
+            pixel_loss=sums["pixel_loss"],
             codes_used=used,
             revived=revived,
             grad_norm=norm,
@@ -161,16 +164,18 @@ class TokenizerTrainer:
         losses: dict[str, Any] = {}
         with self._autocast():
             latents = encode(self.model, pixels)
-            quantised, commitment = latents, latents.new_zeros(())
+            quantised = latents
             if self.step >= c.codebook_from:
-                quantised, commitment, codes = quantise(self.model, latents)
+                quantised, losses["commitment"], codes = quantise(self.model, latents)
                 used_K += torch.bincount(codes.cpu(), minlength=c.codebook_size)
             reconstruction = decode(self.model, quantised)
             difference = reconstruction.float() - pixels
             pixel_loss = c.l1_weight * difference.abs().mean() + c.l2_weight * difference.square().mean()
-            perceptual = (self.lpips or edge_loss)(reconstruction, pixels) if c.perceptual_weight else 0 * pixel_loss
-            near = pixel_loss + c.perceptual_weight * perceptual
-            loss = near + c.commitment_weight * commitment
+            near = pixel_loss
+            if c.perceptual_weight:
+                losses["perceptual_loss"] = (self.lpips or edge_loss)(reconstruction, pixels)
+                near = near + c.perceptual_weight * losses["perceptual_loss"]
+            loss = near + c.commitment_weight * losses.get("commitment", 0.0)
             if self._is_adversarial:
                 self.discriminator.requires_grad_(False)
                 adversarial = -self.discriminator(reconstruction).mean()
@@ -184,7 +189,7 @@ class TokenizerTrainer:
                 judged = hinge_loss(self.discriminator(pixels), self.discriminator(reconstruction.detach()))
             (share * judged).backward()
             losses["discriminator"] = judged
-        losses |= {"loss": loss, "pixel_loss": pixel_loss, "perceptual_loss": perceptual, "commitment": commitment}
+        losses |= {"loss": loss, "pixel_loss": pixel_loss}
         return losses, latents.detach().float().permute(0, 2, 3, 1).flatten(0, 2)
 
     @torch.no_grad()

@@ -2,6 +2,6 @@
 
 from jam.training.config import DataSource, TrainConfig
 from jam.training.report import StepReport
-from jam.training.trainer import RESULT, Trainer
+from jam.training.trainer import LEFT_OUT, RESULT, Trainer
 
-__all__ = ["RESULT", "DataSource", "StepReport", "TrainConfig", "Trainer"]
+__all__ = ["LEFT_OUT", "RESULT", "DataSource", "StepReport", "TrainConfig", "Trainer"]

@@ -7,7 +7,7 @@ import os
 import sys
 
 # <malloc.h> of the GNU C library; its own limit grows no further than 32 MiB.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT = 2**28  # bytes; larger blocks go back to the system
 
 
@@ -21,4 +21,5 @@ def keep_freed_blocks() -> bool:
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    return mallopt is not None and bool(mallopt(M_MMAP_THRESHOLD, KEPT)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    settings = {M_MMAP_THRESHOLD: KEPT, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1}
+    return mallopt is not None and all([mallopt(name, value) for name, value in settings.items()])

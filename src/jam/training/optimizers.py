@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +12,16 @@ from jam.models.cross_block import CrossBlock
 from jam.models.towers import Tower
 from jam.training.config import TrainConfig
 from jam.training.distributed import whole
+from jam.training.muon import Muon
 from jam.training.parts import part_of
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """The optimisers of all parameters that are trained; every parameter belongs to one.
 
-    "adamw": AdamW for all. "muon": Muon (Jordan et al., 2024) for the matrices inside the blocks, with its updates
-    scaled to AdamW's size (Liu et al., 2025, eq. 4), so that both take one learning rate; AdamW for embeddings, heads
-    and vectors. Weight decay is for matrices. A group's `factor` is that of its part on the learning rate.
+    "adamw": AdamW for all. "muon": `Muon` for the matrices inside the blocks, AdamW for embeddings, heads and vectors,
+    both with one learning rate. Weight decay is for matrices. A group's `factor` is that of its part on the learning
+    rate.
 
     Raises:
         ValueError: `lr_factors` names a part that the model has not.
@@ -48,8 +48,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
         torch.optim.AdamW(adamw, lr=config.lr, betas=betas, eps=config.eps, fused=True)
     ]
     if muon:
-        settings: dict[str, Any] = {"momentum": config.momentum, "adjust_lr_fn": "match_rms_adamw"}
-        optimizers.append(torch.optim.Muon(muon, lr=config.lr, weight_decay=config.weight_decay, **settings))
+        optimizers.append(Muon(muon, config.lr, config.weight_decay, config.momentum))
     return optimizers
 
 

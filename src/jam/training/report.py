@@ -11,8 +11,8 @@ class StepReport:
     """What one step did, in all processes together.
 
     Args:
-        loss: weighted mean in nats, with the z-loss.
-        text_loss: mean in nats of the text targets, unweighted.
+        loss: weighted mean in nats, with the z-loss; None: no target had a weight.
+        text_loss: mean in nats of the text targets, unweighted; None: there were none. So for images.
         text_accuracy: share of them that had the greatest logit.
         grad_norm: of all gradients, before they were clipped.
         grad_norms: by part of the model.
@@ -21,11 +21,11 @@ class StepReport:
     """
 
     step: int
-    loss: float
-    text_loss: float
-    image_loss: float
-    text_accuracy: float
-    image_accuracy: float
+    loss: float | None
+    text_loss: float | None
+    image_loss: float | None
+    text_accuracy: float | None
+    image_accuracy: float | None
     grad_norm: float
     grad_norms: dict[str, float]
     lr: float

@@ -38,12 +38,12 @@ class Totals:
     image_right: float
     image_targets: float
 
-    def means(self) -> dict[str, float]:
-        """Loss and accuracy by modality; 0 where it has no targets."""
-        text, image = max(1.0, self.text_targets), max(1.0, self.image_targets)
+    def means(self) -> dict[str, float | None]:
+        """Loss and accuracy by modality; None where it has no targets."""
+        text, image = self.text_targets, self.image_targets
         return {
-            "text_loss": self.text_nats / text,
-            "image_loss": self.image_nats / image,
-            "text_accuracy": self.text_right / text,
-            "image_accuracy": self.image_right / image,
+            "text_loss": self.text_nats / text if text else None,
+            "image_loss": self.image_nats / image if image else None,
+            "text_accuracy": self.text_right / text if text else None,
+            "image_accuracy": self.image_right / image if image else None,
         }

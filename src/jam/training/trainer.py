@@ -26,6 +26,7 @@ from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard, shard
 from jam.training.forward import autocast, batch_hidden, is_image, select
 from jam.training.interrupts import interrupts_wait, signals_noted
+from jam.training.lanes import make_lanes
 from jam.training.optimizers import clip, gradient_norms, make_optimizers
 from jam.training.parts import choose_trained, frozen_digest, merged, named_parameters, prepare_layers, whole_tensors
 from jam.training.recipe import FROZEN, compare, settings_of_run
@@ -37,6 +38,7 @@ from jam.training.validation import validate
 from jam.training.watch import Watch
 
 RESULT = "model"
+LEFT_OUT = "left_out.txt"  # documents that cannot be split for the context, a line each
 SaveModel = Callable[[Path, str, dict[str, Tensor]], None]
 
 
@@ -76,6 +78,7 @@ class Trainer:
         c = config
         held = [Shards(path, model.vocabulary, fingerprint, c.validation_documents) for path in c.validation]
         self.validation = [Source(shards, 1.0, self.context) for shards in held]
+        self.left_out = [line for source in (*sources, *self.validation) for line in source.named_left_out()]
         objective = Objective(c.cm3, c.unconditional_rate, c.sentinel_weight, c.image_weight, c.part_rate)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
         self.accumulation = config.micro_batches(self.context, self.world.size)
@@ -96,6 +99,8 @@ class Trainer:
             keep_freed_blocks()
         self.parameters = named_parameters(model)
         self.optimizers = make_optimizers(model, config)
+        alone = self.world.size == 1 and not config.compile
+        self.lanes = make_lanes(model, self.device, config.micro_batch_size) if alone else None
         self.watch = Watch(config)
         rule = Rule(config.keep_checkpoints, config.keep_epochs, config.keep_best)
         self.checkpoints = Checkpoints(self.run, rule, self.world)
@@ -112,16 +117,13 @@ class Trainer:
         (total,) = self.world.sum([sum(float(batch.weights.double().sum()) for batch in batches)])
         tallies = []
         for number, is_own in self.world.turns(self.accumulation):
-            batch = batches[number // self.world.size]
             self._seed_dropout(number)
-            loss, scores, of_images = self._loss(batch.to(self.device))
-            loss = loss * (is_own / total if total else 0.0)
-            loss.backward()
-            if is_own:
-                tallies.append(tally(loss, scores, of_images, tokens=int((batch.documents >= 0).sum())))
+            found = self._backward(batches[number // self.world.size], is_own / total if total else 0.0)
+            tallies += found if is_own else []
         totals = Totals(*self.world.sum(torch.stack(tallies).cpu().double().sum(0).tolist()))
+        loss = totals.loss if total else None
         norms = gradient_norms(self.parameters)
-        problem = self.watch.problem(totals.loss, norms["all"])
+        problem = self.watch.problem(loss, norms["all"])
         if problem:
             problem = self.watch.report(self.step, problem, self.loader.documents(self.place, self.accumulation))
         else:
@@ -132,13 +134,13 @@ class Trainer:
                 if not problem:
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            self.watch.count(totals.loss, problem)
+            self.watch.count(loss, problem)
             self.step += 1
             self.place = behind
             self.validation_report = {}
         return StepReport(
             step=self.step,
-            loss=totals.loss,
+            loss=loss,
             **totals.means(),
             grad_norm=norms.pop("all"),
             grad_norms=norms,
@@ -147,6 +149,31 @@ class Trainer:
             seconds=time.perf_counter() - started,
             problem=problem,
         )
+
+    def _backward(self, batch: Batch, share: float) -> list[Tensor]:
+        """Add the gradients of a micro-batch, whose loss counts by its `share`; what `Totals` counts of its parts."""
+        if self.lanes is None:
+            loss, tallied = self._share_of_loss(share, batch)
+            loss.backward()
+            return [tallied]
+        parameters = list(self.parameters.values())
+
+        def part(rows: Batch) -> tuple[tuple[Tensor | None, ...], Tensor]:
+            loss, tallied = self._share_of_loss(share, rows)
+            return torch.autograd.grad(loss, parameters, allow_unused=True), tallied
+
+        found = self.lanes.map(part, batch.split(self.lanes.count))
+        for index, parameter in enumerate(parameters):
+            for gradient in (gradients[index] for gradients, _ in found):
+                if gradient is not None:  # it may be another parameter's too, and is not written to
+                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                    parameter.grad += gradient
+        return [tallied for _, tallied in found]
+
+    def _share_of_loss(self, share: float, batch: Batch) -> tuple[Tensor, Tensor]:
+        loss, scores, of_images = self._loss(batch.to(self.device))
+        loss = loss * share
+        return loss, tally(loss, scores, of_images, tokens=int((batch.documents >= 0).sum()))
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Scores, Tensor]:
         """Sum of the weighted losses, how its targets [N] were predicted, and which of them are image codes."""
@@ -269,6 +296,8 @@ class Trainer:
         self.run.mkdir(parents=True, exist_ok=True)
         clean(self.run)
         write_json(self.run / "recipe.json", asdict(self.config))
+        if self.left_out:
+            (self.run / LEFT_OUT).write_text("".join(f"{line}\n" for line in self.left_out), encoding="utf-8")
 
     def save_checkpoint(self, wait: bool = False) -> None:
         """Begin to write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole.

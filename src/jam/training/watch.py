@@ -25,22 +25,22 @@ class Watch:
     def load_state(self, state: dict) -> None:
         self.recent, self.skipped = deque(state["recent"], RECENT), state["skipped"]
 
-    def problem(self, loss: float, norm: float) -> str | None:
+    def problem(self, loss: float | None, norm: float) -> str | None:
         """What is wrong with a step; None: nothing."""
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        if not (math.isfinite(loss or 0.0) and math.isfinite(norm)):
             return f"loss {loss} and gradient norm {norm}"
-        if self.config.spike and len(self.recent) >= FEWEST:
+        if loss is not None and self.config.spike and len(self.recent) >= FEWEST:
             mean = sum(self.recent) / len(self.recent)
             if loss > self.config.spike * mean:
                 return f"loss {loss:.4g} is more than {self.config.spike:g} times {mean:.4g}, the mean before it"
         return None
 
-    def count(self, loss: float, problem: str | None) -> None:
+    def count(self, loss: float | None, problem: str | None) -> None:
         """From now on this step is one of those before."""
         if problem:
             self.skipped += 1
         else:
-            self.recent.append(loss)
+            self.recent += [] if loss is None else [loss]
             self.skipped = 0
 
     def report(self, step: int, problem: str, documents: list[str]) -> str:

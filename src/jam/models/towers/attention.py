@@ -1,13 +1,14 @@
 """Attention over packed documents, each by itself: no mask of T x T is made, and nothing is computed between documents.
 
-On a GPU in half precision the variable-length kernel of torch takes all runs at once; elsewhere every run is one call
-of SDPA. Layers of `transformers` reach it under the library's own name "sdpa", behind which all other calls stay as
-they are.
+On a GPU in half precision the variable-length kernel of torch takes all runs at once; elsewhere runs of one length that
+follow each other (packing lays them so) are one call of SDPA. Layers of `transformers` reach it under the library's own
+name "sdpa", behind which all other calls stay as they are.
 Shapes: B batch, T time, R run, h heads, k heads of keys, D head width.
 """
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def _packed(query: Tensor, key: Tensor, value: Tensor, packed: Packed, dropout: 
         result = varlen_attn(q, k, v, ends, ends, time, time, scale=scale, window_size=window, enable_gqa=True)
         assert isinstance(result, Tensor)
     else:
-        result = _run_by_run(q, k, v, packed, dropout, scale)
+        result = _runs(q, k, v, packed, dropout, scale)
     return result.view(batch, time, *result.shape[1:]).transpose(1, 2)
 
 
@@ -57,26 +58,24 @@ def has_varlen(query: Tensor, dropout: float) -> bool:
 
 
 @torch.compiler.disable
-def _run_by_run(
-    query: Tensor, key: Tensor, value: Tensor, packed: Packed, dropout: float, scale: float | None
-) -> Tensor:
+def _runs(query: Tensor, key: Tensor, value: Tensor, packed: Packed, dropout: float, scale: float | None) -> Tensor:
     """[B T, h, D]; zeros for padding. `split`, not slices: its backward writes every gradient once."""
-    lengths = packed.lengths
-    sizes = [abs(length) for length in lengths]
+    alike = [(length, len(list(group))) for length, group in groupby(packed.lengths)]
+    sizes = [count * abs(length) for length, count in alike]
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
-        key, value = (states.repeat_interleave(repeats, dim=1) for states in (key, value))
+        key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
     results = []
-    for length, q, k, v in zip(lengths, query.split(sizes), key.split(sizes), value.split(sizes), strict=True):
+    for (length, count), *states in zip(alike, *(part.split(sizes) for part in (query, key, value)), strict=True):
         if length < 0:
-            results.append(torch.zeros_like(q))
+            results.append(torch.zeros_like(states[0]))
             continue
         mask = None
         if packed.window is not None and length > packed.window:
-            mask = causal(length, q.device)[0].triu(1 - packed.window)
-        heads = [states.transpose(0, 1)[None] for states in (q, k, v)]
-        out = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], mask, dropout, mask is None, scale=scale)
-        results.append(out[0].transpose(0, 1))
+            mask = causal(length, query.device)[0].triu(1 - packed.window)
+        q, k, v = (part.unflatten(0, (count, length)).transpose(1, 2) for part in states)
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout, mask is None, scale=scale)
+        results.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(results)
 
 

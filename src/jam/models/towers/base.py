@@ -110,7 +110,9 @@ class Family(ABC):
         """Learned position vectors [B, T, d], where `positions` names a table."""
         raise TypeError(f"{type(self).__name__} names a position table and does not say how it is read")
 
-    def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def rotary(
+        self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor, cache: Cache | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """Cosines and sines of rotary positions, by type of layer; empty where the family has none."""
         return {}
 

@@ -15,6 +15,7 @@ from jam.models.towers.llama import LlamaFamily
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.cache_utils import Cache
 
 LIQUID = NamedLayout(
     "liquid",
@@ -65,9 +66,13 @@ class Gemma3Family(Gemma2Family):
     head_norms = True
     attention = "sdpa"
 
-    def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        rotary_of = model.model.rotary_emb
-        return {kind: rotary_of(hidden, position_ids, kind) for kind in sorted(set(model.config.layer_types))}
+    def rotary(
+        self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor, cache: Cache | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        from jam.models.towers.rotary import rotary_of
+
+        module, kinds = model.model.rotary_emb, sorted(set(model.config.layer_types))
+        return {kind: rotary_of(module, hidden, position_ids, cache, kind) for kind in kinds}
 
 
 class Gemma3Composite(Composite):

@@ -54,8 +54,12 @@ class LlamaFamily(Family):
         for name in self.layer_norms:
             yield f"{name}.weight", (width,)
 
-    def rotary(self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        return dict.fromkeys((FULL, SLIDING), model.model.rotary_emb(hidden, position_ids))
+    def rotary(
+        self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor, cache: Cache | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        from jam.models.towers.rotary import rotary_of
+
+        return dict.fromkeys((FULL, SLIDING), rotary_of(model.model.rotary_emb, hidden, position_ids, cache))
 
     def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache)

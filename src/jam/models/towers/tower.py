@@ -192,7 +192,7 @@ class Tower(nn.Module):
             if kind == SLIDING:
                 seen = windowed(mask, position_ids, self.config.sliding_window, cached=cache is not None)
             masks[kind] = seen if self.family.attention == "sdpa" else additive(seen, hidden)
-        return hidden, Context(self.family.rotary(self.model, hidden, position_ids), masks, cache)
+        return hidden, Context(self.family.rotary(self.model, hidden, position_ids, cache), masks, cache)
 
     def layer(self, index: int, hidden: Tensor, context: Context) -> Tensor:
         """Layer `index`, [B, T, d] to [B, T, d]."""
@@ -272,8 +272,9 @@ class JointTower(Tower):
             pieces[vocabulary.image_start] = (
                 take(self.joint.codes) if self.image_head is None else self.image_head(hidden)
             )
-            if (eos := rows.eos_of(vocabulary)) is not None:
-                pieces[vocabulary.eos_id] = take(slice(eos, eos + 1))
+            for token in vocabulary.end_ids:
+                if (row := self.joint.row_of[token]) >= 0:
+                    pieces[token] = take(slice(row, row + 1))
         else:
             pieces[0] = take(slice(0, rows.text_size))
         if self.joint.controls:
@@ -281,9 +282,7 @@ class JointTower(Tower):
             pieces[vocabulary.control_start] = take(slice(rows.control_start, rows.control_start + self.joint.controls))
         if self.absent_output is not None:
             extra = self.capped(self._product(hidden, self.absent_output))
-            own_eos = int(self.joint.missing[0] == vocabulary.eos_id)
-            if own_eos:
-                pieces[vocabulary.eos_id] = extra[:, :1]
-            if len(self.joint.missing) > own_eos:
-                pieces[self.joint.missing[own_eos]] = extra[:, own_eos:]
+            ends = sum(token < vocabulary.text_size for token in self.joint.missing)  # they come first
+            for place, token in enumerate(self.joint.missing[: ends + 1]):
+                pieces[token] = extra[:, place : place + 1 if place < ends else None]
         return spread(pieces, vocabulary.size)

@@ -1,0 +1,66 @@
+"""Configs of checkpoints, read by the classes of `transformers`: no code of a checkpoint is run, or asked about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# Checkpoints whose code is their own, and the same weights for the classes of `transformers`.
+TWINS = {
+    "Emu3-Gen": "BAAI/Emu3-Gen-hf",
+    "Emu3-Chat": "BAAI/Emu3-Chat-hf",
+    "Janus-Pro-7B": "deepseek-community/Janus-Pro-7B",
+    "Janus-Pro-1B": "deepseek-community/Janus-Pro-1B",
+    "Anole-7b-v0.1": "leloy/Anole-7b-v0.1-hf",
+}
+# The same by `model_type`, where the name tells nothing.
+TWINS_OF_TYPES = {
+    "Emu3": "BAAI/Emu3-Gen-hf and BAAI/Emu3-Chat-hf",
+    "multi_modality": "deepseek-community/Janus-Pro-7B and deepseek-community/Janus-Pro-1B",
+}
+
+
+def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedConfig:
+    """The config of a folder.
+
+    Args:
+        what: names the folder in messages.
+
+    Raises:
+        ValueError: no class of `transformers` reads it, or it needs code that lies beside it; the message names the
+            repository with the same weights for `transformers`, where one is known.
+    """
+    from transformers import AutoConfig, __version__
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except ValueError as error:
+        path = Path(folder) / "config.json"
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        kind, twin = raw.get("model_type"), twin_of(folder, raw.get("model_type"))
+        instead = f"its weights for transformers are {twin}" if twin else "many authors publish them for it as NAME-hf"
+        if "auto_map" in raw:
+            raise ValueError(
+                f"{what} {folder} needs Python code of its own ({', '.join(sorted(raw['auto_map']))}), which is never "
+                f"run here; {instead}: give that repository"
+            ) from None
+        if twin:
+            raise ValueError(
+                f"{what} {folder} is of the type {kind!r}, which transformers {__version__} has no class for; "
+                f"{instead}: give that repository"
+            ) from None
+        raise ValueError(f"{what} {folder}: its config.json cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def twin_of(folder: str | Path, model_type: str | None = None) -> str | None:
+    """The repository with the weights of a folder for the classes of `transformers`; None: none is known.
+
+    A folder of the hub's cache is known by the name of its repository.
+    """
+    parts = Path(folder).resolve().parts
+    names = [parts[-1], *(part.rpartition("--")[2] for part in parts if part.startswith("models--"))]
+    return next((TWINS[name] for name in names if name in TWINS), TWINS_OF_TYPES.get(model_type or ""))

@@ -1,0 +1,122 @@
+"""JSON records of a file, one by one: JSON lines, an array of records, or records that take several lines each."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from itertools import chain
+from typing import BinaryIO
+
+STEP = 2**16  # bytes that are read at a time, until a record is longer
+LONGEST_TOKEN = 16  # of JSON beside texts and numbers: an error so near to the end may be one of what is not read yet
+SPACE = re.compile(r"\s*")
+# What the first line of a record ends in that goes on in the next, and what that begins with then ("": anything).
+GOES_ON = {b"{": b'"}', b",": b'"', b"[": b"", b":": b""}
+
+
+class JsonError(ValueError):
+    """A file cannot be read on: it is no JSON from here."""
+
+
+def json_records(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """The records of a file, each with its number: the line's in JSON lines, else the record's.
+
+    What one line of JSON lines holds is for the caller to judge; an array is read as far as it is one.
+
+    Raises:
+        JsonError: an array, or a record of several lines, breaks off or is no JSON.
+    """
+    lines = enumerate(file, 1)
+    first, line = next(((number, line) for number, line in lines if line.strip()), (0, b""))
+    following = next(lines, (0, b""))[1]
+    start = line.removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"[") or _goes_on(start.strip(), following.strip()):
+        for number, record in enumerate(_values(file, start + following, start.startswith(b"[")), 1):
+            yield str(number), record
+        return
+    for number, record in chain([(first, line), (first + 1, following)], lines):
+        if record.strip():
+            yield str(number), record
+
+
+def _goes_on(line: bytes, following: bytes) -> bool:
+    """Whether the first line holds the beginning of a record only."""
+    begins = GOES_ON.get(line[-1:])
+    if not line.startswith(b"{") or begins is None or not following:
+        return False
+    return not begins or following[:1] in begins
+
+
+def _values(file: BinaryIO, start: bytes, in_array: bool) -> Iterator[bytes]:
+    """Values of an array, or one behind the other."""
+    try:
+        text = _Text(file, start)
+        if not in_array:
+            while text.peek():
+                yield text.value()
+            return
+        text.take()
+        if text.peek() == "]":
+            return
+        while True:
+            yield text.value()
+            if (mark := text.peek()) == "]":
+                return
+            if mark != ",":
+                raise JsonError(f"expected ',' or ']' behind a record, got {mark or 'the end of the file'!r}")
+            text.take()
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise JsonError(str(error)) from None
+
+
+class _Text:
+    """JSON text of a file, of which no more is in memory than the longest value takes."""
+
+    def __init__(self, file: BinaryIO, start: bytes) -> None:
+        self._file, self._decode = file, codecs.getincrementaldecoder("utf-8")().decode
+        self._parse = json.JSONDecoder().raw_decode
+        self._window, self._place, self._is_end = self._decode(start), 0, False
+
+    def peek(self) -> str:
+        """The next character that is no space; "" at the end."""
+        while True:
+            found = SPACE.match(self._window, self._place)
+            assert found is not None
+            self._place = found.end()
+            if self._place < len(self._window) or not self._read(STEP):
+                return self._window[self._place : self._place + 1]
+
+    def take(self) -> None:
+        self._place += 1
+
+    def value(self) -> bytes:
+        """The next value. Raises JSONDecodeError where there is none."""
+        self.peek()
+        step = STEP
+        while True:
+            try:
+                _, end = self._parse(self._window, self._place)
+                is_whole = end < len(self._window)  # else a number may go on
+            except json.JSONDecodeError as error:
+                end, is_whole = 0, False
+                if not error.msg.startswith("Unterminated") and error.pos < len(self._window) - LONGEST_TOKEN:
+                    raise
+                if self._is_end:
+                    raise
+            if (is_whole or not self._read(step)) and end:
+                value = self._window[self._place : end].encode()
+                self._place = end
+                return value
+            step *= 2
+
+    def _read(self, step: int) -> bool:
+        """Read on; False at the end of the file."""
+        read = self._file.read(step)
+        text = self._decode(read, not read)
+        if not read:
+            self._is_end = True
+            return False
+        self._window, self._place = self._window[self._place :] + text, 0
+        return True

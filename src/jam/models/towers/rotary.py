@@ -1,0 +1,79 @@
+"""Rotary positions whose frequencies depend on how long a sequence is: "longrope" and "dynamic" (NTK).
+
+`transformers` takes the longest sequence of a batch, and of "dynamic" the longest that it ever saw, for all of it. Here
+every sequence has the frequencies of its own length, so that its neighbours change nothing; alone, it has those of
+`transformers`. In a cache, whose keys stay as they were turned, that is its length when a token came: as in
+`transformers` where tokens come one by one, and the same in whatever pieces a prompt is read or copied.
+
+Shapes: B batch, T time, D rotated dims of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+BY_LENGTH = ("longrope", "dynamic")
+
+
+def rotary_of(
+    module: nn.Module, hidden: Tensor, position_ids: Tensor, cache: Cache | None, kind: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [B, T, D] of a rotary module of `transformers`, in the data type of `hidden`.
+
+    Args:
+        position_ids, cache: as `sequence_lengths` takes them.
+        kind: type of layer, where the module has several.
+    """
+    types: Any = module.rope_type
+    if (types if kind is None else types[kind]) not in BY_LENGTH:
+        return module(hidden, position_ids) if kind is None else module(hidden, position_ids, kind)
+    return _by_length(module, hidden, position_ids, sequence_lengths(position_ids, cache), kind)
+
+
+def sequence_lengths(position_ids: Tensor, cache: Cache | None) -> Tensor:
+    """How long the sequence of each position is, as far as it is there, long [B, T].
+
+    Args:
+        position_ids: long [B, T], growing by one within a sequence; several may follow each other in a row.
+        cache: with one, every token is the last of its sequence.
+    """
+    if cache is not None:
+        return position_ids + 1
+    begins = torch.ones_like(position_ids)
+    begins[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
+    number = begins.cumsum(1) - 1
+    last = torch.zeros_like(position_ids).scatter_reduce(1, number, position_ids, "amax")
+    return 1 + last.gather(1, number)
+
+
+def _by_length(
+    module: nn.Module, hidden: Tensor, position_ids: Tensor, lengths: Tensor, kind: str | None
+) -> tuple[Tensor, Tensor]:
+    """`lengths`: of the sequence of each position, long [B, T]."""
+    config: Any = module.config
+    rope = config.rope_parameters if kind is None else config.rope_parameters[kind]
+    device, prefix, of = position_ids.device, "", {}
+    if kind is not None:
+        prefix, of = f"{kind}_", {"layer_type": kind}
+    short = getattr(module, f"{prefix}original_inv_freq").to(device)
+    make = ROPE_INIT_FUNCTIONS[rope["rope_type"]]
+    if rope["rope_type"] == "longrope":
+        limit = rope["original_max_position_embeddings"]
+        attribute = f"{prefix}long_inv_freq"  # where the module keeps them too, since a GPU's graph cannot make them
+        if getattr(module, attribute, None) is None or getattr(module, attribute).device != device:
+            setattr(module, attribute, make(config, device, seq_len=limit + 1, **of)[0])
+        long = getattr(module, attribute)
+    else:
+        limit = config.max_position_embeddings
+        # One by one: powers of vectors have other last bits.
+        found, place = lengths.clamp(min=limit).unique(return_inverse=True)
+        long = torch.stack([make(config, device, seq_len=one, **of)[0] for one in found])[place]
+    frequencies = torch.where(lengths[..., None] > limit, long, short)
+    angles = position_ids[..., None].float() * frequencies
+    angles, scaling = torch.cat([angles, angles], dim=-1), getattr(module, f"{prefix}attention_scaling")
+    return (angles.cos() * scaling).to(hidden.dtype), (angles.sin() * scaling).to(hidden.dtype)
