@@ -13,7 +13,7 @@ import pytest
 import torch
 from families import SIZES
 from fusion_parents import CODES, TEXT_SIZE, llama_config, opened, opt_config, save_pair, save_parent, tokenizer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -54,6 +54,8 @@ def arguments(folder: Path, method: str) -> list[Any]:
     vq = {"_class_name": "VQModel", "in_channels": 3, "sample_size": 2, "block_out_channels": [8]}
     (folder / "vq").mkdir()
     (folder / "vq" / "config.json").write_text(json.dumps(vq | {"num_vq_embeddings": CODES}))
+    halves = {f"{half}.weight": torch.zeros(1) for half in ("encoder", "decoder")}
+    save_file(halves, folder / "vq" / "diffusion_pytorch_model.safetensors")
     parents = ["--text", folder / "text", "--image", folder / "image", "--image-tokenizer", folder / "vq"]
     return ["fuse", *parents, "--method", method, "--sentinels", 3]
 
