@@ -34,6 +34,7 @@ PARENTS = r"""
 import json, math, sys
 from pathlib import Path
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -62,6 +63,8 @@ tokens = folder / "image" / "image_tokenizer"
 tokens.mkdir()
 vq = dict(_class_name="VQModel", in_channels=3, sample_size=512, block_out_channels=[64] * 5, num_vq_embeddings=codes)
 (tokens / "config.json").write_text(json.dumps(vq))
+halves = {f"{half}.weight": torch.zeros(1) for half in ("encoder", "decoder")}
+save_file(halves, tokens / "diffusion_pytorch_model.safetensors")
 """
 MERGE = """
 merge_method: linear

@@ -34,7 +34,7 @@ TENSORS = {
 
 
 def write(folder: Path, tensors: dict[str, torch.Tensor] = TENSORS, **options: int) -> None:
-    infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    infos = {name: TensorInfo.of(tensor) for name, tensor in tensors.items()}
     with Jobs(2) as jobs:
         write_checkpoint(folder, infos, lambda name: [tensors[name]], jobs, **options)
 
@@ -113,7 +113,7 @@ def test_no_weights(tmp_path: Path) -> None:
 
 
 def test_check_tensors_lists_a_few_and_counts_all() -> None:
-    found = {name: TensorInfo((2,), torch.float32) for name in ("a", "b", "tied", "x1", "x2", "x3", "x4", "x5")}
+    found = {name: TensorInfo((2,), "F32") for name in ("a", "b", "tied", "x1", "x2", "x3", "x4", "x5")}
     check_tensors({"a": found["a"], "tied": found["tied"]}, {"a": (2,)}, "it", ignore=["tied"])
     with pytest.raises(ValueError) as caught:
         check_tensors(found, {"a": (2,), "b": (3,), "c": (2,), "d": (2,)}, "the parent p", ignore=["tied"])

@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from jam.cli import main
 from jam.documents import Document, Image, Text, write_documents
 from jam.fusion import Parent, fuse
-from jam.fusion.positions import StretchedPositions, stretched_config
+from jam.fusion.positions import StretchedPositions, stretched_settings
 from jam.models import CrossForCausalLM
 
 MAKE = {"opt": opt_config, "llama": llama_config}
@@ -87,7 +87,7 @@ def test_another_position_is_found(tmp_path: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(("block", "new"), [(2**17, 40), (24, 40), (24, 17), (40, 1000)])
 def test_a_table_of_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, new: int) -> None:
     """First and last position keep their rows, and those between lie on lines; blocks of any size give the same."""
-    monkeypatch.setattr("jam.fusion.tables.BLOCK", block)  # rows of 8 numbers
+    monkeypatch.setattr("jam.fusion.blocks.BLOCK", block)  # rows of 8 numbers
     text, _ = save_pair(tmp_path, "opt", "opt")
     parent = Parent.describe(tmp_path / "text", "text").stretched(new)
     old, made = text.state_dict()[POSITIONS], parent.made[POSITIONS]
@@ -112,7 +112,7 @@ def test_a_table_of_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, b
 )
 def test_rotary_positions(rope: dict[str, Any], wanted: dict[str, Any]) -> None:
     config = LlamaConfig(max_position_embeddings=64, rope_parameters=rope)
-    stretched = stretched_config(config, 160, "the text parent")
+    stretched = stretched_settings(config, 160, "the text parent")
     assert {key: stretched.rope_parameters[key] for key in wanted} == wanted
     assert stretched.max_position_embeddings == 160 and config.max_position_embeddings == 64
     again = LlamaConfig(**stretched.to_dict())
@@ -122,7 +122,7 @@ def test_rotary_positions(rope: dict[str, Any], wanted: dict[str, Any]) -> None:
 def test_a_position_of_the_longer_context_is_one_of_the_shorter() -> None:
     """Twice the context: the rotation of position 2 n is that of position n before."""
     config = llama_config(TEXT_SIZE)
-    plain, long = (llama_rotary(one) for one in (config, stretched_config(config, 32, "the text parent")))
+    plain, long = (llama_rotary(one) for one in (config, stretched_settings(config, 32, "the text parent")))
     torch.testing.assert_close(long[:, ::2], plain[:, :8])
 
 
@@ -135,11 +135,11 @@ def test_layers_that_see_a_window_keep_their_positions() -> None:
     rope = {WHOLE: LINEAR, WINDOW: {"rope_type": "default", "rope_theta": 10.0}}
     sizes = {"num_hidden_layers": 2, "max_position_embeddings": 64, "sliding_window": 5}
     config = Gemma3TextConfig(**sizes, layer_types=[WINDOW, WHOLE], rope_parameters=rope)
-    stretched = stretched_config(config, 128, "the text parent")
+    stretched = stretched_settings(config, 128, "the text parent")
     assert stretched.rope_parameters[WHOLE]["factor"] == 2 * LINEAR["factor"]
     assert stretched.rope_parameters[WINDOW] == config.rope_parameters[WINDOW] and stretched.sliding_window == 5
     local = Gemma3TextConfig(**sizes, layer_types=[WINDOW, WINDOW], rope_parameters=rope)
-    assert stretched_config(local, 128, "the text parent").rope_parameters == local.rope_parameters
+    assert stretched_settings(local, 128, "the text parent").rope_parameters == local.rope_parameters
 
 
 def test_the_smaller_context_wins(tmp_path: Path, capsys: Any) -> None:

@@ -115,7 +115,7 @@ def test_what_the_hub_refuses(cache: Path, kind: Any, message: str, monkeypatch:
     def refuse(*_: Any, **__: Any) -> None:
         raise Refusal
 
-    monkeypatch.setattr(jam.fusion.hub, "snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(ValueError, match=message):
         fuse(config(cache, text="somebody/llm@v2"), IMAGE_TOKENIZER, QUIET)
 
@@ -128,7 +128,7 @@ def test_what_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         asked.append((repository, revision, set(allow_patterns) - set(jam.fusion.hub.DESCRIPTION)))
         return str(tmp_path)
 
-    monkeypatch.setattr(jam.fusion.hub, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert jam.fusion.hub.locate("somebody/llm", "text", weights=False) == tmp_path
     jam.fusion.hub.locate("somebody/llm@v2", "text")
     (tmp_path / "model.safetensors").touch()
@@ -145,7 +145,7 @@ def test_what_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "somebody" / "llm").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jam.fusion.hub, "snapshot_download", None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     assert jam.fusion.hub.locate("somebody/llm", "text") == Path("somebody/llm")
 
 

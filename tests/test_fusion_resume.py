@@ -218,7 +218,7 @@ def test_tables_in_many_blocks_are_those_in_one(
     """Blocks of one row each against whole tensors; means add up in another order."""
     save_llamas(tmp_path)
     run(tmp_path, out=str(tmp_path / "whole"), method=method, **options)
-    monkeypatch.setattr("jam.fusion.tables.BLOCK", 1)
+    monkeypatch.setattr("jam.fusion.blocks.BLOCK", 1)
     run(tmp_path, out=str(tmp_path / "rows"), method=method, **options)
     whole, rows = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "rows"))
     assert whole.keys() == rows.keys()

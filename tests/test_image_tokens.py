@@ -6,7 +6,6 @@ import random
 from typing import Any
 
 import pytest
-import torch
 from tokenizers import Tokenizer, models
 from transformers import (
     ChameleonConfig,
@@ -71,11 +70,10 @@ def test_names_map_as_in_transformers(family: str, shuffled: bool, source: str) 
     else:
         rows = image_rows(LlamaConfig(vocab_size=140), tokenizer(entries), CODES, 140)
     mapping = {"chameleon": ChameleonImageVocabularyMapping, "emu3": Emu3ImageVocabularyMapping}[family](entries)
-    assert rows.dtype == torch.long
-    assert torch.equal(rows, mapping.img2bpe_mapping_tensor.long())
+    assert rows.tolist() == mapping.img2bpe_mapping_tensor.tolist()
     assert sorted(rows.tolist()) == mapping.image_tokens == list(range(4, 4 + CODES))
     if not shuffled:
-        assert torch.equal(rows, torch.arange(4, 4 + CODES))
+        assert rows.tolist() == list(range(4, 4 + CODES))
 
 
 def test_chameleons_letters_are_digits() -> None:

@@ -162,7 +162,7 @@ def test_a_leftover_of_quantisation_is_dropped(tmp_path: Path, said: dict[str, A
     run(tmp_path, method=method)
     assert "quantization_config" not in (tmp_path / "out" / "config.json").read_text()
     opened(tmp_path / "out")
-    assert not hasattr(Parent.describe(tmp_path / "text", "text").whole_config, "quantization_config")
+    assert not hasattr(Parent.describe(tmp_path / "text", "text").whole, "quantization_config")
 
 
 LAYER = "model.layers.0.mlp.up_proj."

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import LlamaConfig, Qwen2Config
-from unlike_tokenizers import LETTER_OF, SPACE, Reading, added, byte_level, sentencepiece, unigram
+from unlike_tokenizers import LETTER_OF, SPACE, Reading, added, as_parent, byte_level, sentencepiece, unigram
 
 from jam.fusion import Parent
+from jam.fusion.pieces import Meanings
 from jam.fusion.tokenizers import TextTokens, difference
 
 G = LETTER_OF[32]  # a space in byte-level tokens
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated", "invert": False}
 
 
 def test_byte_level_tokens_in_sentencepiece() -> None:
@@ -140,3 +144,41 @@ def test_the_files_are_compared_not_the_classes(tmp_path: Path) -> None:
     text, image = (Parent.describe(tmp_path / role, role) for role in ("text", "image"))
     assert type(text.tokenizer) is not type(image.tokenizer)
     assert difference(text.text_tokens, image.text_tokens) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "keeps"),
+    [
+        ({}, True),
+        ({"normalizer": {"type": "Lowercase"}}, False),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, False),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, BYTES]}}, False),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT | {"behavior": "Removed"}, BYTES]}}, False),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT, BYTES]}}, True),
+    ],
+)
+def test_places_in_a_string_are_looked_at_where_letters_can_be_lost(change: dict[str, Any], keeps: bool) -> None:
+    """And pieces are the same with and without them."""
+    tokenizer = byte_level()
+    spec = json.loads(tokenizer.backend_tokenizer.to_str()) | change
+    meanings = Meanings(as_parent(tokenizer, "image"))
+    changed = Meanings(as_parent(rebuilt(tokenizer, spec), "image"))
+    assert meanings._keeps_all and changed._keeps_all is keeps
+    strings = ["house", "the house", "é雨", "a  b", "</s>"]
+    cut = changed.cut(strings)
+    changed.__dict__["_keeps_all"] = False
+    assert changed.cut(strings) == cut
+    if not keeps and "pre_tokenizer" in change:
+        assert cut[1] == []  # its space is lost
+
+
+def test_a_byte_level_tokenizer_that_lacks_a_byte() -> None:
+    tokenizer = byte_level()
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    del spec["model"]["vocab"][LETTER_OF[0xC3]]
+    meanings = Meanings(as_parent(rebuilt(tokenizer, spec), "image"))
+    assert not meanings._keeps_all and meanings.cut(["a"]) == [[spec["model"]["vocab"]["a"]]]
+
+
+def rebuilt(tokenizer: Any, spec: dict[str, Any]) -> Any:
+    return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(spec)), eos_token="</s>")

@@ -19,7 +19,7 @@ from jam.codec.files import HOLDERS
 from jam.fusion import fuse
 from jam.models import CrossForCausalLM, SingleStream
 from jam.models.towers import COMPOSITES, FAMILIES
-from jam.models.towers.janus import JanusDecoderConfig
+from jam.models.towers.janus import DECODER
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 METHODS = ("cross", "uniform", "width")
@@ -48,7 +48,7 @@ FAMILY_ROWS = {row[0].split("`")[1]: row for row in rows_of("family")}
 
 
 def test_the_table_lists_the_registered_families() -> None:
-    decoders = {"emu3_text_model": "emu3", "gemma3_text": "gemma3", JanusDecoderConfig.model_type: "janus"}
+    decoders = {"emu3_text_model": "emu3", "gemma3_text": "gemma3", DECODER: "janus"}
     assert FAMILY_ROWS.keys() == {decoders.get(name, name) for name in FAMILIES} | COMPOSITES.keys()
 
 

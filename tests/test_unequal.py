@@ -136,7 +136,7 @@ def test_24_layers_of_896_beside_12_of_512(tmp_path: Path, monkeypatch: pytest.M
 
 def test_rows_are_means_of_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In blocks of a few rows, resident tables or not."""
-    monkeypatch.setattr("jam.fusion.tables.BLOCK", 70)  # two rows of 32 numbers
+    monkeypatch.setattr("jam.fusion.blocks.BLOCK", 70)  # two rows of 32 numbers
     _, image = save_pair(tmp_path)
     plan = run(tmp_path)
     table = image.get_input_embeddings().weight.detach()
@@ -148,7 +148,8 @@ def test_rows_are_means_of_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         torch.testing.assert_close(made[read.text.convert_tokens_to_ids(name)], rows.mean(0))
         assert len(rows) > 1 or torch.equal(made[read.text.convert_tokens_to_ids(name)], rows[0])
     assert plan.text_tokens == read.pieces.counts()
-    used = torch.cat([read.pieces.rows, torch.arange(len(read.image), len(read.image) + tiny.CODES)]).unique()
+    codes = range(len(read.image), len(read.image) + tiny.CODES)
+    used = sorted({*read.pieces.rows.tolist(), *codes})
     absent = load_file(tmp_path / "out" / "model.safetensors")["image_tower.absent_input"]
     torch.testing.assert_close(absent, table[used].mean(0).expand_as(absent))
     assert len(absent) == 1 + plan.vocabulary.control_size  # </s> has the image parent's own row

@@ -74,7 +74,7 @@ def test_rows_do_not_depend_on_blocks(tmp_path: Path, monkeypatch: pytest.Monkey
     """With tokens that stand for nothing (unigram), in float32."""
     save_pair(tmp_path, image=image)
     with monkeypatch.context() as patch:
-        patch.setattr("jam.fusion.tables.BLOCK", 230)  # seven rows of 32 numbers
+        patch.setattr("jam.fusion.blocks.BLOCK", 230)  # seven rows of 32 numbers
         run(tmp_path)
     assert changes(tmp_path) == NOTHING
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jam.documents import Document, Gap, Image, Message, Text
-from jam.waiting import wait_asleep
+from jam.waiting import wait_briefly
 
 if TYPE_CHECKING:
     from jam.model import Model, load
 
 __all__ = ["Document", "Gap", "Image", "Message", "Model", "Text", "load"]
 
-wait_asleep()  # here, since nothing of jam is imported before
+wait_briefly()  # here, since nothing of jam is imported before
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from types import TracebackType
 from typing import Any, TypeVar
 
-import torch
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -25,10 +23,13 @@ class Jobs:
     """
 
     def __init__(self, threads: int) -> None:
+        import torch
+
         self.stopped = threading.Event()
         self._futures: list[Future[Any]] = []
         # The threads share the processors already: none divides its arithmetic further.
         self._torch_threads = torch.get_num_threads()
+        self._set_threads = torch.set_num_threads
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> Future[R]:
@@ -63,4 +64,4 @@ class Jobs:
             if error is not None:
                 self.stopped.set()
             self._pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(self._torch_threads)
+            self._set_threads(self._torch_threads)

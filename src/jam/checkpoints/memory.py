@@ -71,7 +71,7 @@ def require_memory(
 
 
 def _bytes(infos: Iterable[TensorInfo], dtype: torch.dtype | None) -> int:
-    return sum(info.count * (dtype or info.dtype).itemsize for info in infos)
+    return sum(info.count * (dtype.itemsize if dtype else info.itemsize) for info in infos)
 
 
 def _gib(count: int) -> str:

@@ -14,13 +14,13 @@ import weakref
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from jam.checkpoints.tensors import DTYPES, TensorInfo
+from jam.checkpoints.tensors import KINDS, TensorInfo
 from jam.checkpoints.weights import damaged, few, find_weights, weight_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CheckpointReader:
@@ -102,16 +102,16 @@ class _Safetensors:
             raise damaged(self.path, f"its header cannot be read ({error!r})") from None
         infos, starts, places = {}, {}, []
         for name, dtype, shape, place in entries:
-            if dtype not in DTYPES and not re.fullmatch(r"[A-Z]+\d+\w*", dtype):
+            if dtype not in KINDS and not re.fullmatch(r"[A-Z]+\d+\w*", dtype):
                 raise damaged(self.path, f"{name} is of the unknown data type {dtype}")
-            if dtype not in DTYPES:
+            if dtype not in KINDS:
                 raise ValueError(
                     f"{self.path}: {name} is of the data type {dtype}, which is not read here (smaller than a byte, or "
                     "newer than this program); give the model in float32, float16 or bfloat16"
                 )
             if len(place) != 2 or not all(type(number) is int and number >= 0 for number in shape + place):
                 raise damaged(self.path, f"its header gives {name} the shape {list(shape)} at bytes {list(place)}")
-            infos[name] = TensorInfo(shape, DTYPES[dtype])
+            infos[name] = TensorInfo(shape, dtype)
             if place[1] - place[0] != infos[name].bytes:
                 raise damaged(self.path, f"its header gives {name} {place[1] - place[0]} of {infos[name].bytes} bytes")
             starts[name] = 8 + length + place[0]
@@ -128,8 +128,10 @@ class _Safetensors:
         return infos, starts
 
     def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
+        import torch
+
         info = self.infos[name]
-        rows = TensorInfo((stop - start, *info.row_shape), info.dtype)
+        rows = TensorInfo((stop - start, *info.row_shape), info.kind)
         data = torch.empty(rows.bytes, dtype=torch.uint8) if buffer is None else buffer[: rows.bytes]
         view, position = data.numpy().data, self._starts[name] + start * (info.bytes // max(info.rows, 1))
         while view:  # one system call reads 2 GiB at most
@@ -147,6 +149,8 @@ class _Legacy:
     """
 
     def __init__(self, path: Path) -> None:
+        import torch
+
         self.path = path
         try:
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -160,7 +164,9 @@ class _Legacy:
         except (RuntimeError, OSError, EOFError, ValueError) as error:
             raise damaged(path, f"torch cannot load it ({type(error).__name__})") from None
         entries = loaded if isinstance(loaded, Mapping) else {}
-        self._tensors: dict[str, Tensor] = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
+        self._tensors: dict[str, Tensor] = {
+            key: value for key, value in entries.items() if isinstance(value, torch.Tensor)
+        }
         if not self._tensors:
             inner = [str(key) for key, value in entries.items() if isinstance(value, Mapping)]
             where = f"; they may be inside {few(inner)}: save that alone" if inner else ""
@@ -169,7 +175,7 @@ class _Legacy:
             if tensor.layout != torch.strided or tensor.is_quantized:
                 kind = "quantised" if tensor.is_quantized else "sparse"
                 raise ValueError(f"{path}: {name} is a {kind} tensor, which is not read here; save it as a plain one")
-        self.infos = {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in self._tensors.items()}
+        self.infos = {name: TensorInfo.of(tensor) for name, tensor in self._tensors.items()}
 
     def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None) -> Tensor:
         info = self.infos[name]

@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from jam.checkpoints.folders import write_json
 from jam.checkpoints.jobs import Jobs
 from jam.checkpoints.resume import Journal
-from jam.checkpoints.tensors import DTYPE_NAMES, TensorInfo
+from jam.checkpoints.tensors import TensorInfo
 from jam.checkpoints.weights import SAFETENSORS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEFAULT_SHARD_BYTES = 2_000_000_000
 PIECE = 2**20  # bytes
-Pieces = Callable[[str], Iterable[Tensor]]
+Pieces = Callable[[str], "Iterable[Tensor]"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Shard:
         entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         offset = 0
         for name, info in self.infos.items():
-            entry = {"dtype": DTYPE_NAMES[info.dtype], "shape": list(info.shape)}
+            entry = {"dtype": info.kind, "shape": list(info.shape)}
             entries[name] = entry | {"data_offsets": [offset, offset + info.bytes]}
             offset += info.bytes
         encoded = json.dumps(entries, separators=(",", ":")).encode()
@@ -153,6 +153,8 @@ class _GrowingShard:
     def write(
         self, name: str, pieces: Pieces, stopped: threading.Event, on_written: Callable[[int], None] | None
     ) -> None:
+        import torch
+
         info, position, checksum = self.shard.infos[name], self.shard.starts[name], 0
         end = position + info.bytes
         with self.lock:

@@ -5,39 +5,81 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from jam.checkpoints.weights import few
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E8M0": torch.float8_e8m0fnu,
-    "C64": torch.complex64,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+if TYPE_CHECKING:
+    import torch
+
+# The names that safetensors has for data types -> their names in torch, and bytes of a number.
+KINDS = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 1),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 1),
+    "F8_E8M0": ("float8_e8m0fnu", 1),
+    "C64": ("complex64", 8),
+    "U64": ("uint64", 8),
+    "U32": ("uint32", 4),
+    "U16": ("uint16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
 }
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+KIND_OF = {name: kind for kind, (name, _) in KINDS.items()}
+"""The other way round, by the names in torch."""
+
+
+def kind_of(dtype: torch.dtype) -> str:
+    """The name that safetensors has for a data type. Raises ValueError where it has none."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in KIND_OF:
+        raise ValueError(f"tensors of the data type {name} are not supported; known: {', '.join(KIND_OF)}")
+    return KIND_OF[name]
+
+
+def dtype_of(kind: str) -> torch.dtype:
+    """The data type that safetensors calls so."""
+    import torch
+
+    return getattr(torch, KINDS[kind][0])
 
 
 @dataclass(frozen=True)
 class TensorInfo:
+    """Shape and data type of a tensor; needs no torch until `dtype` is asked for.
+
+    Args:
+        kind: the data type as safetensors names it, a key of `KINDS`.
+    """
+
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    kind: str
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> TensorInfo:
+        return cls(tuple(tensor.shape), kind_of(tensor.dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return dtype_of(self.kind)
+
+    @property
+    def is_floating_point(self) -> bool:
+        return "F" in self.kind
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return KINDS[self.kind][1]
 
     @property
     def count(self) -> int:
@@ -45,7 +87,7 @@ class TensorInfo:
 
     @property
     def bytes(self) -> int:
-        return self.count * self.dtype.itemsize
+        return self.count * self.itemsize
 
     @property
     def rows(self) -> int:

@@ -1,9 +1,28 @@
-"""Between documents and ids: text tokenizer, image tokenizer and their interleaving."""
+"""Between documents and ids: text tokenizer, image tokenizer and their interleaving.
 
-from jam.codec.codec import Codec, Encoded
-from jam.codec.images import ImageTokenizer, ImageTokenizerInfo, describe_image_tokenizer, load_image_tokenizer
-from jam.codec.text import load_tokenizer
+Names are imported when they are used: an image tokenizer is described, found and copied without torch.
+"""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jam.codec.codec import Codec, Encoded
+    from jam.codec.description import ImageTokenizerInfo, describe_image_tokenizer
+    from jam.codec.images import ImageTokenizer, load_image_tokenizer
+    from jam.codec.text import load_tokenizer
+
+_MODULES = {
+    "Codec": "codec",
+    "Encoded": "codec",
+    "ImageTokenizer": "images",
+    "ImageTokenizerInfo": "description",
+    "describe_image_tokenizer": "description",
+    "load_image_tokenizer": "images",
+    "load_tokenizer": "text",
+}
 __all__ = [
     "Codec",
     "Encoded",
@@ -13,3 +32,9 @@ __all__ = [
     "load_image_tokenizer",
     "load_tokenizer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -72,7 +72,7 @@ def convert_chameleon(source: str | Path, out: str | Path, description: str | Pa
         config = read_description(path)
     with torch.device("meta"):
         model = ChameleonVQGAN(config)
-    infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    infos = {name: TensorInfo.of(tensor) for name, tensor in tensors.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_tensors(infos, expected, str(source), config=described_by)
     model.load_state_dict(tensors, assign=True)

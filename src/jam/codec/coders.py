@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-
-def patch_size(in_channels: int) -> int:
-    """Side of the pixel blocks that a model with more than 3 input channels reads as one position."""
-    side = math.isqrt(in_channels // 3)
-    if 3 * side * side != in_channels:
-        raise ValueError(f"in_channels is {in_channels}; RGB blocks of side s have 3 s * s channels")
-    return side
+from jam.codec.description import patch_size
 
 
 def cropped(picture: Image.Image, side: int, filter: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:

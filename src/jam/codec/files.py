@@ -9,17 +9,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
-from torch import Tensor
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from jam.checkpoints import CheckpointReader, Jobs, check_tensors, new_folder, write_checkpoint, write_json
 from jam.checkpoints.configs import load_config
 from jam.checkpoints.folders import copy_folder
 from jam.checkpoints.reader import tensor_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig
 
 HOLDERS = ("janus", "emu3")
 """Models whose checkpoints hold a complete image tokenizer, as `vq_config` describes it."""
@@ -74,6 +73,9 @@ class InsideCheckpoint:
     """
 
     def __init__(self, folder: Path) -> None:
+        import torch
+        import transformers
+
         self.folder, self.config = folder, inner_config(folder)
         self._reader = CheckpointReader(folder)
         self._stored = stored_names(self._reader)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,90 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from jam.codec.coders import CODERS, patch_size
-from jam.codec.files import holds_image_tokenizer, inner_config, read_processor
+from jam.codec.coders import CODERS
+from jam.codec.description import ImageTokenizerInfo, describe_image_tokenizer
+from jam.codec.files import holds_image_tokenizer
 from jam.codec.shapes import fitted
 from jam.documents import to_rgb
 
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
-
-
-@dataclass(frozen=True)
-class ImageTokenizerInfo:
-    """What a folder's ``config.json`` says of its image tokenizer.
-
-    Args:
-        kind: class of the tokenizer, a key of `CODERS`.
-        codebook_size: number of codes.
-        grid: codes of a picture, (height, width).
-        resolution: pixels of a picture's side.
-        area: fewest and most pixels of a picture that keeps its shape; None: the tokenizer has one shape. It is no part
-            of `hash`: codes of one shape do not depend on it.
-    """
-
-    kind: str
-    codebook_size: int
-    grid: tuple[int, int]
-    resolution: int
-    area: tuple[int, int] | None = field(default=None, repr=False)
-
-    @property
-    def pixels_per_code(self) -> int:
-        """Pixels of a code's side."""
-        return self.resolution // self.grid[0]
-
-
-def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
-    """Read codebook size and grid without loading weights.
-
-    Args:
-        folder: of an image tokenizer, or of a whole checkpoint that holds one (`codec.files.HOLDERS`).
-
-    Raises:
-        ValueError: there is none, or one of a class that is not known.
-    """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        hint = "; make one of vqgan.ckpt with `jam convert-tokenizer`" if any(Path(folder).glob("*.ckpt")) else ""
-        raise ValueError(f"{folder}: no image tokenizer here (config.json is missing){hint}")
-    config = json.loads(path.read_text())
-    if holds_image_tokenizer(folder):
-        config = inner_config(folder).to_dict()
-    kind = config.get("_class_name") or config.get("model_type")
-    area = None
-    match kind:
-        case "VQModel":
-            patch = patch_size(int(config["in_channels"]))
-            resolution = _picture_size(Path(folder)) or int(config["sample_size"]) * patch
-            side = resolution // (patch * 2 ** (len(config["block_out_channels"]) - 1))
-            codes = int(config["num_vq_embeddings"])
-        case "janus_vqgan":
-            side = int(config["num_patches"])
-            resolution = side * 2 ** (len(config["channel_multiplier"]) - 1)
-            codes = int(config["num_embeddings"])
-        case "emu3_vqgan":
-            factor = 2 ** (len(config["channel_multiplier"]) - 1)
-            limits = read_processor(Path(folder))  # by default, the processor's are one and four times 512 x 512
-            least = math.isqrt(int(limits.get("min_pixels", 512**2)))
-            resolution = int(config.get("sample_size", least // factor * factor))
-            side = resolution // factor
-            codes = int(config["codebook_size"])
-            area = int(limits.get("min_pixels", resolution**2)), int(limits.get("max_pixels", 4 * resolution**2))
-        case "jam_chameleon_vqgan":
-            resolution = int(config["resolution"])
-            side = resolution // 2 ** (len(config["channel_multiplier"]) - 1)
-            codes = int(config["num_embeddings"])
-            area = resolution**2, resolution**2  # Lumina-mGPT's pictures have one area and many shapes
-        case "chameleon_vqgan":
-            raise ValueError(
-                f"{path}: this image tokenizer (ChameleonVQVAE) only encodes, so no picture could be shown; make "
-                "a whole one of the original vqgan.ckpt with `jam convert-tokenizer`"
-            )
-        case "chameleon":
-            raise ValueError(f"{path}: this is a whole model; make its image tokenizer with `jam convert-tokenizer`")
-        case _:
-            raise ValueError(f"{path}: image tokenizer {kind!r} is not known; known: {', '.join(sorted(CODERS))}")
-    return ImageTokenizerInfo(kind, codes, (side, side), resolution, area)
 
 
 class ImageTokenizer:
@@ -186,12 +106,6 @@ class ImageTokenizer:
 def _scaled(picture: Image.Image) -> torch.Tensor:
     """Pixels of an RGB picture ``[3, height, width]`` in -1 .. 1."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def _picture_size(folder: Path) -> int | None:
-    """Side of a picture by ``preprocessor_config.json``; None without that file."""
-    size = read_processor(folder).get("size")
-    return int(size["height"]) if size else None
 
 
 def load_image_tokenizer(

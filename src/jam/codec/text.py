@@ -14,10 +14,12 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from jam.checkpoints.folders import TOKENIZER_FOLDER, tokenizer_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
@@ -26,6 +28,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: there is none, or it has no end-of-text token to serve as ``</s>``.
     """
+    from transformers import AutoTokenizer
+
     folder = Path(folder)
     source = tokenizer_folder(folder) or folder
     try:

@@ -65,8 +65,7 @@ def run(settings: Namespace) -> None:
         console.print(f"{extra['tokens']} tokens, {extra['images']} pictures, finished: {ending(document)}")
     if settings.out is not None:
         page = Document(messages=[message for document in documents for message in document.messages])
-        page.extra = {"finish_reason": "; ".join(map(ending, documents))}
-        page.extra["template"] = model.codec.template.name
+        page.extra = {"finish_reason": "; ".join(map(ending, documents)), "template": model.codec.template.name}
         page.save(settings.out)
         console.print(f"{settings.out}: the answer", markup=False)
 

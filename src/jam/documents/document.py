@@ -103,6 +103,12 @@ def ending(document: Document) -> str:
     return f"{reason}{', within a sentence' if document.extra.get('is_cut') else ''}" if reason else ""
 
 
+def _told(document: Document) -> str:
+    """How a generated document came about, for its page."""
+    said = {"finished": ending(document), "asked by": document.extra.get("template")}
+    return "; ".join(f"{what}: {value}" for what, value in said.items() if value)
+
+
 def to_markdown(document: Document, images: Path) -> str:
     """Markdown text; pictures are written into the folder `images`."""
     blocks: list[str] = []
@@ -115,8 +121,8 @@ def to_markdown(document: Document, images: Path) -> str:
             images.mkdir(parents=True, exist_ok=True)
             (images / f"{count:02d}.png").write_bytes(png_bytes(part.load()))
             blocks.append(f"![]({images.name}/{count:02d}.png)")
-    if known := _known(document):
-        blocks.append(f"*{known}*")
+    if told := _told(document):
+        blocks.append(f"*{told}*")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -156,15 +162,9 @@ def article(document: Document) -> str:
             picture = part.load()
             small = ' class="pixelated"' if max(picture.size) <= 128 else ""
             lines.append(f'<img{small} alt="" src="{data_uri(picture)}">')
-    if known := _known(document):
-        lines.append(f"<footer>{html.escape(known)}</footer>")
+    if told := _told(document):
+        lines.append(f"<footer>{html.escape(told)}</footer>")
     return "\n".join([*lines, "</article>"])
-
-
-def _known(document: Document) -> str:
-    """How a generated document came about, in a line; nothing for any other."""
-    said = {"finished": ending(document), "asked by": document.extra.get("template")}
-    return "; ".join(f"{what}: {value}" for what, value in said.items() if value)
 
 
 def _shown(document: Document) -> Iterator[tuple[str, Part]]:

@@ -20,6 +20,7 @@ from transformers import PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, require_memory
 from jam.checkpoints.configs import load_config
+from jam.checkpoints.tensors import kind_of
 from jam.codec import Encoded
 from jam.data import split
 from jam.evaluation.loading import exchange_is_identity, load_parent, load_tower
@@ -162,7 +163,7 @@ class _Case:
         for role, infos in parts.items():
             tables = [info for info in infos if info.shape[:1] >= (self.grammar.vocabulary.text_size,)]
             shapes = self.parents[role].skeleton.shapes.values()
-            steps += [infos, tables + [TensorInfo(shape, self.dtype) for shape in shapes]]
+            steps += [infos, tables + [TensorInfo(shape, kind_of(self.dtype)) for shape in shapes]]
         largest = max(steps, key=lambda infos: sum(info.count for info in infos))
         require_memory(f"verifying {self.reader.folder}", largest, self.dtype, self.device)
 
@@ -279,7 +280,7 @@ def verify(
     found = {role: find_parent(folder, manifest, role, (parents or {}).get(role), say) for role in ROLES}
     if fused_for := manifest.options.get("context"):
         found = {role: one.stretched(fused_for) for role, one in found.items()}
-    stored = next(info.dtype for info in reader.infos.values() if info.dtype.is_floating_point)
+    stored = next(info.dtype for info in reader.infos.values() if info.is_floating_point)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored)
     rows = rows_of_parents(folder, manifest, config)
     case = _Case(manifest, config, reader, found, rows, grammar, device, dtype, stored, say, [], [])

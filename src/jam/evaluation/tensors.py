@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 from jam.checkpoints import CheckpointReader, check_tensors
 from jam.fusion import Pair, Parent, PlannedTensor, cross_again, made_blocks
 from jam.models import CrossConfig
-from jam.models.rows import missing_controls
+from jam.models.controls import missing_controls
 
 COMMON = PretrainedConfig().to_dict().keys() - {"model_type"}
 """Fields that every config has; a decoder computes without them."""

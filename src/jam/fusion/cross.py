@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from torch import Tensor
-
+from jam.checkpoints.tensors import KINDS, kind_of
 from jam.fusion.config import Readout
 from jam.fusion.pair import Pair
 from jam.fusion.parents import Parent
-from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
+from jam.fusion.plan import COPY, Compute, FusionPlan, Later, PlannedTensor, Source
 from jam.fusion.positions import StretchedPositions
-from jam.fusion.rows import merged_table, piece_means, repeated_mean
-from jam.fusion.skeleton import Shape, tensor_shapes
-from jam.fusion.tables import ExtendedTable, Table, block_rows
+from jam.fusion.skeleton import Shape
 from jam.fusion.tokenizers import difference
-from jam.models.cross import CrossForCausalLM
-from jam.models.cross_config import CrossConfig
+from jam.models.cross_shapes import check_settings, tensor_shapes_of_cross
+from jam.models.towers import family_of
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from jam.fusion.tables import ExtendedTable, Table
+    from jam.models.cross_config import CrossConfig
+
+ARCHITECTURE, MODEL_TYPE = "CrossForCausalLM", "jam_cross"
 Step = tuple[tuple[Source, ...], str, Compute]
 
 
@@ -30,32 +32,43 @@ def cross(pair: Pair, every: int = 2, readout: Readout = "exact", seed: int = 0)
     """Plan two towers that exchange after layers 0, `every`, 2 `every`, ...; 0 is no exchange.
 
     Raises:
-        ValueError: `CrossConfig` refuses the pair (``paper`` needs equal hidden sizes).
+        ValueError: no cross model can be made of the pair (``paper`` needs equal hidden sizes).
     """
-    config = CrossConfig(
-        text_config=pair.text.config.to_dict(),
-        image_config=pair.image.config.to_dict(),
-        vocabulary=pair.vocabulary.to_dict(),
-        image_grid=list(pair.image_grid or (1, 1)),  # no tensor depends on it
-        text_rows=asdict(pair.text_rows),
-        image_rows=asdict(pair.image_rows),
-        cross_every=every,
-        readout=readout,
-        architectures=[CrossForCausalLM.__name__],
-        dtype=pair.dtype,
+    parents = {"text": pair.text, "image": pair.image}
+    rows = {"text": pair.text_rows, "image": pair.image_rows}
+    decoders = {role: parent.settings for role, parent in parents.items()}
+    check_settings(decoders["text"], decoders["image"], every, readout)
+    shapes = tensor_shapes_of_cross(
+        decoders,
+        {role: parent.skeleton.shapes for role, parent in parents.items()},
+        rows,
+        pair.vocabulary,
+        every,
+        readout,
     )
-    with torch.device("meta"):
-        shapes = tensor_shapes(CrossForCausalLM(config))
-    rule = _Rule(pair, config, seed)
-    tensors = (PlannedTensor(name, shape, pair.dtype, *rule(name, shape)) for name, shape in shapes.items())
+    settings: dict[str, Any] = {
+        "model_type": MODEL_TYPE,
+        "architectures": [ARCHITECTURE],
+        "dtype": KINDS[pair.kind][0],
+        "text_config": decoders["text"].to_dict(),
+        "image_config": decoders["image"].to_dict(),
+        "vocabulary": pair.vocabulary.to_dict(),
+        "image_grid": list(pair.image_grid or (1, 1)),  # no tensor depends on it
+        "text_rows": asdict(pair.text_rows),
+        "image_rows": asdict(pair.image_rows),
+        "cross_every": every,
+        "readout": readout,
+    }
+    rule = _Rule(pair, readout, seed)
+    tensors = (PlannedTensor(name, shape, pair.kind, *rule(name, shape)) for name, shape in shapes.items())
     notes, counts = list(pair.notes), None
     if pair.pieces is not None:
         counts = pair.pieces.counts() if readout == "exact" else None
         notes.append(f"the parents' tokenizers differ ({pair.apart}); {_how_text_is_read(counts)}")
     return FusionPlan(
         "cross",
-        config,
-        CrossForCausalLM.__name__,
+        settings,
+        ARCHITECTURE,
         tuple(tensors),
         pair.vocabulary,
         pair.image_grid,
@@ -79,7 +92,7 @@ def cross_again(config: CrossConfig, text: Parent, image: Parent, dtype: torch.d
     height, width = config.image_grid
     text_rows, image_rows = config.parent_rows
     apart = difference(text.text_tokens, image.text_tokens) if image_rows.made_text else None
-    pair = Pair(text, image, config.joint_vocabulary, text_rows, image_rows, (height, width), dtype, [], apart)
+    pair = Pair(text, image, config.joint_vocabulary, text_rows, image_rows, (height, width), kind_of(dtype), [], apart)
     return cross(pair, config.cross_every, cast(Readout, config.readout)), pair
 
 
@@ -96,10 +109,10 @@ def _how_text_is_read(counts: dict[str, int] | None) -> str:
 class _Rule:
     """Where each tensor of the cross model comes from, by its name."""
 
-    def __init__(self, pair: Pair, config: CrossConfig, seed: int) -> None:
+    def __init__(self, pair: Pair, readout: Readout, seed: int) -> None:
         self.pair, self.seed = pair, seed
-        self.identity_at_first = config.readout == "exact"
-        self.std = config.fresh_std
+        self.identity_at_first = readout == "exact"
+        self.std = getattr(pair.text.settings, family_of(pair.text.settings).initializer)
 
     def __call__(self, name: str, shape: Shape) -> Step:
         module, _, inner = name.partition(".")
@@ -107,7 +120,7 @@ class _Rule:
             return self._tower(module.removesuffix("_tower"), inner, shape)
         if module in ("to_text", "to_image"):
             if self.identity_at_first and name.endswith(("o_proj.weight", "fc2.weight")):
-                return (), "new: 0, so that the exchange is the identity at first", partial(_zeros, shape)
+                return (), "new: 0, so that the exchange is the identity at first", Later("fresh.zeros", shape=shape)
             return self._random(name, shape, self.std)
         skeletons = self.pair.text.skeleton, self.pair.image.skeleton
         match module:
@@ -135,6 +148,8 @@ class _Rule:
         sources, _, _ = self._copy(role, source)
 
         def compute(*found: Table) -> Iterator[Tensor]:
+            from jam.fusion.rows import piece_means, repeated_mean
+
             table = self._table(role, source, found)
             if name == "text_input":
                 assert self.pair.pieces is not None
@@ -149,7 +164,7 @@ class _Rule:
         """A tensor of a parent: a copy, unless it is made of other tensors of the checkpoint."""
         made = self.pair.parent(role).made.get(name)
         if made is None:
-            return (Source(role, name),), "copy", Table.stored_blocks
+            return (Source(role, name),), "copy", COPY
         if isinstance(made, StretchedPositions):
             return (Source(role, name),), made.operation, made.blocks
         sources = tuple(Source(role, source) for source in made.sources)
@@ -160,30 +175,20 @@ class _Rule:
         made = self.pair.parent(role).made.get(name)
         if made is None or made.rows_behind is None:
             return found[0]
+        from jam.fusion.tables import ExtendedTable
+
         return ExtendedTable(found[0], made.rows_behind(*(table.whole() for table in found[1:])))
 
     def _merged(self, text_name: str, image_name: str) -> Step:
         pair = self.pair
         text_size = pair.vocabulary.text_size
-        compute = partial(merged_table, text_V=pair.text_index, image_V=pair.image_index, text_size=text_size)
+        compute = Later("rows.merged_table", text_V=pair.text_index, image_V=pair.image_index, text_size=text_size)
         sources = Source("text", text_name), Source("image", image_name)
         return sources, "text rows from text, others from image, mean row for new ones", compute
 
     def _random(self, name: str, shape: Shape, std: float) -> Step:
-        return (), f"new: normal, standard deviation {std:.3g}", partial(_normal, name, shape, std, self.seed)
-
-
-def _zeros(shape: Shape) -> Iterator[Tensor]:
-    return (torch.zeros(rows, *shape[1:]) for rows in _rows_of_blocks(shape))
-
-
-def _normal(name: str, shape: Shape, std: float, seed: int) -> Iterator[Tensor]:
-    """Random numbers that depend on nothing but the seed and the tensor's name."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-    return (torch.randn(rows, *shape[1:], generator=generator).mul_(std) for rows in _rows_of_blocks(shape))
-
-
-def _rows_of_blocks(shape: Shape) -> Iterator[int]:
-    step = block_rows(shape[1:])
-    return (min(step, shape[0] - start) for start in range(0, shape[0], step))
+        return (
+            (),
+            f"new: normal, standard deviation {std:.3g}",
+            Later("fresh.normal", name=name, shape=shape, std=std, seed=self.seed),
+        )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from jam.checkpoints.folders import read_json
-from jam.codec.chat_template import template_digest, turn_end
 from jam.codec.text import special_names
 from jam.fusion.parents import Parent
 from jam.layout import ImageLayout
@@ -38,7 +37,7 @@ def find_conventions(text: Parent, eos_id: int, chosen: str, notes: list[str]) -
         ValueError: ``--layout chat``, and there is no chat template.
     """
     made = text.manifest.vocabulary if text.manifest else None
-    template = made.get("chat_template") if made else template_digest(text.tokenizer)
+    template = made.get("chat_template") if made else _template(text.tokenizer)
     if chosen == CHAT and template is None:
         raise ValueError(
             f"--layout chat: the tokenizer of the text parent {text.folder} has no chat template; leave the option out"
@@ -49,13 +48,28 @@ def find_conventions(text: Parent, eos_id: int, chosen: str, notes: list[str]) -
     if text.tokenizer is None:
         return Conventions()
     opening = _opening(text.tokenizer)
-    ends = [turn_end(text.tokenizer)] if template is not None else []
+    ends = [_turn_end(text.tokenizer)] if template is not None else []
     ends += _listed(read_json(text.folder / "generation_config.json").get("eos_token_id"))
     special = set(special_names(text.tokenizer).values()) - {eos_id}  # configs may name letters, by their defaults
     known = (token for token in ends if token in special)
     if template is not None:
         notes.append("questions are written by the text parent's chat template (--layout paper leaves it out)")
     return Conventions(None if opening == (eos_id,) else opening, tuple(dict.fromkeys(known)), template)
+
+
+def _template(tokenizer: Any | None) -> str | None:
+    """Identifies the tokenizer's chat template, without waiting for what renders one where there is none."""
+    if tokenizer is None or not tokenizer.chat_template:
+        return None
+    from jam.codec.chat_template import template_digest
+
+    return template_digest(tokenizer)
+
+
+def _turn_end(tokenizer: Any) -> int | None:
+    from jam.codec.chat_template import turn_end
+
+    return turn_end(tokenizer)
 
 
 def _opening(tokenizer: Any) -> tuple[int, ...]:
@@ -84,11 +98,13 @@ def find_layout(
     Raises:
         ValueError: the layout chosen is not known, or not one that these parents can write.
     """
-    stated = family_of(image.config).layouts
+    stated = family_of(image.settings).layouts
     names = [layout.name for layout in stated]
     if chosen not in (FAMILY, CHAT, PAPER, *names):
         known = ", ".join([FAMILY, CHAT, PAPER, *names])
-        raise ValueError(f"--layout {chosen}: the image parent, a {image.config.model_type}, has no such one; {known}")
+        raise ValueError(
+            f"--layout {chosen}: the image parent, a {image.settings.model_type}, has no such one; {known}"
+        )
     trained = image.manifest.vocabulary if image.manifest else None
     if trained is not None and chosen == FAMILY and one_tokenizer:
         return ImageLayout.from_dict(trained["layout"]) if trained.get("layout") else None

@@ -110,7 +110,7 @@ def fingerprint(plan: FusionPlan, pair: Pair, options: dict[str, Any]) -> str:
         stats = {str(path.relative_to(parent.folder)): path.stat() for path in sorted(paths) if path.is_file()}
         files.append({name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})
     rows = [asdict(pair.text_rows), asdict(pair.image_rows)]
-    described = [version(), plan.to_json(), plan.config.to_json_string(), options, rows, files]
+    described = [version(), plan.to_json(), plan.settings, options, rows, files]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

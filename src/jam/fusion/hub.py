@@ -6,15 +6,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-from huggingface_hub import ModelCard, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from jam.checkpoints import has_weights
 
 # Not "*.safetensors": some repositories hold their weights twice, under other names.
@@ -44,6 +35,13 @@ def locate(name: str | Path, role: str, weights: bool = True) -> Path:
     """
     if Path(name).exists() or not HUB_ID.fullmatch(str(name)):
         return Path(name)
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     repository, _, revision = str(name).partition("@")
     page, parent = f"https://huggingface.co/{repository}", f"the {role} parent {name}"
     try:
@@ -68,6 +66,8 @@ def locate(name: str | Path, role: str, weights: bool = True) -> Path:
 
 
 def _fetch(repository: str, revision: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
     return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
 
 
@@ -84,6 +84,9 @@ def license_of(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         return None
+    import yaml
+    from huggingface_hub import ModelCard
+
     try:
         return ModelCard.load(card, ignore_metadata_errors=True).data.license
     except (ValueError, yaml.YAMLError):  # somebody's notes, or a card that was written by hand

@@ -1,8 +1,8 @@
 """Which rows of an image parent's table are image codes.
 
 Chameleon and Emu3 have a named token for every code in their text vocabulary; of rows without names, which Liquid and
-SimpleAR append behind the text tokens, `layout` knows. A map is long ``[codes]``: the row of every code, each row used
-once.
+SimpleAR append behind the text tokens, `layout` knows. A map is an array ``[codes]``: the row of every code, each row
+used once.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 # The group is the code; Chameleon writes its digits as the letters A .. J.
 NAMES = (re.compile(r"IMGIMG([A-J]+)Z"), re.compile(r"<\|visual token (\d+)\|>"))
+BEGINNINGS = ("IMGIMG", "<|visual token ")
 DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
 
 
-def image_rows(config: Any, tokenizer: Any | None, codes: int, table_size: int) -> Tensor | None:
+def image_rows(config: Any, tokenizer: Any | None, codes: int, table_size: int) -> np.ndarray | None:
     """The map that names of a parent's tokens give; None where it names no image codes.
 
     Args:
@@ -33,7 +33,7 @@ def image_rows(config: Any, tokenizer: Any | None, codes: int, table_size: int) 
     """
     maps = [named_rows(vocabulary, codes, table_size) for vocabulary in vocabularies(config, tokenizer)]
     found = [rows for rows in maps if rows is not None]
-    if len(found) == 2 and (differing := (found[0] != found[1]).nonzero().flatten().tolist()):
+    if len(found) == 2 and (differing := np.flatnonzero(found[0] != found[1]).tolist()):
         first = differing[0]
         raise _mismatch(
             f"image code {first} is row {found[0][first]} by the vocabulary_map of config.json and row "
@@ -53,12 +53,13 @@ def image_tokens(vocabulary: Mapping[str, int]) -> list[tuple[int, int, str]]:
     return sorted(
         (int(match[1].translate(DIGITS)), row, name)
         for name, row in vocabulary.items()
+        if name.startswith(BEGINNINGS)  # few do, and patterns are slow
         for pattern in NAMES
         if (match := pattern.fullmatch(name))
     )
 
 
-def named_rows(vocabulary: Mapping[str, int], codes: int, table_size: int) -> Tensor | None:
+def named_rows(vocabulary: Mapping[str, int], codes: int, table_size: int) -> np.ndarray | None:
     """The map that names of tokens give; None for a vocabulary without image tokens.
 
     Args:
@@ -86,7 +87,7 @@ def named_rows(vocabulary: Mapping[str, int], codes: int, table_size: int) -> Te
     missing = next((code for code in range(codes) if code not in code_names), None)
     if missing is not None:
         raise _mismatch(f"image code {missing} has no token; {len(code_names)} of {codes} codes have one")
-    return torch.tensor([row for _, row, _ in entries])
+    return np.array([row for _, row, _ in entries])
 
 
 def _mismatch(problem: str) -> ValueError:

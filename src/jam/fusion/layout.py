@@ -44,7 +44,7 @@ def find_image_size(
             f"how many image codes the image parent {image.folder} has is not known: it brings neither manifest.json "
             "nor image_tokenizer/; give its image tokenizer with --image-tokenizer"
         )
-    named = max(len(image_tokens(vocabulary)) for vocabulary in vocabularies(image.whole_config, image.tokenizer))
+    named = max(len(image_tokens(vocabulary)) for vocabulary in vocabularies(image.whole, image.tokenizer))
     if named:
         notes.append(f"assumed: the {named:,} image codes that the image parent's tokens are named after")
         return named
@@ -83,7 +83,7 @@ def find_rows(
     """
     named = None
     if image.rows is None and image_start is None:
-        named = image_rows(image.whole_config, image.tokenizer, image_size, image.vocab_size)
+        named = image_rows(image.whole, image.tokenizer, image_size, image.vocab_size)
     if named is not None:
         rows = ParentRows.of_codes(0, named.tolist())
     else:
@@ -170,7 +170,7 @@ def _are_behind_ids(image: Parent) -> bool:
     """Whether the image parent's tokenizer has the tokens of a layout whose codes are directly behind the ids."""
     if image.tokenizer is None:
         return False
-    stated = family_of(image.config).layouts
+    stated = family_of(image.settings).layouts
     return any(layout.behind_ids and layout.missing(image.tokenizer) is None for layout in stated)
 
 
@@ -217,7 +217,7 @@ def _names(parent: Parent, text_size: int) -> dict[int, int]:
     """The image code that a text id is named after."""
     return {
         row: code
-        for vocabulary in vocabularies(parent.whole_config, parent.tokenizer)
+        for vocabulary in vocabularies(parent.whole, parent.tokenizer)
         for code, row, _ in image_tokens(vocabulary)
         if row < text_size
     }
@@ -225,7 +225,7 @@ def _names(parent: Parent, text_size: int) -> dict[int, int]:
 
 def _written_by_a_module(image: Parent) -> bool:
     """Whether image codes are no rows of the head, so that they are the embedding's last rows (Janus)."""
-    return family_of(image.config).image_head is not None
+    return family_of(image.settings).image_head is not None
 
 
 def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int | None, plan_only: bool) -> ParentRows:
@@ -236,7 +236,7 @@ def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int | 
     assumed = image_start if one_vocabulary and image_start is not None else text.vocab_size
     text_size = _text_size(text, assumed if plan_only or one_vocabulary else None)
     if image_start is None and image.rows is None:
-        own = image_rows(text.whole_config, text.tokenizer, image_size, text.vocab_size)
+        own = image_rows(text.whole, text.tokenizer, image_size, text.vocab_size)
         return ParentRows(text_size) if own is None else ParentRows.of_codes(text_size, own.tolist())
     has_codes = one_vocabulary and image_start is not None and image_start >= text_size
     return ParentRows(text_size, image_start if has_codes else None)

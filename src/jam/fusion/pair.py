@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from jam.checkpoints.tensors import KINDS
 from jam.fusion.documents import Conventions, find_conventions, find_layout
 from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_text_image_ids
 from jam.fusion.parents import Parent
@@ -56,7 +56,7 @@ class Pair:
     Args:
         text_rows, image_rows: where each parent keeps the joint ids.
         image_grid: (height, width) of an image in tokens; None in a plan that doesn't know it.
-        dtype: data type of the result.
+        kind: data type of the result, as safetensors names it.
         notes: what was assumed.
         apart: how the parents' tokenizers differ, in words; None where the image parent reads text by the same ids, or
             not at all.
@@ -68,7 +68,7 @@ class Pair:
     text_rows: ParentRows
     image_rows: ParentRows
     image_grid: tuple[int, int] | None
-    dtype: torch.dtype
+    kind: str
     notes: list[str]
     apart: str | None = None
 
@@ -76,17 +76,17 @@ class Pair:
         return {"text": self.text, "image": self.image}[role]
 
     @cached_property
-    def text_index(self) -> Tensor:
-        """Row of every joint id in the text parent, -1 where it has none, long ``[vocabulary.size]``."""
+    def text_index(self) -> np.ndarray:
+        """Row of every joint id in the text parent, -1 where it has none, array ``[vocabulary.size]``."""
         return self._index(self.text, self.text_rows)
 
     @cached_property
-    def image_index(self) -> Tensor:
+    def image_index(self) -> np.ndarray:
         """The same of the image parent."""
         return self._index(self.image, self.image_rows)
 
-    def _index(self, parent: Parent, rows: ParentRows) -> Tensor:
-        index = torch.tensor(rows.row_of(self.vocabulary))
+    def _index(self, parent: Parent, rows: ParentRows) -> np.ndarray:
+        index = np.array(rows.row_of(self.vocabulary), dtype=np.int64)
         if index.max() >= parent.vocab_size:
             raise ValueError(
                 f"the {parent.role} parent {parent.folder} has {parent.vocab_size} rows, but its ids go up to "
@@ -100,19 +100,19 @@ class Pair:
         if not self.image_rows.made_text:
             return None
         pieces = find_pieces(self.text, self.image, self.vocabulary.text_size)
-        if pieces.rows.numel() and pieces.rows.max() >= self.image.vocab_size:
+        if pieces.rows.size and pieces.rows.max() >= self.image.vocab_size:
             raise ValueError(
                 f"the tokenizer of the image parent {self.image.folder} has the id {int(pieces.rows.max())}, its model "
                 f"{self.image.vocab_size} rows; resize the model's embeddings first"
             )
         return pieces
 
-    def read_rows(self, role: str) -> Tensor:
-        """The rows of a parent that the joint vocabulary has, in joint order, and those of pieces of text ids, long."""
+    def read_rows(self, role: str) -> np.ndarray:
+        """The rows of a parent that the joint vocabulary has, in joint order, and those of pieces of text ids."""
         index = self.text_index if role == "text" else self.image_index
         if role == "text" or self.pieces is None:
             return index[index >= 0]
-        return torch.cat([index[index >= 0], self.pieces.rows]).unique()
+        return np.unique(np.concatenate([index[index >= 0], self.pieces.rows]))
 
     def require_one_tokenizer(self, method: str) -> None:
         """Raises ValueError unless both parents read text by the same ids."""
@@ -127,7 +127,7 @@ class Pair:
         fields = list(SHAPE_FIELDS)
         if self.text.skeleton.position_table or self.image.skeleton.position_table:
             fields.append("max_position_embeddings")
-        values = {name: [getattr(parent.config, name, None) for parent in (self.text, self.image)] for name in fields}
+        values = {name: [getattr(parent.settings, name, None) for parent in (self.text, self.image)] for name in fields}
         differing = [f"{name}: text {text}, image {image}" for name, (text, image) in values.items() if text != image]
         if differing:
             raise ValueError(
@@ -144,7 +144,7 @@ def join(
     image_start: int | None = None,
     sentinels: int | None = None,
     layout: str = "family",
-    dtype: torch.dtype | None = None,
+    kind: str | None = None,
     context: int | None = None,
     plan_only: bool = False,
 ) -> Pair:
@@ -159,7 +159,7 @@ def join(
         image_start: the image parent's row of image code 0, when there is no manifest to tell.
         sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
         layout: of documents (see `find_layout`).
-        dtype: data type of the result; default: the parents', the wider of two.
+        kind: data type of the result, as safetensors names it; default: the parents', the wider of two.
         context: longest sequence; default: that of the parent with the shorter ones.
         plan_only: guess from the configs what is not known, and note it, instead of refusing.
 
@@ -201,22 +201,22 @@ def join(
         raise ValueError("how many tokens an image has is not known; give the image tokenizer with --image-tokenizer")
     if frames is not None and grid is not None:
         frames.write_opening(grid)  # refuses a size that it cannot write
-    room = min(parent.config.max_position_embeddings for parent in (text, image))
+    room = min(parent.settings.max_position_embeddings for parent in (text, image))
     if grid is not None and 1 + _length(grid, frames) > room:  # a picture behind the document's first id
         notes.append(
             f"a picture has {grid[0] * grid[1]:,} tokens and does not fit into the context of {room:,}; --context "
             "interpolates positions"
         )
     for parent in (text, image):
-        if len(parent.dtypes) > 1 and dtype is None:
-            _mixed_dtypes(parent, plan_only, notes)
-    dtype = dtype or torch.promote_types(text.dtype, image.dtype)
-    return Pair(text, image, vocabulary, text_rows, image_rows, grid, dtype, notes, apart)
+        if len(parent.kinds) > 1 and kind is None:
+            _mixed_kinds(parent, plan_only, notes)
+    kind = kind or _wider(text.kind, image.kind)
+    return Pair(text, image, vocabulary, text_rows, image_rows, grid, kind, notes, apart)
 
 
 def _at_context(text: Parent, image: Parent, context: int | None, notes: list[str]) -> tuple[Parent, Parent]:
     """The parents, with positions for sequences of `context` tokens."""
-    lengths = {parent.role: parent.config.max_position_embeddings for parent in (text, image)}
+    lengths = {parent.role: parent.settings.max_position_embeddings for parent in (text, image)}
     shorter, longer = sorted(lengths, key=lambda role: lengths[role])
     if context is None:
         if lengths[shorter] < lengths[longer]:
@@ -281,9 +281,14 @@ def _note_missing_tokenizers(
         )
 
 
-def _mixed_dtypes(parent: Parent, plan_only: bool, notes: list[str]) -> None:
+def _wider(one: str, other: str) -> str:
+    """The data type that holds what both hold: fp32 for two different halves."""
+    return one if one == other else max(one, other, "F32", key=lambda kind: KINDS[kind][1])
+
+
+def _mixed_kinds(parent: Parent, plan_only: bool, notes: list[str]) -> None:
     """The data type of the result must be named then: it is a choice between rounding some tensors and widening all."""
-    kinds = ", ".join(f"{count} of {str(dtype).removeprefix('torch.')}" for dtype, count in parent.dtypes.items())
+    kinds = ", ".join(f"{count} of {KINDS[kind][0]}" for kind, count in parent.kinds.items())
     if not plan_only:
         raise ValueError(
             f"the {parent.role} parent {parent.folder} mixes data types ({kinds} tensors); name the one of the result "
@@ -321,7 +326,7 @@ def _image_grid(image: Parent, image_tokenizer: CodebookInfo | None) -> tuple[in
 def _eos_id(text: Parent, plan_only: bool) -> int:
     if text.manifest and text.manifest.vocabulary:
         return text.manifest.vocabulary["eos_id"]
-    eos_id = text.tokenizer.eos_token_id if text.tokenizer else text.config.eos_token_id
+    eos_id = text.tokenizer.eos_token_id if text.tokenizer else text.settings.eos_token_id
     if isinstance(eos_id, list):
         eos_id = eos_id[0]
     if eos_id is None and not plan_only:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tokenizers import Tokenizer
-from transformers import PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
 from jam.checkpoints.configs import load_config, twin_of
+from jam.checkpoints.tensors import KIND_OF, KINDS, dtype_of
+from jam.fusion.file_tokenizer import FileTokenizer
 from jam.fusion.hub import origin
-from jam.fusion.positions import StretchedPositions, stretched_config
+from jam.fusion.positions import StretchedPositions, stretched_settings
 from jam.fusion.quantized import refuse_quantized, without_quantization
 from jam.fusion.skeleton import Skeleton
-from jam.fusion.tables import Table
 from jam.fusion.tokenizers import TextTokens, find_pipeline, find_tokenizer
 from jam.models.towers import Composite, Made, composite_of
+from jam.models.towers.settings import Settings
 from jam.vocabulary import ParentRows
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from jam.fusion.tables import Table
 
 DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")  # fields of configs
 
@@ -35,22 +42,23 @@ class Parent:
 
     Args:
         role: "text" or "image"; names the parent in plans and messages.
-        config: the decoder's, without dropout: a fusion that begins as its parents is not to be trained with noise that
+        settings: what config.json says of the decoder: `Settings` where its family has a table of them, else the config
+            of `transformers`. Without dropout: a fusion that begins as its parents is not to be trained with noise that
             some configs name by default (Emu3's 0.1, OPT's 0.1) and the paper's parents never saw.
-        whole_config: that of all that the checkpoint holds; `config` itself where that is the decoder.
+        whole: what it says of all that the checkpoint holds; `settings` itself where that is the decoder.
         tokenizer: None when the folder has none, in its root or in `tokenizer/`.
         manifest: None for a model from elsewhere.
-        trained_context: positions of the checkpoint, where `config` has more (see `stretched`).
+        trained_context: positions of the checkpoint, where `settings` have more (see `stretched`).
         quantization: what its config says of quantised weights; a leftover where they are plain.
     """
 
     role: str
     folder: Path
-    config: PretrainedConfig
+    settings: Any
     skeleton: Skeleton
     tokenizer: Any | None
     manifest: Manifest | None
-    whole_config: PretrainedConfig
+    whole: Any
     trained_context: int | None = None
     quantization: dict[str, Any] | None = None
 
@@ -61,27 +69,38 @@ class Parent:
         if not (folder / "config.json").is_file():
             twin = f"; its weights for transformers are {found}" if (found := twin_of(folder)) else ""
             raise ValueError(f"the {role} parent {folder} has no config.json; give the folder of a saved model{twin}")
-        whole = load_config(folder, f"the {role} parent")
+        whole = read_settings(folder, f"the {role} parent")
         quantization = without_quantization(whole)
-        config = composite_of(whole).decoder_config(whole)
-        config.name_or_path = ""  # a path of this machine, which results must not carry
+        settings = composite_of(whole).decoder_config(whole)
+        settings.name_or_path = ""  # a path of this machine, which results must not carry
         for name in DROPOUT:
-            if getattr(config, name, None):
-                setattr(config, name, 0.0)
-        skeleton, tokenizer = Skeleton(config), find_tokenizer(folder)
-        parent = cls(role, folder, config, skeleton, tokenizer, Manifest.find(folder), whole, None, quantization)
+            if getattr(settings, name, None):
+                setattr(settings, name, 0.0)
+        skeleton, tokenizer = Skeleton(settings), find_tokenizer(folder)
+        parent = cls(role, folder, settings, skeleton, tokenizer, Manifest.find(folder), whole, None, quantization)
         if quantization is not None:
             parent.refuse_quantized()
         return parent
 
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """`settings` as the decoder's class reads them."""
+        if not isinstance(self.settings, Settings):
+            return self.settings
+        from transformers import AutoConfig
+
+        return AutoConfig.for_model(**self.settings.to_dict())
+
     @property
     def vocab_size(self) -> int:
         """Rows of its embedding table."""
-        return self.config.vocab_size
+        return self.settings.vocab_size
 
     @cached_property
     def pipeline(self) -> Tokenizer | None:
         """Its tokenizer.json as it lies there, else the pipeline of `tokenizer`; None where that has none."""
+        if isinstance(self.tokenizer, FileTokenizer):
+            return self.tokenizer.backend_tokenizer
         return find_pipeline(self.folder) or getattr(self.tokenizer, "backend_tokenizer", None)
 
     @cached_property
@@ -102,21 +121,24 @@ class Parent:
         return ParentRows(**self.manifest.rows) if self.manifest and self.manifest.rows else None  # type: ignore[arg-type]
 
     @property
-    def dtypes(self) -> dict[torch.dtype, int]:
+    def kinds(self) -> dict[str, int]:
         """Data types of the floating tensors that the model has, and how many are of each; none without weights."""
         if has_weights(self.folder):
             self.refuse_quantized()
         stored = self._stored_names.items() if has_weights(self.folder) else ()
         infos = (self._reader.infos[file_name] for name, file_name in stored if name in self._shapes)
-        return Counter(info.dtype for info in infos if info.dtype.is_floating_point)
+        return Counter(info.kind for info in infos if info.is_floating_point)
+
+    @property
+    def kind(self) -> str:
+        """Data type of its weights, the widest where they mix, or the one its config names when there are none."""
+        if self.kinds:
+            return max(self.kinds, key=lambda kind: KINDS[kind][1])
+        return KIND_OF[str(self.settings.dtype or "float32").removeprefix("torch.")]
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type of its weights, the widest where they mix, or the one its config names when there are none."""
-        if self.dtypes:
-            return max(self.dtypes, key=lambda dtype: dtype.itemsize)
-        named = self.config.dtype or torch.float32
-        return getattr(torch, named) if isinstance(named, str) else named
+        return dtype_of(self.kind)
 
     @cached_property
     def _reader(self) -> CheckpointReader:
@@ -124,7 +146,7 @@ class Parent:
 
     @property
     def composite(self) -> Composite:
-        return composite_of(self.whole_config)
+        return composite_of(self.whole)
 
     def stretched(self, context: int) -> Parent:
         """This parent with positions interpolated for `context` tokens; itself where it takes as many.
@@ -132,11 +154,11 @@ class Parent:
         Raises:
             ValueError: its positions cannot be interpolated.
         """
-        length = self.config.max_position_embeddings
+        length = self.settings.max_position_embeddings
         if context <= length:
             return self
-        config = stretched_config(self.config, context, f"the {self.role} parent {self.folder}")
-        return replace(self, config=config, skeleton=Skeleton(config), trained_context=length)
+        settings = stretched_settings(self.settings, context, f"the {self.role} parent {self.folder}")
+        return replace(self, settings=settings, skeleton=Skeleton(settings), trained_context=length)
 
     @cached_property
     def parts(self) -> dict[str, str]:
@@ -151,8 +173,8 @@ class Parent:
     @cached_property
     def made(self) -> dict[str, Made]:
         """The decoder's tensors that are made of others of the checkpoint, or of what it has fewer rows of."""
-        made = self.composite.made(self.whole_config, self._reader.infos if has_weights(self.folder) else ())
-        name, length = self.skeleton.position_table, self.config.max_position_embeddings
+        made = self.composite.made(self.whole, self._reader.infos if has_weights(self.folder) else ())
+        name, length = self.skeleton.position_table, self.settings.max_position_embeddings
         if self.trained_context is None or name is None:
             return made
         positions = StretchedPositions.of(name, self.skeleton.shapes[name], self.trained_context, length)
@@ -170,12 +192,11 @@ class Parent:
     def _stored_names(self) -> dict[str, str]:
         """Name in `_shapes` -> name in the files, which in some older checkpoints lacks the prefix "model."."""
         known = self._shapes.keys() | self.skeleton.tied_names
-        prefix = f"{self.skeleton.model.base_model_prefix}."
         names: dict[str, str] = {}
         for stored in self._reader.infos:
             name = stored if stored in self._shapes else self.composite.name_of(stored)
             if name is not None:
-                names[name if name in known else prefix + name] = stored
+                names[name if name in known else self.skeleton.prefix + name] = stored
         return names
 
     def refuse_quantized(self) -> None:
@@ -200,6 +221,8 @@ class Parent:
         derived = {name for name in infos if name.endswith("rotary_emb.inv_freq")}  # older checkpoints of Llama
         check_tensors(infos, self._shapes, f"the {self.role} parent {self.folder}", tied | derived)
         for name in tied & stored.keys():
+            import torch
+
             both = zip(self.table(name).blocks(), self.table(self.skeleton.input_table).blocks(), strict=True)
             if not all(torch.equal(head, rows) for head, rows in both):
                 raise ValueError(
@@ -212,6 +235,8 @@ class Parent:
 
         Those that others are made of are named as in the checkpoint, `parts` as in the whole class.
         """
+        from jam.fusion.tables import Table
+
         return Table(self._reader, self._stored_names.get(name) or self.parts[name])
 
     @property
@@ -233,6 +258,25 @@ class Parent:
             **({"revision": found.revision} if found else {}),
             "source": f"{found.repository}@{found.revision}" if found else os.path.realpath(self.folder),
             "sha256": whole.hexdigest(),
-            "architecture": type(self.skeleton.model).__name__,
+            "architecture": self.skeleton.architecture,
             "files": dict(hashes),
         }
+
+
+def read_settings(folder: Path, what: str) -> Any:
+    """What the config.json of a folder says: `Settings`, or the config of `transformers` where only that can tell.
+
+    Args:
+        what: names the folder in messages.
+
+    Raises:
+        ValueError: it is no JSON, or says what no model can be, or needs code of its own.
+    """
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON: {error}") from None
+    if isinstance(values, dict) and (settings := Settings.of(values, f"{what} {folder}")) is not None:
+        return settings
+    return load_config(folder, what)

@@ -8,21 +8,19 @@ single bytes.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
+import numpy as np
 from tokenizers import Tokenizer, pre_tokenizers
-from torch import Tensor
 
 from jam.fusion.image_tokens import image_tokens
 from jam.fusion.parents import Parent
+from jam.fusion.tokenizers import names_of, spec_of
 
 ROLES = ("eos_token_id", "bos_token_id", "pad_token_id")  # the first counts where a token has several
 SPACE = "\u2581"
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 BATCH = 8192  # strings cut at once
 
 
@@ -31,19 +29,19 @@ class Pieces:
     """Rows of the image parent that stand for each text id.
 
     Args:
-        starts: long ``[text ids + 1]``; the rows of id i are ``rows[starts[i] : starts[i + 1]]``, none where no piece
+        starts: array ``[text ids + 1]``; the rows of id i are ``rows[starts[i] : starts[i + 1]]``, none where no piece
             stands for it.
-        rows: long, of all ids in order.
+        rows: array, of all ids in order.
         exact: number of ids that one token of the same string or role stands for.
     """
 
-    starts: Tensor
-    rows: Tensor
+    starts: np.ndarray
+    rows: np.ndarray
     exact: int
 
     @property
     def absent(self) -> int:
-        return int((self.starts.diff() == 0).sum())
+        return int((np.diff(self.starts) == 0).sum())
 
     @property
     def cut(self) -> int:
@@ -84,8 +82,8 @@ def find_pieces(text: Parent, image: Parent, text_size: int) -> Pieces:
     exact = sum(len(rows) == 1 for rows in found.values())
     found |= dict(zip(strings, theirs.cut(list(strings.values())), strict=True))
     rows = [found.get(token, []) for token in range(text_size)]
-    lengths = torch.tensor([0, *map(len, rows)])
-    return Pieces(lengths.cumsum(0), torch.tensor([row for one in rows for row in one], dtype=torch.long), exact)
+    lengths = np.array([0, *map(len, rows)], dtype=np.int64)
+    return Pieces(lengths.cumsum(), np.array([row for one in rows for row in one], dtype=np.int64), exact)
 
 
 class Meanings:
@@ -104,7 +102,7 @@ class Meanings:
                 f"the {parent.role} parent {parent.folder} has no tokenizer.json, and the parents' tokenizers differ; "
                 "save its tokenizer as a fast one beside it"
             )
-        self.spec = json.loads(parent.pipeline.to_str())
+        self.spec = spec_of(parent.pipeline)
         model = self.spec["model"]
         affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
         if model["type"] not in ("BPE", "Unigram") or affixes:
@@ -117,13 +115,14 @@ class Meanings:
         self._marks_spaces = json.dumps(SPACE)[1:-1] in pipeline
         has_bytes = model.get("byte_fallback") or '"ByteFallback"' in pipeline
         letters = byte_letters() if '"ByteLevel"' in pipeline else None
-        ids = parent.pipeline.get_vocab(with_added_tokens=True)
+        ids = names_of(parent.pipeline)
         added = {entry["content"]: entry["special"] for entry in self.spec["added_tokens"]}
         self._named = {row for _, row, _ in image_tokens(ids)}
         special = {ids[token] for token, is_special in added.items() if is_special}
         if parent.tokenizer is not None:
             special |= set(parent.tokenizer.all_special_ids)
-        self.byte_tokens = {row for token, row in ids.items() if has_bytes and BYTE.fullmatch(token)}
+        byte_names = (f"<0x{byte:02X}>" for byte in range(256)) if has_bytes else ()
+        self.byte_tokens = {ids[name] for name in byte_names if name in ids}
         self.bytes_of = {
             row: self._bytes(token, row, letters if token not in added else None)
             for token, row in ids.items()
@@ -142,11 +141,25 @@ class Meanings:
         result = []
         for start in range(0, len(strings), BATCH):
             batch = strings[start : start + BATCH]
-            for string, cut in zip(batch, self._cutter.encode_batch(batch, add_special_tokens=False), strict=True):
-                covered = {place for first, end in cut.offsets for place in range(first, end)}
-                known = len(covered) == len(string) and not (self._unknown & set(cut.ids))
-                result.append(cut.ids if known else [])
+            encode = self._cutter.encode_batch_fast if self._keeps_all else self._cutter.encode_batch
+            for string, cut in zip(batch, encode(batch, add_special_tokens=False), strict=True):
+                ids = cut.ids
+                known = self._unknown.isdisjoint(ids) and (self._keeps_all or covers(cut.offsets, len(string)))
+                result.append(ids if known else [])
         return result
+
+    @cached_property
+    def _keeps_all(self) -> bool:
+        """Whether nothing of a text can be lost: it is cut as it is, and there is a token for every byte."""
+        steps = [self.spec["pre_tokenizer"] or {}]
+        for step in steps:
+            steps += step.get("pretokenizers", [])
+        kinds = {step.get("type") for step in steps}
+        removes = kinds - {"Sequence", "ByteLevel", "Split", "Digits"} or any(
+            step.get("behavior") == "Removed" for step in steps
+        )
+        complete = "ByteLevel" in kinds and byte_letters().keys() <= names_of(self._cutter).keys()
+        return complete and not removes and self.spec["normalizer"] is None
 
     @cached_property
     def _unknown(self) -> set[int | None]:
@@ -163,6 +176,17 @@ class Meanings:
         cutter = Tokenizer.from_str(json.dumps(self.spec | kept | nothing))
         cutter.encode_special_tokens = True
         return cutter
+
+
+def covers(spans: list[tuple[int, int]], length: int) -> bool:
+    """Whether spans (first, end), in any order, leave out nothing of 0 to `length`."""
+    reached = 0
+    for first, end in sorted(spans):
+        if first > reached:
+            return False
+        if end > reached:
+            reached = end
+    return reached >= length
 
 
 def without_prefix(step: dict[str, Any] | None) -> dict[str, Any] | None:

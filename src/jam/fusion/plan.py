@@ -5,20 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
-from transformers import PretrainedConfig
 
 from jam.checkpoints import TensorInfo
 from jam.checkpoints.folders import format_bytes
 from jam.checkpoints.shards import DEFAULT_SHARD_BYTES, divide
+from jam.checkpoints.tensors import KINDS
 from jam.vocabulary import ParentRows, Vocabulary
 
-Compute = Callable[..., Iterator[Tensor]]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PretrainedConfig
+
+Compute = Callable[..., "Iterator[Tensor]"]
 """From the tables of the sources, in order, to the rows of the result in consecutive blocks."""
 
 
@@ -32,6 +37,23 @@ class Source(NamedTuple):
         return f"{self.role}:{self.name}"
 
 
+class Later:
+    """A computation of this package by its name, such as "rows.piece_means": a plan is made without torch.
+
+    Its module is imported when it is carried out.
+    """
+
+    def __init__(self, name: str, /, **arguments: Any) -> None:
+        self.name, self.arguments = name, arguments
+
+    def __call__(self, *tables: Any) -> Iterator[Tensor]:
+        module, _, function = self.name.partition(".")
+        return getattr(import_module(f"jam.fusion.{module}"), function)(*tables, **self.arguments)
+
+
+COPY = Later("tables.stored_blocks")
+
+
 @dataclass(frozen=True)
 class PlannedTensor:
     """One tensor of the result.
@@ -39,19 +61,24 @@ class PlannedTensor:
     Args:
         sources: the parents' tensors it is made from; none for a new one.
         operation: what is done with them, in words.
-        compute: does it, in fp32 or wider; its blocks are rounded to `dtype` when they are written.
+        kind: data type of the result, as safetensors names it.
+        compute: does it, in fp32 or wider; its blocks are rounded to `kind` when they are written.
     """
 
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    kind: str
     sources: tuple[Source, ...]
     operation: str
     compute: Compute
 
     @property
     def info(self) -> TensorInfo:
-        return TensorInfo(self.shape, self.dtype)
+        return TensorInfo(self.shape, self.kind)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.info.dtype
 
 
 @dataclass(frozen=True)
@@ -60,7 +87,7 @@ class FusionPlan:
 
     Args:
         method: "uniform", "width" or "cross".
-        config: config of the result; its class says which model opens it.
+        settings: config.json of the result.
         architecture: name of that model class.
         tensors: every stored tensor, tied ones once.
         vocabulary: the joint vocabulary.
@@ -72,7 +99,7 @@ class FusionPlan:
     """
 
     method: str
-    config: PretrainedConfig
+    settings: dict[str, Any]
     architecture: str
     tensors: tuple[PlannedTensor, ...]
     vocabulary: Vocabulary
@@ -80,6 +107,15 @@ class FusionPlan:
     rows: ParentRows | None
     notes: list[str] = field(default_factory=list)
     text_tokens: dict[str, int] | None = None
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The config of the result as its class reads it."""
+        from transformers import AutoConfig
+
+        import jam.models.cross_config  # noqa: F401  (which registers its config)
+
+        return AutoConfig.for_model(**self.settings)
 
     @property
     def infos(self) -> dict[str, TensorInfo]:
@@ -107,7 +143,7 @@ class FusionPlan:
                 {
                     "name": tensor.name,
                     "shape": list(tensor.shape),
-                    "dtype": str(tensor.dtype).removeprefix("torch."),
+                    "dtype": KINDS[tensor.kind][0],
                     "bytes": tensor.info.bytes,
                     "file": files[tensor.name],
                     "from": [str(source) for source in tensor.sources],

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from transformers import PretrainedConfig
-
-from jam.fusion.tables import Table
 from jam.models.towers import Made
 from jam.models.towers.base import FULL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from jam.fusion.tables import Table
 
 STRETCHED = {"default": "linear", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
 """Types of rotary positions that can be stretched, and the type that they have then."""
@@ -40,6 +40,8 @@ class StretchedPositions(Made):
         return cls(sources, f"{old} positions interpolated to {new}", None, offset, old, new)
 
     def compute(self, first: Tensor, *others: Tensor) -> Tensor:
+        import torch
+
         wide = first.to(torch.promote_types(first.dtype, torch.float32))
         return self._rows(0, self.offset + self.new, lambda start, stop: wide[start:stop])
 
@@ -50,6 +52,8 @@ class StretchedPositions(Made):
             yield self._rows(start, min(start + step, self.offset + self.new), table.rows)
 
     def _rows(self, start: int, stop: int, read: Callable[[int, int], Tensor]) -> Tensor:
+        import torch
+
         place = torch.arange(start, stop, dtype=torch.float64) - self.offset
         place = self.offset + torch.where(place < 0, place, place * (self.old - 1) / (self.new - 1))
         below = place.floor().long()
@@ -60,8 +64,8 @@ class StretchedPositions(Made):
         return low + (high - low) * (place - below).to(rows.dtype)[:, None]
 
 
-def stretched_config(config: PretrainedConfig, context: int, owner: str) -> PretrainedConfig:
-    """The config of a decoder for `context` positions, more than it has; rotary ones are interpolated by it.
+def stretched_settings(config: Any, context: int, owner: str) -> Any:
+    """The settings of a decoder for `context` positions, more than it has; rotary ones are interpolated by it.
 
     Raises:
         ValueError: its rotary positions are of a type that has nothing to interpolate.

@@ -6,12 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from jam.checkpoints import TensorInfo
-from jam.checkpoints.tensors import DTYPE_NAMES
 
-PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+PLAIN = ("F64", "F32", "F16", "BF16")
 # What stands beside quantised weights: GPTQ and AWQ, bitsandbytes, compressed-tensors and fp8, mxfp4, quanto.
 BESIDE = re.compile(
     r".*\.(qweight|qzeros|scales|g_idx|SCB|absmax|quant_map|quant_state\.\w+|weight_scale(_inv|_2)?|weight_packed"
@@ -49,13 +46,13 @@ def refuse_quantized(
         said: its ``quantization_config``, None: it has none.
     """
     beside = [name for name in infos if BESIDE.fullmatch(name)]
-    odd = [file_name for file_name in needed.values() if infos[file_name].dtype not in PLAIN]
+    odd = [file_name for file_name in needed.values() if infos[file_name].kind not in PLAIN]
     if not beside and not odd:
         return
     method = (said or {}).get("quant_method") or (
         "fp8" if any(name.endswith("_scale_inv") for name in beside) else None
     )
-    shown = ", ".join(f"{name} of {DTYPE_NAMES[infos[name].dtype]}" for name in sorted(odd or beside)[:3])
+    shown = ", ".join(f"{name} of {infos[name].kind}" for name in sorted(odd or beside)[:3])
     how = f" ({method})" if method else ""
     raise ValueError(
         f"{owner} has weights that are quantised{how} or no weights at all, and are not fused: "

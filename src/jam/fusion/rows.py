@@ -1,45 +1,48 @@
 """Vocabulary tables: bring the rows of both parents into the order of the joint vocabulary.
 
-Shapes: V joint ids, D hidden size. An index is long ``[V]``, -1 where a parent has no row. Tables go through in blocks.
+Shapes: V joint ids, D hidden size. An index is an array ``[V]``, -1 where a parent has no row. Tables go through in
+blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from jam.fusion.averages import mixed
 from jam.fusion.pieces import Pieces
 from jam.fusion.tables import ExtendedTable, Table
 
 NOBODY, TEXT, IMAGE, BOTH = range(4)
-Mix = Callable[[Tensor, Tensor], Tensor]
 
 
-def mean_row(table: Table | ExtendedTable, index_V: Tensor) -> Tensor:
+def mean_row(table: Table | ExtendedTable, index_V: np.ndarray) -> Tensor:
     """Mean of the rows that a parent has of the joint vocabulary, ``[D]``: stands in for a row that it lacks."""
-    index = index_V[index_V >= 0]
+    index = torch.from_numpy(index_V[index_V >= 0])
     return _mean((table.gather(part) for part in index.split(table.block_rows)), len(index))
 
 
-def repeated_mean(table: Table | ExtendedTable, *, index_V: Tensor, rows: int) -> Iterator[Tensor]:
+def repeated_mean(table: Table | ExtendedTable, *, index_V: np.ndarray, rows: int) -> Iterator[Tensor]:
     """`mean_row` in every one of `rows` rows."""
     mean = mean_row(table, index_V)
     for start in range(0, rows, table.block_rows):
         yield mean.expand(min(table.block_rows, rows - start), -1)
 
 
-def piece_means(table: Table | ExtendedTable, *, pieces: Pieces, read: Tensor) -> Iterator[Tensor]:
+def piece_means(table: Table | ExtendedTable, *, pieces: Pieces, read: np.ndarray) -> Iterator[Tensor]:
     """For every text id the mean of the rows of its pieces, ``[text ids, D]`` in blocks.
 
     An id without pieces has the mean of the rows `read`.
     """
     mean = mean_row(table, read)
-    lengths = pieces.starts.diff()
+    starts, all_rows = torch.from_numpy(pieces.starts), torch.from_numpy(pieces.rows)
+    lengths = starts.diff()
     for ids in torch.arange(len(lengths)).split(table.block_rows):
-        rows = pieces.rows[pieces.starts[ids[0]] : pieces.starts[ids[-1] + 1]]
+        rows = all_rows[starts[ids[0]] : starts[ids[-1] + 1]]
         block = mean.new_zeros(len(ids), *mean.shape)
         owners = torch.arange(len(ids)).repeat_interleave(lengths[ids])
         for part, owner in zip(rows.split(table.block_rows), owners.split(table.block_rows), strict=True):
@@ -50,11 +53,12 @@ def piece_means(table: Table | ExtendedTable, *, pieces: Pieces, read: Tensor) -
         yield block
 
 
-def joint_blocks(table: Table, index_V: Tensor) -> Iterator[Tensor]:
+def joint_blocks(table: Table, index_V: np.ndarray) -> Iterator[Tensor]:
     """A parent's table in joint order, ``[V, D]`` in blocks; rows that it lacks are its mean row."""
-    has_V = index_V >= 0
+    row_V = torch.from_numpy(index_V)
+    has_V = row_V >= 0
     mean = mean_row(table, index_V) if not has_V.all() else None
-    for index, has in zip(index_V.split(table.block_rows), has_V.split(table.block_rows), strict=True):
+    for index, has in zip(row_V.split(table.block_rows), has_V.split(table.block_rows), strict=True):
         block = table.gather(index.clamp(min=0))
         if mean is not None:
             block[~has] = mean
@@ -62,26 +66,34 @@ def joint_blocks(table: Table, index_V: Tensor) -> Iterator[Tensor]:
 
 
 def merged_table(
-    text: Table, image: Table, *, text_V: Tensor, image_V: Tensor, mix: Mix | None = None, text_size: int = 0
+    text: Table,
+    image: Table,
+    *,
+    text_V: np.ndarray,
+    image_V: np.ndarray,
+    weight: float | None = None,
+    text_size: int = 0,
 ) -> Iterator[Tensor]:
     """One table of both parents, ``[V, D]`` in blocks.
 
-    A row that one parent alone has is copied from it. A row that both have is mixed or, without `mix`, the text
-    parent's for ids below `text_size` and the image parent's for the others. A row that nobody has is the mean of all.
+    A row that one parent alone has is copied from it. A row that both have is an average with the text parent's share
+    `weight` or, without one, the text parent's for ids below `text_size` and the image parent's for the others. A row
+    that nobody has is the mean of all.
     """
-    kind_V = TEXT * (text_V >= 0) + IMAGE * (image_V >= 0)
-    if mix is None:
+    text_row_V, image_row_V = torch.from_numpy(text_V), torch.from_numpy(image_V)
+    kind_V = TEXT * (text_row_V >= 0) + IMAGE * (image_row_V >= 0)
+    if weight is None:
         kind_V[kind_V == BOTH] = IMAGE
-        kind_V[:text_size][text_V[:text_size] >= 0] = TEXT
+        kind_V[:text_size][text_row_V[:text_size] >= 0] = TEXT
 
     def rows(ids: Tensor) -> Iterator[Tensor]:
         """The rows of joint ids, all of which somebody has, in runs of one kind."""
         for kind, run in _runs(kind_V, ids):
             if kind == BOTH:
-                assert mix is not None
-                yield mix(text.gather(text_V[run]), image.gather(image_V[run]))
+                assert weight is not None
+                yield mixed(text.gather(text_row_V[run]), image.gather(image_row_V[run]), weight=weight)
             else:
-                yield text.gather(text_V[run]) if kind == TEXT else image.gather(image_V[run])
+                yield text.gather(text_row_V[run]) if kind == TEXT else image.gather(image_row_V[run])
 
     known = (kind_V != NOBODY).nonzero().flatten()
     mean = None

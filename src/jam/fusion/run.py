@@ -6,27 +6,29 @@ import json
 import os
 import time
 from dataclasses import asdict, fields
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 
 from jam.checkpoints import Hashes, Manifest, resumable_folder, write_json
 from jam.checkpoints.folders import format_bytes
 from jam.checkpoints.resume import Workplace, require_free
+from jam.checkpoints.tensors import KIND_OF
 from jam.codec import describe_image_tokenizer
 from jam.codec.files import InsideCheckpoint, OwnFolder, image_tokenizer_in
-from jam.fusion.card import model_card
 from jam.fusion.config import FuseConfig, find_image_tokenizer
 from jam.fusion.cross import cross
-from jam.fusion.execute import FileHashes, fingerprint, write_weights
 from jam.fusion.hub import locate
 from jam.fusion.pair import CodebookInfo, Pair, join
 from jam.fusion.parents import Parent
 from jam.fusion.plan import FusionPlan
 from jam.fusion.uniform import uniform
 from jam.fusion.width import width
+
+if TYPE_CHECKING:
+    from jam.fusion.execute import FileHashes
 
 # The options that decide what a method writes.
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -68,7 +70,7 @@ def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = No
         image_start=config.image_start,
         sentinels=config.sentinels,
         layout=config.layout,
-        dtype=getattr(torch, config.dtype) if config.dtype else None,
+        kind=KIND_OF[config.dtype] if config.dtype else None,
         plan_only=config.plan,
     )
 
@@ -126,6 +128,8 @@ def fuse(
 
 def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, hashes: Hashes, console: Console) -> None:
     """Write the fused folder. It appears whole or not at all; files that a killed run has finished are kept."""
+    from jam.fusion.execute import fingerprint, write_weights  # which import torch
+
     started = time.monotonic()
 
     def say(line: str) -> None:
@@ -170,7 +174,10 @@ def write_description(
     hashes: dict[str, FileHashes],
 ) -> None:
     """Everything beside the weights: configs, tokenizers, the manifest and the card of what will lie at `out`."""
-    plan.config.save_pretrained(work.beside)
+    from jam.fusion.card import model_card
+
+    settings = plan.settings | {"transformers_version": metadata.version("transformers")}
+    write_json(work.beside / "config.json", dict(sorted(settings.items())))
     if pair.text.tokenizer is not None:
         pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:

@@ -7,21 +7,21 @@ is a parent's.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-import torch
-import transformers
-from torch import Tensor
-from transformers import PretrainedConfig
+import numpy as np
 
 from jam.checkpoints import TensorInfo, has_weights
+from jam.checkpoints.tensors import KINDS
 from jam.fusion.image_tokens import image_tokens
 from jam.fusion.pair import Pair
 from jam.fusion.parents import Parent
-from jam.fusion.plan import Compute, FusionPlan, PlannedTensor, Source
+from jam.fusion.plan import COPY, Compute, FusionPlan, PlannedTensor, Source
 from jam.fusion.skeleton import Skeleton, tensor_shapes
-from jam.fusion.tables import Table
+from jam.models.towers.settings import Settings
 from jam.vocabulary import ParentRows, ranges
 
 Rule = Callable[[str, Skeleton], tuple[str, Compute]]
@@ -37,21 +37,21 @@ def single_rows(pair: Pair) -> ParentRows:
     return ParentRows(v.text_size, v.image_start if v.image_size else None, v.control_start, v.control_size)
 
 
-def single_index(pair: Pair) -> tuple[Tensor, Tensor]:
+def single_index(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """Row of every row of the result in the text parent and in the image parent, -1 where it has none."""
-    row_V = torch.tensor(single_rows(pair).row_of(pair.vocabulary))
+    row_V = np.array(single_rows(pair).row_of(pair.vocabulary), dtype=np.int64)
     kept = row_V >= 0
     indices = []
     for index_V in (pair.text_index, pair.image_index):
-        index = torch.full((int(row_V.max()) + 1,), -1)
+        index = np.full(int(row_V.max()) + 1, -1, dtype=np.int64)
         index[row_V[kept]] = index_V[kept]
         indices.append(index)
     return indices[0], indices[1]
 
 
-def single_config(pair: Pair, doubled: tuple[str, ...] = ()) -> PretrainedConfig:
-    """The text parent's config with the rows of the result; sizes named in `doubled` are doubled where they exist."""
-    config = copy.deepcopy(pair.text.config)
+def single_settings(pair: Pair, doubled: tuple[str, ...] = ()) -> Any:
+    """The text parent's settings with the rows of the result; sizes named in `doubled` are doubled where they exist."""
+    config = copy.deepcopy(pair.text.settings)
     config.vocab_size = len(single_index(pair)[0])
     v = pair.vocabulary
     for name, token in v.special_ids.items():
@@ -59,82 +59,87 @@ def single_config(pair: Pair, doubled: tuple[str, ...] = ()) -> PretrainedConfig
     if config.pad_token_id is not None and config.pad_token_id >= v.text_size:
         config.pad_token_id = None  # a row of the parent's that is none of the result's
     # Rotary parents may differ here.
-    config.max_position_embeddings = min(p.config.max_position_embeddings for p in (pair.text, pair.image))
+    config.max_position_embeddings = min(p.settings.max_position_embeddings for p in (pair.text, pair.image))
     for name in doubled:
         if getattr(config, name, None) is not None:
             setattr(config, name, 2 * getattr(config, name))
     return config
 
 
-def single_plan(pair: Pair, method: str, config: PretrainedConfig, rule: Rule) -> FusionPlan:
-    """Plan every tensor of the decoder that `config` describes from the parents' tensors of the same name.
+def single_plan(pair: Pair, method: str, settings: Any, rule: Rule) -> FusionPlan:
+    """Plan every tensor of the decoder that `settings` describe from the parents' tensors of the same name.
 
     Raises:
         ValueError: no class of `transformers` opens the result.
     """
-    target = Skeleton(config)
+    target = Skeleton(settings)
     planned = {}
     for name, shape in target.shapes.items():
         operation, compute = rule(name, target)
         sources = (Source("text", name), Source("image", name))
-        planned[name] = PlannedTensor(name, shape, pair.dtype, sources, operation, compute)
-    whole = _whole(pair, config, planned)
+        planned[name] = PlannedTensor(name, shape, pair.kind, sources, operation, compute)
+    whole = _whole(pair, settings, planned)
     if whole is not None:
-        config, architecture, tensors = whole
+        settings, architecture, tensors = whole
     else:
         _require_class(target, pair)
-        architecture, tensors = type(target.model).__name__, list(planned.values())
-    config.architectures, config.dtype = [architecture], pair.dtype
+        architecture, tensors = target.architecture, list(planned.values())
+    values = settings.to_dict() if isinstance(settings, Settings) else json.loads(settings.to_json_string())
     return FusionPlan(
-        method, config, architecture, tuple(tensors), pair.vocabulary, pair.image_grid, single_rows(pair), [*pair.notes]
+        method,
+        values | {"architectures": [architecture], "dtype": KINDS[pair.kind][0]},
+        architecture,
+        tuple(tensors),
+        pair.vocabulary,
+        pair.image_grid,
+        single_rows(pair),
+        [*pair.notes],
     )
 
 
-def _whole(
-    pair: Pair, decoder: PretrainedConfig, planned: dict[str, PlannedTensor]
-) -> tuple[PretrainedConfig, str, list[PlannedTensor]] | None:
+def _whole(pair: Pair, decoder: Any, planned: dict[str, PlannedTensor]) -> tuple[Any, str, list[PlannedTensor]] | None:
     """Config, class and tensors of the composite with the planned decoder; None where a decoder alone is the result."""
     composite = pair.image.composite
-    if composite.whole_class is None or pair.text.whole_config.model_type != pair.image.whole_config.model_type:
+    if composite.whole_architecture is None or pair.text.whole.model_type != pair.image.whole.model_type:
         return None
+    import torch
+
     for giver in (pair.image, pair.text):
-        config = composite.with_decoder(giver.whole_config, decoder)
+        config = composite.with_decoder(giver.whole, decoder)
         config.vocabulary_map = _renamed(giver, pair)
         with torch.device("meta"):
-            model = composite.whole_class(config)
+            model = composite.whole_class(config)  # type: ignore[misc]
         tensors = []
         for name, shape in tensor_shapes(model).items():
             inner = composite.name_of(name)
             if inner is not None:
                 tensors.append(replace(planned[inner], name=name))
                 continue
-            info = giver.part_info(name) if has_weights(giver.folder) else TensorInfo(shape, pair.dtype)  # a plan
+            info = giver.part_info(name) if has_weights(giver.folder) else TensorInfo(shape, pair.kind)  # a plan
             if info is None or info.shape != shape:
                 break
             operation = f"copy: the image tokenizer is the {giver.role} parent's"
-            tensors.append(
-                PlannedTensor(name, shape, info.dtype, (Source(giver.role, name),), operation, Table.stored_blocks)
-            )
+            tensors.append(PlannedTensor(name, shape, info.kind, (Source(giver.role, name),), operation, COPY))
         else:
-            return config, composite.whole_class.__name__, tensors
+            return config, composite.whole_architecture, tensors
     return None
 
 
 def _renamed(giver: Parent, pair: Pair) -> dict[str, int]:
     """A parent's map of names, in which names of image codes have the rows of the result."""
-    v, names = pair.vocabulary, giver.whole_config.vocabulary_map
+    v, names = pair.vocabulary, giver.whole.vocabulary_map
     rows = single_rows(pair).row_of(v)[v.image_start : v.control_start]
     return names | {name: rows[code] for code, _, name in image_tokens(names)}
 
 
 def _require_class(target: Skeleton, pair: Pair) -> None:
-    decoder, composite = type(target.model).__name__, pair.image.composite
-    if hasattr(transformers, decoder):
+    decoder, composite = target.architecture, pair.image.composite
+    if target.home == "transformers":
         return
-    if composite.whole_class is not None:
+    if composite.whole_architecture is not None:
         raise ValueError(
             f"transformers has no class for {decoder} without an image tokenizer, and neither parent holds that of a "
-            f"{composite.whole_class.__name__} (tensors model.vqmodel.*); give a parent that does, or choose cross "
+            f"{composite.whole_architecture} (tensors model.vqmodel.*); give a parent that does, or choose cross "
             "(--method cross), which needs none"
         )
     raise ValueError(

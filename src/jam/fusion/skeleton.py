@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from jam.models.towers import family_of
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Shape = tuple[int, ...]
 
@@ -20,29 +21,41 @@ def tensor_shapes(model: nn.Module) -> dict[str, Shape]:
 
 
 class Skeleton:
-    """A decoder on the meta device, and what its tensors are for.
+    """What the tensors of a decoder are called, and what they are for.
 
     Attributes:
+        architecture: name of its class.
+        home: the module that has this class.
         shapes: shape of every tensor, tied ones once.
         tied_names: second names of tied tensors.
         vocabulary_tensors: tensors whose rows are token ids (input embedding, output head).
         input_table, output_table: those two; the same name when they are tied.
         position_table: the learned position table, if there is one.
         norm: prefix of the final norm's tensors.
+        prefix: what names begin with that are no head's.
 
     Raises:
         ValueError: no family of `jam.models.towers` knows this architecture.
     """
 
-    def __init__(self, config: PretrainedConfig) -> None:
-        family = family_of(config)
-        with torch.device("meta"):
-            self.model: PreTrainedModel = family.model_class(config)
-        self.shapes = tensor_shapes(self.model)
-        self.tied_names = frozenset(self.model.state_dict()) - self.shapes.keys()
-        self.input_table = f"{family.embedding}.weight"
+    def __init__(self, settings: Any) -> None:
+        """`settings`: `Settings`, or a config of `transformers`."""
+        family = family_of(settings)
+        self.architecture, self.home = family.architecture, family.home
         head = f"{family.head}.weight"
+        shapes = family.shapes(settings)
+        names = {head}
+        if shapes is None:
+            import torch
+
+            with torch.device("meta"):
+                model = family.model_class(settings)
+            shapes, names = tensor_shapes(model), set(model.state_dict())
+        self.shapes = shapes
+        self.tied_names = frozenset(names - shapes.keys())
+        self.input_table = f"{family.embedding}.weight"
         self.output_table = self.input_table if head in self.tied_names else head
         self.vocabulary_tensors = frozenset((self.input_table, self.output_table))
         self.position_table = f"{family.positions}.weight" if family.positions else None
         self.norm = f"{family.norm}."
+        self.prefix = f"{family.embedding.partition('.')[0]}."

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from jam.checkpoints import CheckpointReader
-
-BLOCK = 2**18  # numbers: smaller ones cost more of Python's lock than they gain by staying in a core's cache
+from jam.fusion.blocks import block_rows
 
 
 class Table:
@@ -34,8 +33,9 @@ class Table:
         info = reader.infos[name]
         self.length, self.row_shape = info.rows, info.row_shape
         self.block_rows = block_rows(info.row_shape)
+        self._stored_dtype, self._row_bytes = info.dtype, math.prod(info.row_shape) * info.itemsize
         numbers = min(self.block_rows, info.rows) * math.prod(info.row_shape)
-        self._stored = torch.empty(numbers * info.dtype.itemsize, dtype=torch.uint8)
+        self._stored = torch.empty(numbers * info.itemsize, dtype=torch.uint8)
         self.dtype = torch.float64 if info.dtype is torch.float64 else torch.float32
         self._wide = None if info.dtype is self.dtype else torch.empty(numbers, dtype=self.dtype)
 
@@ -45,7 +45,9 @@ class Table:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``[stop - start, *row_shape]`` in fp32, or fp64 where the file has that."""
-        stored = self.stored_rows(start, stop)
+        return self._wider(self.stored_rows(start, stop))
+
+    def _wider(self, stored: Tensor) -> Tensor:
         return stored if self._wide is None else self._wide[: stored.numel()].view(stored.shape).copy_(stored)
 
     def spans(self) -> Iterator[tuple[int, int]]:
@@ -70,15 +72,28 @@ class Table:
 
     def gather(self, index_R: Tensor) -> Tensor:
         """Rows by their numbers, ``[R, *row_shape]``; at most `block_rows`, at least one. It may lie in the buffer."""
-        breaks = ((index_R.diff() != 1).nonzero().flatten() + 1).tolist()
-        runs = list(pairwise([0, *breaks, len(index_R)]))
-        firsts = index_R[[start for start, _ in runs]].tolist()
-        if len(runs) == 1:
-            return self.rows(firsts[0], firsts[0] + len(index_R))
-        gathered = torch.empty(len(index_R), *self.row_shape, dtype=self.dtype)
+        first, last = (int(end) for end in index_R.aminmax())
+        if last - first < self.block_rows:  # one read, rows between those asked for too
+            rows, place_R = self.rows(first, last + 1), index_R - first
+        else:
+            sorted_N, place_R = index_R.unique(return_inverse=True)
+            rows = self._wider(self._stored_runs(sorted_N))
+        return rows if len(rows) == len(place_R) and (place_R.diff() == 1).all() else rows[place_R]
+
+    def _stored_runs(self, sorted_N: Tensor) -> Tensor:
+        """Rows by their ascending numbers, each once, in the data type of the file; neighbours are read together."""
+        breaks = ((sorted_N.diff() != 1).nonzero().flatten() + 1).tolist()
+        runs = list(pairwise([0, *breaks, len(sorted_N)]))
+        firsts = sorted_N[[start for start, _ in runs]].tolist()
+        size = self._row_bytes
         for first, (start, stop) in zip(firsts, runs, strict=True):
-            gathered[start:stop] = self.rows(first, first + stop - start)
-        return gathered
+            self._reader.read_rows(self._name, first, first + stop - start, self._stored[start * size : stop * size])
+        return self._stored[: len(sorted_N) * size].view(self._stored_dtype).view(-1, *self.row_shape)
+
+
+def stored_blocks(table: Table) -> Iterator[Tensor]:
+    """A copy."""
+    return table.stored_blocks()
 
 
 class ExtendedTable:
@@ -102,8 +117,3 @@ class ExtendedTable:
         if not is_behind.all():
             gathered[~is_behind] = self._first.gather(index_R[~is_behind]).to(gathered.dtype)
         return gathered
-
-
-def block_rows(row_shape: tuple[int, ...]) -> int:
-    """Rows of this shape that make a block: one at least."""
-    return max(1, BLOCK // max(1, math.prod(row_shape)))

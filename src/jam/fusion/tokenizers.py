@@ -6,17 +6,20 @@ counts is the file itself, where there is one.
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from jam.checkpoints.folders import tokenizer_folder
+from jam.fusion.file_tokenizer import FileTokenizer
 
 PROBES = ("Hello, world! It's 12,345.67 today.", "  two spaces\n\nand new lines\t", "naïve café, Übergröße, 日本語 🙂")
 
@@ -39,9 +42,9 @@ class TextTokens:
 
     @classmethod
     def of_pipeline(cls, pipeline: Tokenizer) -> TextTokens:
-        spec = json.loads(pipeline.to_str())
+        spec = spec_of(pipeline)
         return cls(
-            pipeline.get_vocab(with_added_tokens=True),
+            names_of(pipeline),
             frozenset(entry["content"] for entry in spec["added_tokens"]),
             spec["model"].get("merges", []),
             lambda text: pipeline.encode(text, add_special_tokens=False).ids,
@@ -65,9 +68,23 @@ def find_tokenizer(folder: Path) -> Any | None:
         ValueError: it cannot be read, or needs code of its own, which is never run.
     """
     place = tokenizer_folder(folder)
-    return (
-        None if place is None else AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-    )
+    if place is None or (tokenizer := FileTokenizer.of(place)) is not None:
+        return None if place is None else tokenizer
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+
+
+@lru_cache(maxsize=2)
+def spec_of(pipeline: Tokenizer) -> dict[str, Any]:
+    """The pipeline as JSON; of large vocabularies it takes a second."""
+    return json.loads(pipeline.to_str())
+
+
+@lru_cache(maxsize=2)
+def names_of(pipeline: Tokenizer) -> dict[str, int]:
+    """Ids by the names of all tokens."""
+    return pipeline.get_vocab(with_added_tokens=True)
 
 
 def find_pipeline(folder: Path) -> Tokenizer | None:
@@ -91,7 +108,7 @@ def difference(text: TextTokens, image: TextTokens) -> str | None:
         if other.ids.get(entry[0]) != entry[1] and (entry[1] < shared or entry[0] not in both[role].added)
     }
     if differing:
-        first = sorted(differing, key=lambda entry: (entry[1], entry[0]))[:3]
+        first = heapq.nsmallest(3, differing, key=itemgetter(1, 0))
         shown = "; ".join(f"{token!r}: text {text.ids.get(token)}, image {image.ids.get(token)}" for token, _ in first)
         return f"text has {len(text.ids)} entries, image {len(image.ids)}; first differences: {shown}"
     # Entries may agree where merges don't, and no few strings would show it.

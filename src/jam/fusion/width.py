@@ -11,19 +11,13 @@ rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-
-import torch
-from torch import Tensor
 
 from jam.fusion.config import Init
 from jam.fusion.pair import Pair
-from jam.fusion.plan import Compute, FusionPlan
-from jam.fusion.rows import joint_blocks
-from jam.fusion.single import single_config, single_index, single_plan
+from jam.fusion.plan import Compute, FusionPlan, Later
+from jam.fusion.single import single_index, single_plan, single_settings
 from jam.fusion.skeleton import Skeleton
-from jam.fusion.tables import Table
 from jam.models.towers import family_of
 
 DOUBLED = (
@@ -43,12 +37,12 @@ def width(pair: Pair, init: Init = "copy") -> FusionPlan:
         ValueError: the parents differ in architecture or shape, or have parts that don't grow with the hidden size.
     """
     pair.require_one_shape("width")
-    config = single_config(pair, DOUBLED)
-    family = family_of(config)
+    settings = single_settings(pair, DOUBLED)
+    family = family_of(settings)
     text_V, image_V = single_index(pair)
-    rows = partial(joint_rows, text_V=text_V, image_V=image_V)
+    rows = partial(Later, "widening.joint_rows", text_V=text_V, image_V=image_V)
     # An embedding that multiplies by the root of the hidden size would make the parents' vectors larger.
-    scale = family.embedding_scale(config) / family.embedding_scale(pair.text.config)
+    scale = family.embedding_scale(settings) / family.embedding_scale(pair.text.settings)
     blocks = {"copy": "[[text, text], [image, image]]", "average": "[[text, average], [image, average]]"}
     behind = "concatenation along the hidden dimension"
 
@@ -57,13 +51,12 @@ def width(pair: Pair, init: Init = "copy") -> FusionPlan:
         if name in target.vocabulary_tensors:
             operation = "rows side by side; a parent's mean row where it has none"
             if scale == 1 or name != target.input_table:
-                return operation, rows
-            return f"{operation}; divided by {scale:.4g}, by which the wider embedding multiplies more", divided(
-                rows, scale
-            )
+                return operation, rows(divisor=1)
+            operation = f"{operation}; divided by {scale:.4g}, by which the wider embedding multiplies more"
+            return operation, rows(divisor=scale)
         if scale != 1 and target.input_table == target.output_table and name == f"{target.norm}weight":
             operation = f"{behind}; times {scale:.4g}, by which the tied head's rows are smaller"
-            return operation, partial(scaled_norm, scale=scale, shift=family.norm_shift)
+            return operation, Later("widening.scaled_norm", scale=scale, shift=family.norm_shift)
         growth = [new // before for new, before in zip(shape, old, strict=True)]
         if 2 not in growth:
             raise ValueError(
@@ -71,48 +64,7 @@ def width(pair: Pair, init: Init = "copy") -> FusionPlan:
                 "has its own; uniform (--method uniform) averages it, cross (--method cross) keeps both"
             )
         if growth == [2, 2]:
-            return blocks[init], partial(widen, init=init)
-        return behind, beside if growth[0] == 1 else one_behind_the_other
+            return blocks[init], Later("widening.widen", init=init)
+        return behind, Later("widening.beside" if growth[0] == 1 else "widening.one_behind_the_other")
 
-    return single_plan(pair, "width", config, rule)
-
-
-def joint_rows(text: Table, image: Table, *, text_V: Tensor, image_V: Tensor) -> Iterator[Tensor]:
-    """Both tables in joint order, side by side: ``[V, 2 D]`` in blocks."""
-    return _side_by_side(joint_blocks(text, text_V), joint_blocks(image, image_V))
-
-
-def divided(compute: Compute, by: float) -> Compute:
-    """A computation whose result is divided by a number."""
-    return lambda *tables: (block / by for block in compute(*tables))
-
-
-def beside(text: Table, image: Table) -> Iterator[Tensor]:
-    """Rows side by side."""
-    return _side_by_side(text.blocks(), image.blocks())
-
-
-def one_behind_the_other(text: Table, image: Table) -> Iterator[Tensor]:
-    yield from text.blocks()
-    yield from image.blocks()
-
-
-def scaled_norm(text: Table, image: Table, *, scale: float, shift: float) -> Iterator[Tensor]:
-    """Weights w of both norms, one behind the other, such that ``shift + w`` is `scale` times what it was."""
-    return ((block + shift) * scale - shift for block in one_behind_the_other(text, image))
-
-
-def widen(text: Table, image: Table, *, init: Init) -> Iterator[Tensor]:
-    """``[out, in]`` of both parents to ``[2 out, 2 in]``, in blocks."""
-    for left in (text, image):
-        for span in left.spans():
-            own = left.rows(*span)
-            if init == "copy":
-                yield torch.cat([own, own], dim=1)
-                continue
-            other = (image if left is text else text).rows(*span)
-            yield torch.cat([own, (own + other) / 2], dim=1)
-
-
-def _side_by_side(left: Iterator[Tensor], right: Iterator[Tensor]) -> Iterator[Tensor]:
-    return (torch.cat(blocks, dim=1) for blocks in zip(left, right, strict=True))
+    return single_plan(pair, "width", settings, rule)

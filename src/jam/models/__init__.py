@@ -1,22 +1,27 @@
-"""Models over the joint vocabulary. Nothing here knows about files or data."""
+"""Models over the joint vocabulary. Nothing here knows about files or data.
+
+Names are imported when they are used: what is said of families needs neither torch nor `transformers`.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
-from jam.grammar import Grammar
-from jam.models.cache import RowCache
-from jam.models.compiled import compile_layers, is_compiled
-from jam.models.cross import CrossForCausalLM
-from jam.models.cross_config import CrossConfig
-from jam.models.quantize import is_quantized, quantize
-from jam.models.single import SingleStream
-from jam.models.towers import JointTower, Tower
-from jam.packed import Mask
-from jam.vocabulary import Vocabulary
+    from jam.grammar import Grammar
+    from jam.models.cache import RowCache
+    from jam.models.compiled import compile_layers, is_compiled
+    from jam.models.cross import CrossForCausalLM
+    from jam.models.cross_config import CrossConfig
+    from jam.models.quantize import is_quantized, quantize
+    from jam.models.single import SingleStream
+    from jam.models.towers import JointTower, Tower
+    from jam.packed import Mask
+    from jam.vocabulary import Vocabulary
 
 
 @runtime_checkable
@@ -52,6 +57,18 @@ class JointModel(Protocol):
     def logits(self, hidden: Tensor, states: Tensor) -> Tensor: ...
 
 
+_MODULES = {
+    "CrossConfig": "cross_config",
+    "CrossForCausalLM": "cross",
+    "JointTower": "towers",
+    "RowCache": "cache",
+    "SingleStream": "single",
+    "Tower": "towers",
+    "compile_layers": "compiled",
+    "is_compiled": "compiled",
+    "is_quantized": "quantize",
+    "quantize": "quantize",
+}
 __all__ = [
     "CrossConfig",
     "CrossForCausalLM",
@@ -65,3 +82,9 @@ __all__ = [
     "is_quantized",
     "quantize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

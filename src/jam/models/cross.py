@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -279,5 +279,4 @@ def target_states(grammar: Grammar, input_ids: Tensor) -> Tensor:
     return torch.tensor(result, device=input_ids.device)
 
 
-AutoConfig.register(CrossConfig.model_type, CrossConfig, exist_ok=True)
 AutoModelForCausalLM.register(CrossConfig, CrossForCausalLM, exist_ok=True)

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from jam.models.cross_shapes import check_settings, exchanges
 from jam.models.towers import decoder_config, family_of
+from jam.models.towers.janus import DECODER
 from jam.vocabulary import ParentRows, Vocabulary
-
-READOUTS = ("exact", "paper")
 
 
 class CrossConfig(PretrainedConfig):
@@ -49,28 +49,7 @@ class CrossConfig(PretrainedConfig):
         self.text_config = _sub_config(self.text_config)
         self.image_config = _sub_config(self.image_config)
         self.image_grid = [int(side) for side in self.image_grid]
-        if self.readout not in READOUTS:
-            raise ValueError(f"readout {self.readout!r} does not exist; choose one of {', '.join(READOUTS)}")
-        if self.cross_every < 0:
-            raise ValueError(f"cross_every is {self.cross_every}; it must be 1 or more, or 0 for no cross blocks")
-        sizes = self.text_config.hidden_size, self.image_config.hidden_size
-        if self.readout == "paper" and sizes[0] != sizes[1]:
-            raise ValueError(
-                f"hidden sizes differ: text {sizes[0]}, image {sizes[1]}; the readout 'paper' has one embedding for "
-                "both towers and needs equal sizes, the readout 'exact' does not"
-            )
-        for role, config in (("text", self.text_config), ("image", self.image_config)):
-            width = getattr(config, "word_embed_proj_dim", config.hidden_size)
-            if self.readout == "paper" and width != config.hidden_size:
-                raise ValueError(
-                    f"the {role} parent's embedding is {width} wide and its layers {config.hidden_size}; the readout "
-                    "'paper' shares one embedding without such a projection, the readout 'exact' keeps it"
-                )
-            if self.readout == "paper" and family_of(config).image_head is not None:
-                raise ValueError(
-                    f"the {role} parent ({config.model_type}) writes image codes with a module of its own; the readout "
-                    "'paper' has one head of rows for both towers, the readout 'exact' keeps the module"
-                )
+        check_settings(self.text_config, self.image_config, self.cross_every, self.readout)
         # Parents tie inside their towers. Of our own tables only the paper's can be tied, and one head for both parents
         # would lose that of a parent which does not tie.
         both_tie = bool(self.text_config.tie_word_embeddings and self.image_config.tie_word_embeddings)
@@ -89,8 +68,7 @@ class CrossConfig(PretrainedConfig):
     @property
     def exchanges(self) -> list[int]:
         """The layers after which the towers exchange: 0, k, 2k, ... as long as both towers have them."""
-        shared = min(self.text_config.num_hidden_layers, self.image_config.num_hidden_layers)
-        return list(range(0, shared, self.cross_every)) if self.cross_every else []
+        return exchanges(self.text_config, self.image_config, self.cross_every)
 
     @property
     def num_hidden_layers(self) -> int:
@@ -118,6 +96,8 @@ class CrossConfig(PretrainedConfig):
 def _sub_config(config: dict | PretrainedConfig) -> PretrainedConfig:
     if isinstance(config, dict):
         model_type = config.get("model_type")
+        if model_type == DECODER:
+            import jam.models.towers.janus_decoder  # noqa: F401  (which registers it)
         if model_type is None or model_type not in CONFIG_MAPPING:
             raise ValueError(f"a parent's config has the model_type {model_type!r}, which transformers does not know")
         config = CONFIG_MAPPING[model_type](**config)
@@ -125,3 +105,6 @@ def _sub_config(config: dict | PretrainedConfig) -> PretrainedConfig:
     family_of(config)
     # Ours: settings spread from this config to its parts (the attention implementation for one), not to the parent.
     return copy.deepcopy(config)
+
+
+AutoConfig.register(CrossConfig.model_type, CrossConfig, exist_ok=True)

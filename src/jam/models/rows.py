@@ -5,18 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from jam.models.controls import check_rows, missing_controls
 from jam.vocabulary import ParentRows, Vocabulary
-
-
-def missing_controls(vocabulary: Vocabulary, rows: ParentRows) -> list[int]:
-    """Ids that every tower must be able to write but this parent cannot: what ends documents, ``<break>``, ``<eoss>``
-    and sentinels.
-
-    In this order they own the rows ``absent_input[1:]`` and ``absent_output`` of a `JointTower`.
-    """
-    row_of = rows.row_of(vocabulary)
-    controls = [*vocabulary.end_ids, *range(vocabulary.control_start, vocabulary.size)]
-    return [token for token in controls if row_of[token] < 0]
 
 
 class JointRows(nn.Module):
@@ -56,12 +46,7 @@ class JointRows(nn.Module):
 
     def check(self, table_size: int, owner: str) -> None:
         """Raise ValueError unless the parent's tables of `table_size` rows have all rows that are used."""
-        largest = max(self.row_of)
-        if largest >= table_size:
-            raise ValueError(
-                f"the joint vocabulary needs row {largest} of {owner}'s embedding, which has {table_size}; the "
-                "vocabulary belongs to another model"
-            )
+        check_rows(self.row_of, table_size, owner)
 
     def fill(self) -> None:
         """Compute the buffers; `from_pretrained` builds them without content and calls this once more."""

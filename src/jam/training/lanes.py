@@ -1,8 +1,7 @@
 """Rows of a micro-batch apart, each part by a thread of its own: for small models on a CPU.
 
-Operations on small tensors take less time than several processors need to share them. So a thread takes whole rows
-through forward and backward pass alone, and meets the others once a micro-batch: the step of the demo's model (9M
-parameters) has 1 region of several threads in the place of 8,000 (docs/decisions.md).
+Operations on small tensors take little more time than several processors need to share them. So a thread takes whole
+rows through forward and backward pass alone, and meets the others once a micro-batch (docs/decisions.md).
 """
 
 from __future__ import annotations

@@ -1,11 +1,18 @@
-"""Parents as towers: decoders of `transformers`, taken apart into embed, layers, norm and head."""
+"""Parents as towers: decoders of `transformers`, taken apart into embed, layers, norm and head.
+
+The towers themselves are imported when they are used; what is said of families needs neither torch nor `transformers`.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from jam.models.towers.base import Context, Family, Rotary
 from jam.models.towers.composite import Composite, Made
 from jam.models.towers.registry import COMPOSITES, FAMILIES, composite_of, decoder_config, family_of
-from jam.models.towers.tower import JointTower, Tower
+
+if TYPE_CHECKING:
+    from jam.models.towers.tower import JointTower, Tower
 
 __all__ = [
     "COMPOSITES",
@@ -21,3 +28,11 @@ __all__ = [
     "decoder_config",
     "family_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("JointTower", "Tower"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from jam.models.towers import tower
+
+    return getattr(tower, name)

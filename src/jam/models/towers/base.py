@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from jam.layout import NamedLayout
-from jam.packed import Mask
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.cache_utils import Cache
+
+    from jam.packed import Mask
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers, by their names in configs of `transformers`
-Rotary = tuple[Tensor, Tensor] | None  # cosines and sines, [B, T, rotated dims of a head] each
+Rotary: TypeAlias = "tuple[Tensor, Tensor] | None"  # cosines and sines, [B, T, rotated dims of a head] each
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,11 @@ class Context:
 class Family(ABC):
     """One architecture of `transformers`. Names are dotted paths inside the ...ForCausalLM class; None: has none.
 
+    What a family says of names, shapes and settings needs neither torch nor `transformers`.
+
     Attributes:
+        architecture: name of that class.
+        home: the module that has it.
         positions: learned position table.
         image_head: module that writes image codes, [N, head width] to [N, codes], where they are no rows of the head;
             the rows of the embedding behind those of the head are the codes' then.
@@ -54,7 +61,8 @@ class Family(ABC):
         layouts: how documents of the family's image models look, the usual one first; none for a family without.
     """
 
-    model_class: type[PreTrainedModel]
+    architecture: str
+    home: str = "transformers"
     embedding: str
     positions: str | None = None
     layers: str
@@ -66,6 +74,21 @@ class Family(ABC):
     initializer: str = "initializer_range"
     attention: str = "sdpa"
     layouts: ClassVar[tuple[NamedLayout, ...]] = ()
+
+    @property
+    def model_class(self) -> type[PreTrainedModel]:
+        """The class, imported when it is asked for."""
+        return getattr(import_module(self.home), self.architecture)
+
+    def shapes(self, config: Any) -> dict[str, tuple[int, ...]] | None:
+        """Shape of every tensor of a checkpoint, in the class's order; None: only the class can tell.
+
+        Of a tied table its first name alone. tests/test_settings.py holds this against the classes.
+
+        Args:
+            config: `Settings`, or the config of `transformers`.
+        """
+        return None
 
     def check(self, config: PretrainedConfig) -> None:
         """Raises ValueError for a config that describes something else than a causal decoder."""

@@ -8,51 +8,19 @@ attention and FFN.
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor, nn
-from transformers import (
-    ChameleonConfig,
-    ChameleonForConditionalGeneration,
-    ChameleonPreTrainedModel,
-    PretrainedConfig,
-    PreTrainedModel,
-)
-from transformers.cache_utils import Cache
-from transformers.models.chameleon.modeling_chameleon import (
-    ChameleonDecoderLayer,
-    ChameleonRMSNorm,
-    ChameleonRotaryEmbedding,
-    ChameleonSwinDecoderLayer,
-)
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jam.layout import NamedLayout
 from jam.models.towers.base import Rotary
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
-from jam.packed import Mask
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.cache_utils import Cache
 
-class ChameleonDecoder(ChameleonPreTrainedModel):
-    """`ChameleonForConditionalGeneration` without its image tokenizer; `transformers` has no class for that."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (the library's own convention)
-
-    def __init__(self, config: ChameleonConfig) -> None:
-        super().__init__(config)
-        size, layer = config.hidden_size, ChameleonSwinDecoderLayer if config.swin_norm else ChameleonDecoderLayer
-        self.model = nn.ModuleDict(
-            {
-                "embed_tokens": nn.Embedding(config.vocab_size, size, config.pad_token_id),
-                "layers": nn.ModuleList(layer(config, index) for index in range(config.num_hidden_layers)),
-                "norm": ChameleonRMSNorm(size, eps=config.rms_norm_eps),
-                "rotary_emb": ChameleonRotaryEmbedding(config),
-            }
-        )
-        self.lm_head = nn.Linear(size, config.vocab_size, bias=False)
-        self.post_init()
-
+    from jam.packed import Mask
 
 CHAMELEON = NamedLayout(
     "chameleon", opening="<racm3:break>", closing="<eoss>", question=("", "<reserved08706>")
@@ -69,8 +37,11 @@ LUMINA_MGPT = NamedLayout(
 
 
 class ChameleonFamily(LlamaFamily):
-    model_class = ChameleonDecoder
+    architecture, home = "ChameleonDecoder", "jam.models.towers.chameleon_decoder"
     layouts = (CHAMELEON, LUMINA_MGPT)
+
+    def shapes(self, config: Any) -> None:
+        return None
 
     def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
         return layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache)[0]
@@ -78,7 +49,7 @@ class ChameleonFamily(LlamaFamily):
 
 class ChameleonComposite(Composite):
     prefixes: ClassVar[dict[str, str | None]] = {"model.vqmodel.": None}
-    whole_class = ChameleonForConditionalGeneration
+    whole_architecture = "ChameleonForConditionalGeneration"
 
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
         """Without the map of all tokens' names, which says what ids the image tokenizer's codes have."""
@@ -94,6 +65,11 @@ class ChameleonComposite(Composite):
         return whole
 
     def decoder_of(self, whole: PreTrainedModel) -> PreTrainedModel:
+        import torch
+        from torch import nn
+
+        from jam.models.towers.chameleon_decoder import ChameleonDecoder
+
         config: Any = self.decoder_config(whole.config)
         with torch.device("meta"):
             decoder = ChameleonDecoder(config)

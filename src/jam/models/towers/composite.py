@@ -9,11 +9,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,11 @@ class Made:
 
     def compute(self, first: Tensor, *others: Tensor) -> Tensor:
         """The tensor, from all sources in order."""
-        return first if self.rows_behind is None else torch.cat([first, self.rows_behind(*others)])
+        if self.rows_behind is None:
+            return first
+        import torch
+
+        return torch.cat([first, self.rows_behind(*others)])
 
 
 class Composite:
@@ -41,11 +45,21 @@ class Composite:
     Attributes:
         prefixes: beginnings of names in the checkpoint and what stands for them in the decoder, the first that fits;
             None: no part of the decoder.
-        whole_class: opens a checkpoint with a fused decoder in the parent's place; None: such a decoder is saved alone.
+        whole_architecture: name of the class of `transformers` that opens a checkpoint with a fused decoder in the
+            parent's place; None: such a decoder is saved alone.
     """
 
     prefixes: ClassVar[dict[str, str | None]] = {}
-    whole_class: ClassVar[type[PreTrainedModel] | None] = None
+    whole_architecture: ClassVar[str | None] = None
+
+    @property
+    def whole_class(self) -> type[PreTrainedModel] | None:
+        """The class that `whole_architecture` names, imported when it is asked for."""
+        if self.whole_architecture is None:
+            return None
+        import transformers
+
+        return getattr(transformers, self.whole_architecture)
 
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
         """The config of the decoder alone."""
@@ -69,11 +83,11 @@ class Composite:
 
     def with_decoder(self, config: PretrainedConfig, decoder: PretrainedConfig) -> PretrainedConfig:
         """The config of a `whole_class` like `config`, with another decoder."""
-        raise TypeError(f"{type(self).__name__} names no whole_class")
+        raise TypeError(f"{type(self).__name__} names no whole_architecture")
 
     def decoder_of(self, whole: PreTrainedModel) -> PreTrainedModel:
         """The decoder inside a `whole_class`, of the very modules that are in it."""
-        raise TypeError(f"{type(self).__name__} names no whole_class")
+        raise TypeError(f"{type(self).__name__} names no whole_architecture")
 
     @staticmethod
     def text_config(config: PretrainedConfig) -> PretrainedConfig:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
-
-import torch
-from transformers import Emu3ForCausalLM, Emu3ForConditionalGeneration, PretrainedConfig, PreTrainedModel
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 EMU3 = NamedLayout(
     "emu3",
@@ -25,7 +25,7 @@ EMU3 = NamedLayout(
 
 
 class Emu3Family(LlamaFamily):
-    model_class = Emu3ForCausalLM
+    architecture = "Emu3ForCausalLM"
     layouts = (EMU3,)
 
 
@@ -41,7 +41,7 @@ class Emu3Composite(Composite):
         "vqmodel.": None,
     }
 
-    whole_class = Emu3ForConditionalGeneration
+    whole_architecture = "Emu3ForConditionalGeneration"
 
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
         return self.text_config(config)
@@ -52,6 +52,9 @@ class Emu3Composite(Composite):
         return whole
 
     def decoder_of(self, whole: PreTrainedModel) -> PreTrainedModel:
+        import torch
+        from transformers import Emu3ForCausalLM
+
         config: Any = self.decoder_config(whole.config)
         with torch.device("meta"):
             decoder = Emu3ForCausalLM(config)

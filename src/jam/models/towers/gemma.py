@@ -6,22 +6,16 @@ queries and keys instead, and a rotary of its own for the layers that see a wind
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from torch import Tensor
-from transformers import (
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    GemmaForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-)
-from transformers.cache_utils import Cache
+from typing import TYPE_CHECKING, ClassVar
 
 from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite
 from jam.models.towers.llama import LlamaFamily
-from jam.models.towers.rotary import rotary_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.cache_utils import Cache
 
 LIQUID = NamedLayout(
     "liquid",
@@ -34,7 +28,7 @@ LIQUID = NamedLayout(
 
 
 class GemmaFamily(LlamaFamily):
-    model_class: type[PreTrainedModel] = GemmaForCausalLM
+    architecture = "GemmaForCausalLM"
     norm_shift = 1.0
     layouts = (LIQUID,)
 
@@ -50,7 +44,13 @@ class GemmaFamily(LlamaFamily):
 
 
 class Gemma2Family(GemmaFamily):
-    model_class: type[PreTrainedModel] = Gemma2ForCausalLM
+    architecture = "Gemma2ForCausalLM"
+    layer_norms = (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    )
     activation = "hidden_activation"
     attention = "eager"  # the others cannot cap scores
 
@@ -62,12 +62,15 @@ class Gemma2Family(GemmaFamily):
 
 
 class Gemma3Family(Gemma2Family):
-    model_class = Gemma3ForCausalLM
+    architecture = "Gemma3ForCausalLM"
+    head_norms = True
     attention = "sdpa"
 
     def rotary(
         self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor, cache: Cache | None
     ) -> dict[str, tuple[Tensor, Tensor]]:
+        from jam.models.towers.rotary import rotary_of
+
         module, kinds = model.model.rotary_emb, sorted(set(model.config.layer_types))
         return {kind: rotary_of(module, hidden, position_ids, cache, kind) for kind in kinds}
 

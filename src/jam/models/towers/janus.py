@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from dataclasses import field
-from typing import ClassVar
-
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-from transformers import AutoConfig, LlamaConfig, LlamaModel, LlamaPreTrainedModel, PretrainedConfig
-from transformers.models.janus.modeling_janus import JanusVQVAEAlignerMLP, JanusVQVAEConfig, JanusVQVAEHead
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jam.layout import NamedLayout
 from jam.models.towers.composite import Composite, Made
 from jam.models.towers.llama import LlamaFamily
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig
+
+DECODER = "jam_janus"
+"""The `model_type` of a decoder's config."""
 # Janus pads its unconditional prompt to the length of the conditional one; a cached prefix has one length for all.
 JANUS = NamedLayout(
     "janus",
@@ -30,29 +29,13 @@ JANUS = NamedLayout(
 )
 
 
-class JanusDecoderConfig(LlamaConfig):
-    """A Llama config whose `vocab_size` counts text and image codes; `image_head`: the fields that shape the MLP."""
-
-    model_type = "jam_janus"
-    image_head: dict = field(default_factory=dict)
-
-
-class JanusDecoder(LlamaPreTrainedModel):
-    """The parts of `JanusForConditionalGeneration` that read and write tokens."""
-
-    def __init__(self, config: JanusDecoderConfig) -> None:
-        super().__init__(config)
-        self.model = LlamaModel(config)
-        head = JanusVQVAEConfig(**config.image_head)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size - head.num_embeddings, bias=False)
-        self.generation_head = JanusVQVAEHead(head)
-        self.post_init()
-
-
 class JanusFamily(LlamaFamily):
-    model_class = JanusDecoder
+    architecture, home = "JanusDecoder", "jam.models.towers.janus_decoder"
     layouts = (JANUS,)
     image_head = "generation_head"
+
+    def shapes(self, config: Any) -> None:
+        return None
 
 
 class JanusComposite(Composite):
@@ -63,6 +46,8 @@ class JanusComposite(Composite):
     }
 
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
+        from jam.models.towers.janus_decoder import JanusDecoderConfig
+
         text, codes = self.text_config(config).to_dict(), config.vq_config
         if text.pop("model_type") != "llama":
             raise ValueError(f"this Janus is no Llama but a {config.text_config.model_type}; there is no tower for it")
@@ -71,6 +56,10 @@ class JanusComposite(Composite):
         return JanusDecoderConfig(**text, image_head={name: getattr(codes, name) for name in shape})
 
     def made(self, config: PretrainedConfig, stored: Collection[str]) -> dict[str, Made]:
+        import torch
+        from torch.func import functional_call
+        from transformers.models.janus.modeling_janus import JanusVQVAEAlignerMLP
+
         table, text, codes = "model.language_model.embed_tokens.weight", config.text_config, config.vq_config
         with torch.device("meta"):
             aligner = JanusVQVAEAlignerMLP(codes)
@@ -87,6 +76,3 @@ class JanusComposite(Composite):
         if stored and "lm_head.weight" not in stored:  # tied; the config says so of checkpoints that are not, too
             made["lm_head.weight"] = Made({table: sources[table]}, "copy")
         return made
-
-
-AutoConfig.register(JanusDecoderConfig.model_type, JanusDecoderConfig, exist_ok=True)

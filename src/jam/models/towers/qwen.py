@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+from typing import TYPE_CHECKING
 
 from jam.layout import NamedLayout
 from jam.models.towers.llama import LlamaFamily
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 SIMPLEAR = NamedLayout(
     "simplear",
@@ -19,7 +22,8 @@ SIMPLEAR = NamedLayout(
 
 
 class Qwen2Family(LlamaFamily):
-    model_class: type[PreTrainedModel] = Qwen2ForCausalLM
+    architecture = "Qwen2ForCausalLM"
+    biases = "qkv"
     layouts = (SIMPLEAR,)
 
     def layer_types(self, config: PretrainedConfig) -> list[str]:
@@ -27,4 +31,6 @@ class Qwen2Family(LlamaFamily):
 
 
 class Qwen3Family(Qwen2Family):
-    model_class = Qwen3ForCausalLM
+    architecture = "Qwen3ForCausalLM"
+    biases = ""
+    head_norms = True

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
 
 from jam.models.towers.base import Family
 from jam.models.towers.chameleon import ChameleonComposite, ChameleonFamily
 from jam.models.towers.composite import Composite
 from jam.models.towers.emu3 import Emu3Composite, Emu3Family
 from jam.models.towers.gemma import Gemma2Family, Gemma3Composite, Gemma3Family, GemmaFamily
-from jam.models.towers.janus import JanusComposite, JanusDecoderConfig, JanusFamily
+from jam.models.towers.janus import DECODER, JanusComposite, JanusFamily
 from jam.models.towers.llama import LlamaFamily
 from jam.models.towers.mistral import MistralFamily
 from jam.models.towers.opt import OPTFamily
 from jam.models.towers.qwen import Qwen2Family, Qwen3Family
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # By the `model_type` of the decoder's config.
 FAMILIES: dict[str, Family] = {
@@ -22,7 +25,7 @@ FAMILIES: dict[str, Family] = {
     "gemma": GemmaFamily(),
     "gemma2": Gemma2Family(),
     "gemma3_text": Gemma3Family(),
-    JanusDecoderConfig.model_type: JanusFamily(),
+    DECODER: JanusFamily(),
     "llama": LlamaFamily(),
     "mistral": MistralFamily(),
     "opt": OPTFamily(),
@@ -52,7 +55,7 @@ def family_of(config: PretrainedConfig) -> Family:
     """The family of a decoder's config. Raises ValueError for an architecture that has none."""
     family = FAMILIES.get(config.model_type)
     if family is None:
-        known = ", ".join(sorted(FAMILIES.keys() - {JanusDecoderConfig.model_type} | COMPOSITES.keys()))
+        known = ", ".join(sorted(FAMILIES.keys() - {DECODER} | COMPOSITES.keys()))
         raise ValueError(
             f"no tower for the architecture {config.model_type!r}; there are towers for: {known}; docs/new-family.md "
             "shows how to add one"

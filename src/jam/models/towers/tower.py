@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from jam.models.cache import of_layer
+from jam.models.controls import check_image_head
 from jam.models.rows import JointRows, select, spread
 from jam.models.streaming import StreamedLinear, product
 from jam.models.towers.base import FULL, SLIDING, Context
@@ -240,12 +241,8 @@ class JointTower(Tower):
         self.text_input = nn.Parameter(torch.empty(made)) if rows.made_text else None
         start = self.head.out_features
         codes = self.embedding.num_embeddings - start
-        if self.image_head is not None and (codes, start) != (vocabulary.image_size, rows.image_start):
-            raise ValueError(
-                f"the image head of this {self.config.model_type} writes {codes} codes, whose rows begin at {start}; "
-                f"the vocabulary has {vocabulary.image_size} codes, whose rows begin at {rows.image_start}; give the "
-                "image tokenizer of this parent"
-            )
+        if self.image_head is not None:
+            check_image_head(vocabulary, rows, self.config.model_type, start, codes)
 
     def readout_parameters(self) -> list[nn.Parameter]:
         own = super().readout_parameters()
