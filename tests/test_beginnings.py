@@ -22,7 +22,7 @@ from jam.data.split import split
 from jam.documents import Document, Image, Text
 from jam.evaluation.samples import pictures_of, text_behind_pictures, text_of
 from jam.fusion import FuseConfig, fuse
-from jam.fusion.documents import _opening
+from jam.fusion.documents import opening_of
 from jam.generation.guidance import unconditional_prefix
 from jam.grammar import Grammar, State
 from jam.vocabulary import Vocabulary
@@ -114,7 +114,7 @@ def test_how_a_tokenizer_begins(single: str, expected: tuple[int, ...]) -> None:
     words.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=single, special_tokens=[("<a>", 1), ("<b>", 2)]
     )
-    assert _opening(words) == expected
+    assert opening_of(words) == expected
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "llama3"])

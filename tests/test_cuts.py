@@ -240,8 +240,8 @@ def test_pages_and_commands_say_so(
     ids = ids_of(model.codec, HINDI)
     document, _, said = answered(model, ids, monkeypatch, max_new_tokens=50)
     told = "finished: max_new_tokens, within a sentence"
-    assert f"<p>{said.strip()}</p>\n<footer>{told}</footer>" in to_html(document)
-    assert to_markdown(document, tmp_path / "none").endswith(f"{said.strip()}\n\n*{told}*\n")
+    assert f"<p>{said.strip()}</p>\n<footer>{told}" in to_html(document)
+    assert f"{said.strip()}\n\n*{told}" in to_markdown(document, tmp_path / "none")
     model.save(tmp_path / "model")
     for page, more in (("one.html", []), ("two.md", ["b"])):
         left = iter(ids)

@@ -170,7 +170,8 @@ def test_a_fused_folder_that_is_loaded_has_them_too(tmp_path: Path, rope: dict[s
     save_pair(tmp_path, llama_config, rope_parameters=rope | narrow)
     run(tmp_path)
     model, ids = opened(tmp_path / "out").eval(), torch.randint(3, TEXT_SIZE, (1, 16))
-    ids[0, 0] = model.vocabulary.begin_id
+    begin = model.vocabulary.begin_ids
+    ids[0, : len(begin)] = torch.tensor(begin)
     parent = LlamaForCausalLM.from_pretrained(tmp_path / "text").eval()
     with torch.no_grad():
         found, wanted = model(ids).logits, parent(ids).logits

@@ -93,8 +93,7 @@ def test_generate_answers_one_prompt_or_several(folder):
     asked = Document(messages=[Message("user", [Image(pixels=tiny.picture(1))])])
     several = model.generate(["How do I draw it?", asked], seed=3)
     assert several[0] == one and len(several) == 2
-    codes = model.codec.image_tokenizer.encode([tiny.picture(1)]).flatten().tolist()
-    assert several[1].messages[0].content[0].codes == codes
+    assert several[1].messages[0] == asked.messages[0]  # as it was given
 
 
 @pytest.mark.parametrize("last", [Text("First draw"), Image(codes=[1, 2, 3, 4])])

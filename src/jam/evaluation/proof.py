@@ -39,10 +39,11 @@ from jam.evaluation.retention import (
 from jam.evaluation.samples import Sample, pictures_of, text_behind_pictures, text_of
 from jam.evaluation.tensors import ChangedRows, ChangedSetting, Changes, find_changes
 from jam.fusion import Parent
+from jam.fusion.documents import opening_of
 from jam.grammar import Grammar
 from jam.models import CrossConfig, JointModel, SingleStream
 from jam.models.towers import decoder_config
-from jam.vocabulary import ParentRows
+from jam.vocabulary import ParentRows, Vocabulary
 
 # Verdicts. MEASURED: nothing differs, but a parent was not run, or tensors and settings were not compared.
 EXACT, MEASURED = "exact", "exact as far as measured"
@@ -316,8 +317,20 @@ def verify(
             for role, one in found.items()
             if one.trained_context is not None
         },
-        notes=[*_notes(found, stored, dtype, samples), *_warnings(behind)],
+        notes=[*_notes(found, stored, dtype, samples), *_outdated(found["text"], vocabulary), *_warnings(behind)],
     )
+
+
+def _outdated(text: Parent, vocabulary: Vocabulary) -> list[str]:
+    """Whether the folder was fused when documents did not begin as the text parent's own."""
+    if text.tokenizer is None or text.manifest is not None or vocabulary.layout is not None:
+        return []
+    if vocabulary.chat_template is not None or vocabulary.begin_ids == opening_of(text.tokenizer):
+        return []
+    return [
+        "documents of this folder do not begin as the text parent's tokenizer begins a text: an earlier version fused "
+        "it; fuse the parents again, and the language model does better"
+    ]
 
 
 def _warnings(behind: Behind) -> list[str]:

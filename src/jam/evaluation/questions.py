@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from jam.evaluation.retention import Network
 from jam.fusion import Parent
+from jam.fusion.documents import opening_of
 from jam.grammar import Grammar, State
 from jam.models import SingleStream
 from jam.vocabulary import Vocabulary
@@ -80,11 +81,15 @@ class Asked:
 
 
 def own_prompt(parent: Parent, question: str, vocabulary: Vocabulary) -> list[int] | None:
-    """The ids of a question as the parent's own tokenizer has them; None where a layout or a manifest rules."""
+    """The ids of a question as the parent's own tokenizer has them; None where the folder asks in another way.
+
+    So it does by a family's layout, by a parent's manifest, and where an earlier version fused it.
+    """
     if parent.tokenizer is None or parent.manifest is not None or vocabulary.layout is not None:
         return None
     if vocabulary.chat_template is None:
-        return parent.tokenizer(f"{question}\n").input_ids
+        begins_alike = vocabulary.begin_ids == opening_of(parent.tokenizer)
+        return parent.tokenizer(f"{question}\n").input_ids if begins_alike else None
     turns = [{"role": "user", "content": question}]
     return list(parent.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
 

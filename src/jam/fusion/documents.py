@@ -47,7 +47,7 @@ def find_conventions(text: Parent, eos_id: int, chosen: str, notes: list[str]) -
         return Conventions(made.get("begin"), tuple(made.get("ends", ())), template)
     if text.tokenizer is None:
         return Conventions()
-    opening = _opening(text.tokenizer)
+    opening = opening_of(text.tokenizer)
     ends = [_turn_end(text.tokenizer)] if template is not None else []
     ends += _listed(read_json(text.folder / "generation_config.json").get("eos_token_id"))
     special = set(special_names(text.tokenizer).values()) - {eos_id}  # configs may name letters, by their defaults
@@ -72,7 +72,7 @@ def _turn_end(tokenizer: Any) -> int | None:
     return turn_end(tokenizer)
 
 
-def _opening(tokenizer: Any) -> tuple[int, ...]:
+def opening_of(tokenizer: Any) -> tuple[int, ...]:
     """The ids that a tokenizer sets before a text."""
     whole, plain = (tokenizer("a", add_special_tokens=added).input_ids for added in (True, False))
     places = range(len(whole) - len(plain) + 1)
