@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from jam.checkpoints import CheckpointReader
 from jam.fusion.blocks import BLOCK
 from jam.fusion.pieces import Pieces, covers
-from jam.fusion.rows import piece_means
+from jam.fusion.rows import merged_table, piece_means
 from jam.fusion.tables import ExtendedTable, Table
 
 WIDE = 2**16  # numbers of a row, of which few make a block
@@ -92,3 +92,35 @@ def test_spans_that_cover_a_string() -> None:
     assert covers([(2, 5), (0, 2)], 5) and covers([(0, 4), (1, 2)], 4)
     assert not covers([(0, 2), (3, 5)], 5) and not covers([(1, 5)], 5) and not covers([(0, 4)], 5)
     assert not covers([], 1)
+
+
+@pytest.mark.parametrize("weight", [None, 0.5, 0.3])
+@pytest.mark.parametrize("nobodys", [[], [40, 41, 42], [0, 1], [0, 42], [5, 17, 18]], ids=str)
+def test_rows_that_nobody_has_are_the_mean_of_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float | None, nobodys: list[int]
+) -> None:
+    """Wherever they stand: to the last bit as the others' rows are added one by one in fp64."""
+    monkeypatch.setattr("jam.fusion.blocks.BLOCK", 21)  # seven rows
+    parents = {}
+    for role in ("text", "image"):
+        (tmp_path / role).mkdir()
+        parents[role] = torch.randn(50, 3)
+    text_V, image_V = np.arange(43), np.arange(43) + 5
+    image_V[8:12], text_V[20:] = -1, -1
+    text_V[nobodys] = image_V[nobodys] = -1
+    tables = [table_of(tmp_path / role, rows) for role, rows in parents.items()]
+    made = merged_table(*tables, text_V=text_V, image_V=image_V, weight=weight, text_size=15)
+    got = torch.cat([block.clone() for block in made])
+    total = torch.zeros(3, dtype=torch.float64)
+    for row in range(43):
+        own = text_V[row] >= 0 and (image_V[row] < 0 or row < 15 or weight is not None)
+        expected = parents["text"][text_V[row]] if own else parents["image"][image_V[row]]
+        if weight is not None and text_V[row] >= 0 and image_V[row] >= 0:
+            expected = expected * weight + parents["image"][image_V[row]] * (1 - weight)
+            torch.testing.assert_close(got[row], expected)
+        elif row not in nobodys:
+            assert torch.equal(got[row], expected), row
+        if row not in nobodys:
+            total += got[row].double()
+    mean = (total / (43 - len(nobodys))).float()
+    assert all(torch.equal(got[row], mean) for row in nobodys)

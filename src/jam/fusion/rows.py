@@ -6,7 +6,7 @@ blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -22,8 +22,9 @@ NOBODY, TEXT, IMAGE, BOTH = range(4)
 
 def mean_row(table: Table | ExtendedTable, index_V: np.ndarray) -> Tensor:
     """Mean of the rows that a parent has of the joint vocabulary, ``[D]``: stands in for a row that it lacks."""
-    index = torch.from_numpy(index_V[index_V >= 0])
-    return _mean((table.gather(part) for part in index.split(table.block_rows)), len(index))
+    total = RowSum()
+    total.add_all(map(table.gather, torch.from_numpy(index_V[index_V >= 0]).split(table.block_rows)))
+    return total.mean()
 
 
 def repeated_mean(table: Table | ExtendedTable, *, index_V: np.ndarray, rows: int) -> Iterator[Tensor]:
@@ -95,17 +96,22 @@ def merged_table(
             else:
                 yield text.gather(text_row_V[run]) if kind == TEXT else image.gather(image_row_V[run])
 
-    known = (kind_V != NOBODY).nonzero().flatten()
-    mean = None
-    if len(known) < len(kind_V):
-        mean = _mean((_joined(rows(ids)) for ids in known.split(text.block_rows)), len(known))
+    nobodys = (kind_V == NOBODY).nonzero().flatten()
+    total = RowSum()
+    # Rows that nobody has come last, as those of control tokens do: the others are added up as they pass.
+    adds_up = len(nobodys) > 0 and int(nobodys[0]) + len(nobodys) == len(kind_V)
+    if len(nobodys) and not adds_up:
+        for ids in (kind_V != NOBODY).nonzero().flatten().split(text.block_rows):
+            total.add_all(rows(ids))
     for ids in torch.arange(len(kind_V)).split(text.block_rows):
         for kind, run in _runs(kind_V, ids):
             if kind == NOBODY:
-                assert mean is not None
-                yield mean.expand(len(run), -1)
-            else:
-                yield from rows(run)
+                yield total.mean().expand(len(run), -1)
+                continue
+            for block in rows(run):
+                if adds_up:
+                    total.add(block)
+                yield block
 
 
 def _runs(kind_V: Tensor, ids: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -115,21 +121,29 @@ def _runs(kind_V: Tensor, ids: Tensor) -> Iterator[tuple[int, Tensor]]:
     return ((kind, ids[start:stop]) for kind, (start, stop) in zip(kinds.tolist(), bounds, strict=True))
 
 
-def _joined(blocks: Iterator[Tensor]) -> Tensor:
-    """Blocks that lie in one buffer, one behind the other."""
-    return torch.cat([block.clone() for block in blocks])
+class RowSum:
+    """A sum of rows, which are added one by one in fp64.
 
-
-def _mean(blocks: Iterator[Tensor], count: int) -> Tensor:
-    """Mean of `count` rows that come in blocks, one at least.
-
-    Rows are added one by one in fp64: the order of `Tensor.sum` is that of a machine's vectors and of the blocks, and a
-    proof elsewhere needs the same numbers.
+    The order of `Tensor.sum` is that of a machine's vectors and of the blocks, and a proof elsewhere needs the same
+    numbers.
     """
-    total: Tensor | None = None
-    for block in blocks:
-        if total is None:
-            total, dtype = block.new_zeros(1, *block.shape[1:], dtype=torch.float64), block.dtype
-        total.index_add_(0, torch.zeros(len(block), dtype=torch.long), block.double())
-    assert total is not None
-    return (total[0] / count).to(dtype)
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._count = 0
+
+    def add(self, block: Tensor) -> None:
+        """Add rows ``[R, ...]``."""
+        if self._total is None:
+            self._total, self._dtype = block.new_zeros(1, *block.shape[1:], dtype=torch.float64), block.dtype
+        self._total.index_add_(0, torch.zeros(len(block), dtype=torch.long), block.double())
+        self._count += len(block)
+
+    def add_all(self, blocks: Iterable[Tensor]) -> None:
+        for block in blocks:
+            self.add(block)
+
+    def mean(self) -> Tensor:
+        """In the data type of the rows that came first; there must have been one."""
+        assert self._total is not None
+        return (self._total[0] / self._count).to(self._dtype)
