@@ -11,7 +11,7 @@ from rich.console import Console
 from jam.training import StepReport
 
 FIRST, LAST = 2, 4  # steps that are timed: the very first one also makes room in memory
-ANSWERS = 0.3  # what comes behind the training, by the training's time
+ANSWERS = 0.1  # what comes behind the training, by the training's time
 
 
 class Forecast:
