@@ -37,7 +37,7 @@ def verified(folder: Path, capsys: Any, *more: str) -> tuple[int, str, dict[str,
     documents = [Document([Text("abcdefg" * 4)]), Document([Text("gfedcbadg" * 2), picture, Text("ab")])]
     write_documents(folder / "page.jsonl", documents)
     arguments = ["--documents", str(folder / "page.jsonl"), "--json", str(folder / "proof.json"), "--device", "cpu"]
-    status = main(["verify", str(folder / "out"), *arguments, *more])
+    status = main(["verify", str(folder / "out"), "--answer-ids", "4", *arguments, *more])
     return status, capsys.readouterr().out, json.loads((folder / "proof.json").read_text())
 
 

@@ -56,7 +56,10 @@ def assert_exact(fused: Path, *options: object) -> None:
     texts = [Text("draw a red cat beside a tree" * 2), Text("then 2 birds on the roof, and a house below"), Text("end")]
     pictures = [DocumentImage(pixels=tiny.picture(seed, (20, 16))) for seed in range(3)]
     write_documents(documents, [Document([texts[0], pictures[0], texts[1], *pictures[1:], texts[2]]), Document(texts)])
-    assert jam("verify", fused, "--device", "cpu", "--documents", documents, "--json", report, *options) == 0
+    assert (
+        jam("verify", fused, "--device", "cpu", "--documents", documents, "--json", report, "--answer-ids", 4, *options)
+        == 0
+    )
     proof = json.loads(report.read_text())
     assert (proof["verdict"], proof["max_logit_difference"]) == ("exact", 0), proof
     assert proof["text"]["tokens"] > 100 and proof["image"]["tokens"] >= 12

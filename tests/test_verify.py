@@ -39,7 +39,7 @@ def jam_verify(capsys: Any, tmp_path: Path) -> Callable[..., tuple[int, str, dic
     def call(*arguments: object, out: str = "out") -> tuple[int, str, dict[str, Any]]:
         path = tmp_path / "proof.json"
         path.unlink(missing_ok=True)
-        words = ["verify", tmp_path / out, "--device", "cpu", "--json", path, *arguments]
+        words = ["verify", tmp_path / out, "--device", "cpu", "--json", path, "--answer-ids", 4, *arguments]
         status = main([str(word) for word in words])
         captured = capsys.readouterr()
         return status, captured.out + captured.err, json.loads(path.read_text()) if path.exists() else {}

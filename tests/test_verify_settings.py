@@ -30,7 +30,17 @@ def jam_verify(capsys: Any, tmp_path: Path) -> Callable[..., tuple[int, str, dic
 
     def call(*documents: Document, more: tuple[str, ...] = ()) -> tuple[int, str, dict[str, Any]]:
         write_documents(tmp_path / "documents.jsonl", documents)
-        words = ["verify", str(tmp_path / "out"), "--device", "cpu", "--json", str(tmp_path / "proof.json"), *more]
+        words = [
+            "verify",
+            str(tmp_path / "out"),
+            "--device",
+            "cpu",
+            "--json",
+            str(tmp_path / "proof.json"),
+            "--answer-ids",
+            "4",
+            *more,
+        ]
         status = main([*words, "--documents", str(tmp_path / "documents.jsonl")])
         report = json.loads((tmp_path / "proof.json").read_text())
         return status, capsys.readouterr().out.splitlines()[-1], report

@@ -26,7 +26,7 @@ def parser() -> Parser:
     )
     made.add_argument("--prompts", type=int, default=100, help="held-out questions to answer")
     made.add_argument(
-        "--long", action="store_true", help="the longer recipe: nearly four times the tuning steps, and CM3"
+        "--long", action="store_true", help="the longer recipe: more than four times the tuning steps, and CM3"
     )
     made.add_argument(
         "--report", action="store_true", help="instead: every fusion after the same alignment, in a table"

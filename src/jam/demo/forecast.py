@@ -11,7 +11,8 @@ from rich.console import Console
 from jam.training import StepReport
 
 FIRST, LAST = 2, 4  # steps that are timed: the very first one also makes room in memory
-ANSWERS = 0.3  # what comes behind the training, by the training's time
+OPTIMISER = 900  # positions that take as long as what a step does whatever its size
+ANSWERS = 0.15  # what comes behind the training, by the training's time
 
 
 class Forecast:
@@ -23,8 +24,8 @@ class Forecast:
     """
 
     def __init__(self, recipes: Sequence[Mapping[str, Any]], started: float, console: Console) -> None:
-        self.positions = sum(recipe["steps"] * recipe["batch_tokens"] for recipe in recipes)
-        self.a_step = recipes[0]["batch_tokens"]
+        self.work = sum(recipe["steps"] * (recipe["batch_tokens"] + OPTIMISER) for recipe in recipes)
+        self.of_step = recipes[0]["batch_tokens"] + OPTIMISER
         self.started, self.console = started, console
         self.seconds: list[float] = []
 
@@ -33,8 +34,7 @@ class Forecast:
             self.seconds.append(report.seconds)
         if report.step == LAST:
             seconds = sum(self.seconds) / len(self.seconds)
-            a_position = seconds / self.a_step
-            left = (self.positions - LAST * self.a_step) * a_position + self.positions * a_position * ANSWERS
+            left = seconds / self.of_step * ((1 + ANSWERS) * self.work - LAST * self.of_step)
             minutes = (time.perf_counter() - self.started + left) / 60
             self.console.print(
                 f"a step takes {seconds:.1f} s here, so the demo takes about {max(1, round(minutes))} minutes in all"

@@ -47,7 +47,7 @@ class Lessons:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-SHORT = Lessons("instruct", tutorials=2_500, captions=1_000, texts=800)
+SHORT = Lessons("instruct", tutorials=1_500, captions=1_000, texts=800)
 LONG = Lessons("instruct-long", tutorials=9_000, captions=2_000, texts=800, guidance_scales=(1.0, 1.5, 2.0, 3.0))
 
 

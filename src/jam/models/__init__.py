@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jam.models.compiled import compile_layers, is_compiled
     from jam.models.cross import CrossForCausalLM
     from jam.models.cross_config import CrossConfig
-    from jam.models.quantize import is_quantized, quantize
+    from jam.models.int8 import is_quantized, quantize
     from jam.models.single import SingleStream
     from jam.models.towers import JointTower, Tower
     from jam.packed import Mask
@@ -66,8 +66,8 @@ _MODULES = {
     "Tower": "towers",
     "compile_layers": "compiled",
     "is_compiled": "compiled",
-    "is_quantized": "quantize",
-    "quantize": "quantize",
+    "is_quantized": "int8",
+    "quantize": "int8",
 }
 __all__ = [
     "CrossConfig",
