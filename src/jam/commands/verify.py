@@ -157,7 +157,9 @@ def table(proof: Proof) -> Table:
     made.add_section()
     made.add_row(f"perplexity of {behind.tokens:,} tokens of text behind pictures", _figure(behind.with_pictures), "")
     made.add_row("the same text without pictures", _figure(behind.without), "")
-    if (answers := proof.answers) is not None:
+    if proof.answers is not None and not proof.answers.asked:  # no room, or a decoder without a class of its own
+        made.add_row("answers of the parent", "none asked", "")
+    elif (answers := proof.answers) is not None:
         asked = "its chat template" if answers.by_template else "plain text"
         equal = f"{answers.asked - len(answers.differences)} of {answers.asked}"
         made.add_row(f"answers that are the parent's, {answers.ids:,} greedy ids (by {asked})", equal, "")

@@ -238,7 +238,8 @@ class _Case:
         self.say("asking the text parent")
         self.asked.extend(ask(self.load_parent("text"), prompts, vocabulary, new_ids))
         count = sum(len(one.answer) for one in self.asked)
-        return Answers(len(questions), count, vocabulary.chat_template is not None, self.found)
+        asked = len(self.asked) + len(self.found)
+        return Answers(asked, count, vocabulary.chat_template is not None, self.found)
 
 
 def verify(
@@ -317,7 +318,11 @@ def verify(
             for role, one in found.items()
             if one.trained_context is not None
         },
-        notes=[*_notes(found, stored, dtype, samples), *_outdated(found["text"], vocabulary), *_warnings(behind)],
+        notes=[
+            *_notes(found, stored, dtype, samples),
+            *_outdated(found["text"], vocabulary),
+            *_warnings(behind),
+        ],
     )
 
 

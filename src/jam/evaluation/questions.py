@@ -59,7 +59,7 @@ class Answers:
     """What became of the questions.
 
     Args:
-        asked: how many.
+        asked: how many the parent could be asked.
         ids: of all answers.
         by_template: whether the parent's own chat template wrote the questions.
         differences: of the answers that differ.
