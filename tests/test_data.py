@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import numpy as np
@@ -21,10 +20,9 @@ from jam.data import (
     make_example,
     split,
 )
-from jam.grammar import Grammar, State
+from jam.grammar import State
 from jam.models.scoring import token_nll
 from jam.training.forward import batch_hidden, select
-from jam.vocabulary import Vocabulary
 
 # --- labels --------------------------------------------------------------------------------------------------------
 
@@ -125,18 +123,6 @@ def test_what_stands_behind_a_cut_is_not_learnt(is_open):
             behind[int(target)] += place > before
             place += 1
     assert behind[V.break_id] > 10 and behind[V.sentinel_id(0)] > 10
-
-
-def test_examples_are_fast():
-    large = Grammar(Vocabulary(5000, 1000, 0), 64)
-    ids = [0, *([7] * 9 + [large.vocabulary.break_id] + [5500] * 64 + [large.vocabulary.break_id]) * 4, 7, 0]
-    rng = np.random.default_rng(0)
-    best = 1.0
-    for _ in range(100):
-        started = time.perf_counter()
-        make_example(Encoded(ids), large, Objective(), rng, 512)
-        best = min(best, time.perf_counter() - started)
-    assert best < 1e-3
 
 
 # --- splitting -----------------------------------------------------------------------------------------------------
