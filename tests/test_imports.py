@@ -16,22 +16,24 @@ SOURCE = Path(__file__).parents[1] / "src" / "jam"
 TABLE = """
 | room        | may import                                                                   |
 | ----------- | ---------------------------------------------------------------------------- |
-| documents   |                                                                              |
+| checked     |                                                                              |
+| files       |                                                                              |
+| documents   | files                                                                         |
 | layout      |                                                                              |
 | vocabulary  | layout                                                                       |
-| checkpoints |                                                                              |
+| checkpoints | checked, files                                                                         |
 | packed      |                                                                              |
 | grammar     | layout, vocabulary                                                           |
 | cm3         | layout, vocabulary, grammar                                                  |
-| codec       | documents, layout, vocabulary, grammar, checkpoints                          |
+| codec       | files, documents, layout, vocabulary, grammar, checkpoints                    |
 | models      | layout, vocabulary, grammar, packed                                          |
-| fusion      | layout, vocabulary, models, codec, checkpoints                               |
-| data        | documents, vocabulary, grammar, packed, cm3, codec, checkpoints              |
-| training    | models, data, checkpoints                                                    |
-| tokenizer_training | documents, checkpoints, training                                      |
-| planning    | layout, vocabulary, models, training                                         |
+| fusion      | checked, files, layout, vocabulary, models, codec, checkpoints                         |
+| data        | files, documents, vocabulary, grammar, packed, cm3, codec, checkpoints        |
+| training    | checked, files, models, data, checkpoints                                              |
+| tokenizer_training | checked, files, documents, checkpoints, training                                |
+| planning    | files, layout, vocabulary, models, training                                   |
 | generation  | documents, vocabulary, grammar, cm3, codec, models                           |
-| evaluation  | documents, vocabulary, grammar, codec, models, fusion, data, checkpoints     |
+| evaluation  | files, documents, vocabulary, grammar, codec, models, fusion, data, checkpoints |
 | tutorials   | documents                                                                    |
 | model       | all                                                                          |
 | commands    | all                                                                          |

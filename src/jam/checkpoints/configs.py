@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jam.files import ANEW, FileError, read_json, reason
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -36,14 +37,14 @@ def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedC
     """
     from transformers import AutoConfig, __version__
 
+    path = Path(folder) / "config.json"
+    raw = read_json(path, {})
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except ValueError as error:
-        path = Path(folder) / "config.json"
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except Exception as error:  # the classes check what they like, in their own ways
         kind, twin = raw.get("model_type"), twin_of(folder, raw.get("model_type"))
         instead = f"its weights for transformers are {twin}" if twin else "many authors publish them for it as NAME-hf"
-        if "auto_map" in raw:
+        if isinstance(raw.get("auto_map"), dict):
             raise ValueError(
                 f"{what} {folder} needs Python code of its own ({', '.join(sorted(raw['auto_map']))}), which is never "
                 f"run here; {instead}: give that repository"
@@ -53,7 +54,7 @@ def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedC
                 f"{what} {folder} is of the type {kind!r}, which transformers {__version__} has no class for; "
                 f"{instead}: give that repository"
             ) from None
-        raise ValueError(f"{what} {folder}: its config.json cannot be read: {str(error).splitlines()[0]}") from None
+        raise FileError(f"{what} {folder}: its config.json cannot be read: {reason(error)}; {ANEW}") from None
 
 
 def twin_of(folder: str | Path, model_type: str | None = None) -> str | None:

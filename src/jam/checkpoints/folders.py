@@ -69,24 +69,6 @@ def tokenizer_folder(folder: str | Path) -> Path | None:
     return next((place for place in places if any((place / name).is_file() for name in TOKENIZER_FILES)), None)
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is no file.
-
-    Raises:
-        ValueError: the file holds something else (it is named).
-    """
-    path = Path(path)
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid JSON: {error}; get this file anew") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__} where an object is expected; get this file anew")
-    return value
-
-
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, as `write_text` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

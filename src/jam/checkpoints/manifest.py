@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jam.checkpoints.folders import write_json
+from jam.checked import check_fields
+from jam.checkpoints import checksums
+from jam.files import FileError, reading
 
 STAGES = ("parent", "fused", "aligned", "instructed")
 FILE_NAME = "manifest.json"
+UNSEALED = (FILE_NAME, "README.md")  # files without a checksum in it: itself, and what readers may write on
+DEFAULTS = "generation_config.json"  # may be changed by hand, too, and is compared by `jam verify` alone
+SMALL = 2**26  # bytes; larger files are compared where one asks for it
 
 
 def version() -> str:
@@ -41,6 +46,8 @@ class Manifest:
             dict.
         notes: sentences for the reader.
         jam_version: version of this package that wrote it.
+        checksums: CRC-32 of every other file of the folder, by its name from there; `save` fills them in. Empty in
+            folders of earlier versions.
     """
 
     stage: str
@@ -52,19 +59,28 @@ class Manifest:
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     jam_version: str = field(default_factory=version)
+    checksums: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.stage not in STAGES:
             raise ValueError(f"manifest: stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
 
-    def save(self, folder: str | Path, place: str | Path | None = None) -> None:
-        """Write it into `folder`, which will lie at `place` (default: where it is)."""
+    def save(self, folder: str | Path, place: str | Path | None = None, known: Mapping[str, str] = {}) -> None:
+        """Write it into `folder`, behind every other file.
+
+        Args:
+            place: where the folder will lie; default: where it is.
+            known: checksums of files, which are not computed again then; of files that come later, too.
+        """
         home = os.path.realpath(place or folder)
         ancestors = [
             one | {"source": os.path.relpath(one["source"], home)} if os.path.isabs(one.get("source", "")) else one
             for one in self.ancestors
         ]
-        write_json(Path(folder) / FILE_NAME, asdict(self) | {"ancestors": ancestors})
+        found = checksums.checksums_in(Path(folder), UNSEALED, known)
+        values = asdict(self) | {"ancestors": ancestors, checksums.OTHERS: found}
+        checksums.write_sealed(Path(folder) / FILE_NAME, values)
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
@@ -80,18 +96,34 @@ class Manifest:
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             return None
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no valid JSON: {error}") from None
+        values = checksums.read_sealed(path, "get this folder anew")
         known = {entry.name for entry in fields(cls)}
         if "stage" not in values or (unknown := sorted(values.keys() - known)):
             problem = f"unknown keys {', '.join(unknown)}" if "stage" in values else "'stage' is missing"
             raise ValueError(f"{path} is no manifest of this version of jam: {problem}")
-        for one in values.get("ancestors", ()):
-            if one.get("source", "").startswith(os.pardir):
-                one["source"] = os.path.normpath(os.path.join(os.path.realpath(folder), one["source"]))
-        return cls(**values)
+        with reading(path):
+            manifest = cls(**values)
+            for one in manifest.ancestors:
+                if one.get("source", "").startswith(os.pardir):
+                    one["source"] = os.path.normpath(os.path.join(os.path.realpath(folder), one["source"]))
+        return manifest
+
+    def changed(self, folder: str | Path) -> list[str]:
+        """Names of files of the folder that are missing, or not as they were written."""
+        return checksums.changed(Path(folder), self.checksums)
+
+    def require_unchanged(self, folder: str | Path, every: bool = False) -> None:
+        """Compare what decides how the model reads and writes; `every`: the large files, too, which takes its time.
+
+        Raises:
+            FileError: a file is missing, or not as it was written.
+        """
+        recorded = {name: checksum for name, checksum in self.checksums.items() if name != DEFAULTS}
+        if found := checksums.changed(Path(folder), recorded, float("inf") if every else SMALL):
+            raise FileError(
+                f"{folder}: {', '.join(found)}: not as {FILE_NAME} says it was written; get the folder anew; what you "
+                f'changed yourself, delete there under "{checksums.OTHERS}", and its own key "{checksums.OWN}"'
+            )
 
 
 def _what_it_is(folder: Path) -> str:

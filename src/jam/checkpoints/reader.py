@@ -6,21 +6,21 @@ of a mapped file count as resident memory.
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import re
-import weakref
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from jam.checkpoints.plain import load_plain
 from jam.checkpoints.tensors import KINDS, TensorInfo
 from jam.checkpoints.weights import damaged, few, find_weights, weight_files
+from jam.files import FileError, open_regular, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MAX_HEADER = 100_000_000  # bytes, as the safetensors library has it
 
 
 class CheckpointReader:
@@ -82,23 +82,23 @@ def tensor_names(path: Path) -> list[str]:
 class _Safetensors:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._fd)
+        self._file = open_regular(path)
+        self._fd = self._file.fileno()
         self.infos, self._starts = self._parse_header()
 
     def _parse_header(self) -> tuple[dict[str, TensorInfo], dict[str, int]]:
         size = os.fstat(self._fd).st_size
         length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
-        if length > size - 8:
-            raise ValueError(f"{self.path} is truncated or no safetensors file ({size} bytes); fetch it again")
+        if length > min(size - 8, MAX_HEADER):
+            raise FileError(f"{self.path} is truncated or no safetensors file ({size} bytes); fetch it again")
         try:
-            header: dict[str, Any] = json.loads(os.pread(self._fd, length, 8))
+            header = parse_json(os.pread(self._fd, length, 8), f"the header of {self.path}", "fetch it again")
             header.pop("__metadata__", None)
             entries = [
                 (name, str(entry["dtype"]), tuple(entry["shape"]), tuple(entry["data_offsets"]))
                 for name, entry in header.items()
             ]
-        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise damaged(self.path, f"its header cannot be read ({error!r})") from None
         infos, starts, places = {}, {}, []
         for name, dtype, shape, place in entries:
@@ -152,17 +152,7 @@ class _Legacy:
         import torch
 
         self.path = path
-        try:
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except pickle.UnpicklingError as error:
-            if found := re.search(r"(?:GLOBAL|class|global:?) ([\w.]+\.[\w.]+)", str(error)):
-                raise ValueError(
-                    f"{path} holds more than tensors ({found[1]}), and is not unpickled, since that could run code; "
-                    "where you trust it, save its tensors alone, with safetensors.torch.save_file"
-                ) from None
-            raise damaged(path, f"torch cannot load it ({type(error).__name__})") from None
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
-            raise damaged(path, f"torch cannot load it ({type(error).__name__})") from None
+        loaded = load_plain(path, mmap=True)
         entries = loaded if isinstance(loaded, Mapping) else {}
         self._tensors: dict[str, Tensor] = {
             key: value for key, value in entries.items() if isinstance(value, torch.Tensor)

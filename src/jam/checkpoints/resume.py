@@ -12,18 +12,16 @@ as a model or the whole result does.
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
 
 from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full, refuse_existing, write_json
+from jam.checkpoints.locks import only_one
+from jam.files import FileError, read_json
 
 JOURNAL, MODEL, LAST, LOCK = "journal.json", "model", "config.json", "lock"
 
@@ -48,11 +46,11 @@ class Journal:
         """The journal at `path`, or a new one when it has another key or cannot be read."""
         journal = cls(path, key)
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return journal
-        if found["key"] == key:
-            journal.shards, journal.hashes = found["shards"], found["hashes"]
+            found = read_json(path, {})
+            if found.get("key") == key:
+                journal.shards, journal.hashes = found["shards"], found["hashes"]
+        except (FileError, KeyError):
+            pass
         return journal
 
     def record_shard(self, name: str, checksums: dict[str, int]) -> None:
@@ -157,11 +155,7 @@ def _locked(path: Path) -> Iterator[Path]:
     if not place.is_dir():
         refuse_existing(path)  # with nothing to bring in order
     place.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(place / LOCK, timeout=0).acquire()
-    except Timeout:
-        raise ValueError(f"another process is making {path}; wait for it, or choose another --out") from None
-    with lock:
+    with only_one(place / LOCK, path):
         _settle(path)
         refuse_existing(path)
         yield place

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jam.checkpoints.checksums import joined, written
 from jam.checkpoints.folders import write_json
 from jam.checkpoints.jobs import Jobs
 from jam.checkpoints.resume import Journal
@@ -63,6 +64,13 @@ class Shard:
     def size(self) -> int:
         return len(self.header) + sum(info.bytes for info in self.infos.values())
 
+    def checksum(self, checksums: Mapping[str, int]) -> str:
+        """That of the whole file, by those of its tensors."""
+        whole = zlib.crc32(self.header)
+        for name, info in self.infos.items():
+            whole = joined(whole, checksums[name], info.bytes)
+        return written(whole)
+
     def is_whole(self, path: Path, checksums: Mapping[str, int]) -> bool:
         """Whether the file at `path` is this shard, with tensors that had these checksums when they were written."""
         if not path.is_file() or path.stat().st_size != self.size:
@@ -97,8 +105,8 @@ def write_checkpoint(
     journal: Journal | None = None,
     max_shard_bytes: float = DEFAULT_SHARD_BYTES,
     on_written: Callable[[int], None] | None = None,
-) -> None:
-    """Write tensors as safetensors, each of them in one of the threads of `jobs`; returns when all jobs are done.
+) -> dict[str, str]:
+    """Write tensors as safetensors, each of them in one of the threads of `jobs`; ends when all jobs are done.
 
     A file has its name when it is whole; until then it is called `.partial`.
 
@@ -109,6 +117,9 @@ def write_checkpoint(
             every further one.
         max_shard_bytes: more than this goes into several files with an index.
         on_written: is told the bytes of every piece written, and of every file that is there already.
+
+    Returns:
+        Checksums of the files of tensors, by their names.
     """
     folder = Path(folder)
     shards = divide(infos, max_shard_bytes)
@@ -119,17 +130,18 @@ def write_checkpoint(
     known = journal.shards if journal else {}
     kept = [shard for shard in shards if shard.name in known]
     whole = jobs.map(lambda shard: shard.is_whole(folder / shard.name, known[shard.name]), kept)
-    done = {shard.name for shard, is_whole in zip(kept, whole, strict=True) if is_whole}
+    checksums = {shard.name: dict(known[shard.name]) for shard, is_whole in zip(kept, whole, strict=True) if is_whole}
     for shard in shards:
-        if shard.name in done:
+        if shard.name in checksums:
             if on_written is not None:
                 on_written(sum_bytes(shard.infos.values()))
             continue
-        growing = _GrowingShard(shard, folder, journal)
+        growing = _GrowingShard(shard, folder, journal, checksums.setdefault(shard.name, {}))
         # The largest first, so that the threads end together.
         for name in sorted(shard.infos, key=lambda name: -shard.infos[name].bytes):
             jobs.submit(growing.write, name, pieces, jobs.stopped, on_written)
     jobs.wait()
+    return {shard.name: shard.checksum(checksums[shard.name]) for shard in shards}
 
 
 def sum_bytes(infos: Iterable[TensorInfo]) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 from pathlib import Path
+
+from jam.files import FileError, read_json
 
 SAFETENSORS, LEGACY = "model.safetensors", "pytorch_model.bin"
 
@@ -36,8 +37,8 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(weight_map.values()))] or [entry]
 
 
-def damaged(path: Path, problem: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {problem}; fetch it again")
+def damaged(path: Path, problem: str) -> FileError:
+    return FileError(f"{path} is damaged: {problem}; fetch it again")
 
 
 def few(names: Collection[str]) -> str:
@@ -52,10 +53,13 @@ def _entry(folder: Path) -> Path | None:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise damaged(index, f"it is no index of shards ({error!r})") from None
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise damaged(index, "it is no index of shards: it has no weight_map")
+    for name in found.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise damaged(index, f"it names {name!r:.80}, which is no file of this folder")
+    return found
 
 
 def _refuse_other_shards(index: Path, names: Collection[str]) -> None:

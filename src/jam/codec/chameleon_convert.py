@@ -6,21 +6,18 @@ stored in half precision, some codes come out differently.
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import ChameleonConfig
 
 from jam.checkpoints import CheckpointReader, TensorInfo, check_tensors, new_folder
+from jam.checkpoints.plain import load_plain
 from jam.codec.chameleon_vqgan import ChameleonVQGAN, ChameleonVQGANConfig
-from jam.codec.files import HOLDERS, PREFIXES, stored_names
+from jam.codec.files import HOLDERS, PREFIXES, inner_config, stored_names
+from jam.files import FileError, read_json, read_yaml
 
 # Keys of `ddconfig` and what `transformers` calls them.
 FIELDS = {
@@ -90,7 +87,7 @@ def read_description(path: Path) -> ChameleonVQGANConfig:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; name the YAML file that describes the model with --yaml")
     try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"]
+        params = read_yaml(path)["model"]["params"]
         network = params["ddconfig"]
         values = {ours: network[theirs] for theirs, ours in FIELDS.items()}
         values |= {"num_embeddings": params["n_embed"], "embed_dim": params["embed_dim"]}
@@ -100,8 +97,8 @@ def read_description(path: Path) -> ChameleonVQGANConfig:
             f"{path} has no {error}; expected model.params with n_embed, embed_dim and ddconfig, which has "
             f"{', '.join(FIELDS)}"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, AttributeError, StrictDataclassError) as error:
-        raise ValueError(f"{path} does not describe a VQGAN: {' '.join(str(error).split())}") from None
+    except (TypeError, AttributeError, StrictDataclassError) as error:
+        raise FileError(f"{path} does not describe a VQGAN: {' '.join(str(error).split())}") from None
     for name, value in SWITCHES.items():
         given = (params | network).get(name, value)
         if given != value:
@@ -119,15 +116,7 @@ def read_original(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give vqgan.ckpt, or the folder of a Chameleon checkpoint")
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} is no checkpoint, or one that holds more than tensors, which is never unpickled here; save its "
-            "'state_dict' alone, where you trust the file"
-        ) from None
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}); download it again") from None
+    loaded = load_plain(path)
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     named = isinstance(tensors, Mapping) and all(isinstance(tensor, Tensor) for tensor in tensors.values())
     if not named or not tensors:
@@ -144,7 +133,7 @@ def read_folder(folder: Path) -> tuple[ChameleonVQGANConfig, dict[str, Tensor]]:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json; of an original checkpoint name the .ckpt file itself")
-    if (model_type := json.loads(path.read_text()).get("model_type")) != "chameleon":
+    if (model_type := read_json(path).get("model_type")) != "chameleon":
         raise ValueError(f"{folder} is a checkpoint of {model_type!r}; known: chameleon, {', '.join(HOLDERS)}")
     reader = CheckpointReader(folder)
     tensors = {name: reader.read(stored) for name, stored in stored_names(reader).items()}
@@ -153,7 +142,7 @@ def read_folder(folder: Path) -> tuple[ChameleonVQGANConfig, dict[str, Tensor]]:
             f"{folder} holds no image tokenizer: none of its tensors begins with {PREFIXES[0]}; convert the original "
             "vqgan.ckpt instead"
         )
-    vq = ChameleonConfig.from_pretrained(folder, local_files_only=True).vq_config
+    vq = inner_config(folder)
     known = (*FIELDS.values(), "num_embeddings", "embed_dim", "attn_type")
     values = {name: getattr(vq, name) for name in known if hasattr(vq, name)}
     has_decoder = any(name.startswith("decoder.") for name in tensors)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jam.codec.files import holds_image_tokenizer, inner_config, read_processor
+from jam.files import read_json, reading
 
 KNOWN = ("VQModel", "emu3_vqgan", "jam_chameleon_vqgan", "janus_vqgan")  # keys of `coders.CODERS`
 
@@ -58,15 +59,21 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
     if not path.is_file():
         hint = "; make one of vqgan.ckpt with `jam convert-tokenizer`" if any(Path(folder).glob("*.ckpt")) else ""
         raise ValueError(f"{folder}: no image tokenizer here (config.json is missing){hint}")
-    config = json.loads(path.read_text())
+    config = read_json(path)
     if holds_image_tokenizer(folder):
         config = inner_config(folder).to_dict()
+    with reading(path, passing=ValueError):
+        return _described(Path(folder), path, config)
+
+
+def _described(folder: Path, path: Path, config: dict[str, Any]) -> ImageTokenizerInfo:
+    """What the config of an image tokenizer says; of a damaged one, `int` and the keys raise what they like."""
     kind = config.get("_class_name") or config.get("model_type")
     area = None
     match kind:
         case "VQModel":
             patch = patch_size(int(config["in_channels"]))
-            resolution = _picture_size(Path(folder)) or int(config["sample_size"]) * patch
+            resolution = _picture_size(folder) or int(config["sample_size"]) * patch
             side = resolution // (patch * 2 ** (len(config["block_out_channels"]) - 1))
             codes = int(config["num_vq_embeddings"])
         case "janus_vqgan":
@@ -75,7 +82,7 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
             codes = int(config["num_embeddings"])
         case "emu3_vqgan":
             factor = 2 ** (len(config["channel_multiplier"]) - 1)
-            limits = read_processor(Path(folder))  # by default, the processor's are one and four times 512 x 512
+            limits = read_processor(folder)  # by default, the processor's are one and four times 512 x 512
             least = math.isqrt(int(limits.get("min_pixels", 512**2)))
             resolution = int(config.get("sample_size", least // factor * factor))
             side = resolution // factor

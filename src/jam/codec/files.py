@@ -5,7 +5,6 @@ Checkpoints of Janus and Emu3 hold theirs complete. Those of Chameleon lack the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from jam.checkpoints import CheckpointReader, Jobs, check_tensors, new_folder, w
 from jam.checkpoints.configs import load_config
 from jam.checkpoints.folders import copy_folder
 from jam.checkpoints.reader import tensor_names
+from jam.files import FileError, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ class OwnFolder:
     @property
     def only_encodes(self) -> bool:
         """Whether its config says that it has no decoder, as that out of a Chameleon of `transformers` has none."""
-        return json.loads((self.folder / "config.json").read_text()).get("has_decoder") is False
+        return read_json(self.folder / "config.json").get("has_decoder") is False
 
     def problem(self) -> str | None:
         """What its weights lack, in words; None where they have an encoder and a decoder.
@@ -152,15 +152,15 @@ def read_processor(folder: Path) -> dict[str, Any]:
     They have a file of their own, or are a part of that of the whole processor.
     """
     if (path := folder / PROCESSOR).is_file():
-        return json.loads(path.read_text())
-    if (path := folder / "processor_config.json").is_file():
-        return json.loads(path.read_text()).get("image_processor", {})
-    return {}
+        return read_json(path)
+    part = read_json(path := folder / "processor_config.json", {}).get("image_processor") or {}
+    if not isinstance(part, dict):
+        raise FileError(f"{path}: image_processor is {part!r:.80}; expected an object of settings")
+    return part
 
 
 def _model_type(folder: Path) -> str | None:
-    path = folder / "config.json"
     try:
-        return json.loads(path.read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError):  # who reads this config for what it is says what is wrong
+        return read_json(folder / "config.json", {}).get("model_type")
+    except FileError:  # who reads this config for what it is says what is wrong
         return None

@@ -16,6 +16,7 @@ from jam.codec.description import ImageTokenizerInfo, describe_image_tokenizer
 from jam.codec.files import holds_image_tokenizer
 from jam.codec.shapes import fitted
 from jam.documents import to_rgb
+from jam.files import reading
 
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
 
@@ -116,5 +117,6 @@ def load_image_tokenizer(
         raise ValueError(f"{folder} is a whole model; make its image tokenizer with `jam convert-tokenizer`")
     info = describe_image_tokenizer(folder)
     # Autoencoders of this kind lose detail in half precision, and are small: fp32 unless asked otherwise.
-    model = CODERS[info.kind].load(Path(folder), dtype or torch.float32)
+    with reading(f"the image tokenizer {folder}"):
+        model = CODERS[info.kind].load(Path(folder), dtype or torch.float32)
     return ImageTokenizer(model.to(device or "cpu"), info)

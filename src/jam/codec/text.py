@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jam.checkpoints.folders import TOKENIZER_FOLDER, tokenizer_folder
+from jam.files import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,13 +33,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
     folder = Path(folder)
     source = tokenizer_folder(folder) or folder
-    try:
+    with reading(f"the tokenizer {source}", f"copy its files into {folder / TOKENIZER_FOLDER} anew"):
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{source}: no tokenizer could be read ({reason}); copy its files into {folder / TOKENIZER_FOLDER}"
-        ) from None
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: the tokenizer has no eos_token; it is needed as </s>, which frames documents")
     return tokenizer

@@ -14,11 +14,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-LIST_OF = {int: "1, 2", float: "0.5, 1", str: "one, other"}
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+from jam.checked import kind, require_kind
+from jam.files import parse_yaml, read_yaml
 
 
 class Parser(ArgumentParser):
@@ -93,6 +92,11 @@ def add_placement(parser: Parser, dtype: bool = True, device_map: bool = False) 
         )
 
 
+def add_check(parser: Parser) -> None:
+    """``--check``, wherever a model is loaded for minutes, not for days."""
+    parser.add_argument("--check", action="store_true", help="compare the weights with their checksums first")
+
+
 def add_speed(parser: Parser) -> None:
     """``--int8`` and ``--compile``, wherever a model is loaded to generate."""
     parser.add_argument("--int8", action="store_true", help="a quarter of the memory of float32 for layers; inexact")
@@ -136,31 +140,28 @@ def check_recipe(parser: Parser, path: Path) -> None:
     """Raises ValueError if the recipe is missing, no YAML mapping, or has keys that are no options."""
     if not path.is_file():
         raise ValueError(f"recipe {path} does not exist")
-    try:
-        recipe: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    recipe: Any = read_yaml(path)
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe {path} must be a mapping of options to values")
     for key, value in recipe.items():
         if key not in parser.recipe_keys:
             raise ValueError(f"recipe {path}: {unknown(str(key), parser.recipe_keys, 'key')}")
-        check_keys(_hint(parser, key), value, f"recipe {path}: {key}")
+        hint, where = _hint(parser, key), f"recipe {path}: {key}"
+        check_keys(hint, value, where)
+        if hint is not None and not _dataclasses(hint):
+            require_kind(hint, value, where)
 
 
 def check_value(hint: Any, value: str, where: str) -> None:
     """`check_keys` of an argument that is written as YAML or JSON."""
     if _dataclasses(hint):
-        try:
-            check_keys(hint, yaml.safe_load(value), where)
-        except yaml.YAMLError:
-            raise ValueError(f"{where} {value}: not valid YAML or JSON") from None
+        check_keys(hint, parse_yaml(value, f"{where} {value:.80}"), where)
 
 
 def check_keys(hint: Any, value: Any, where: str) -> None:
-    """Raises ValueError for unknown keys of the mappings in a list of dataclasses."""
-    for kind in _dataclasses(hint):
-        known = [field.name for field in fields(kind)]
+    """Raises ValueError for unknown keys, and values of another type, of the mappings in a list of dataclasses."""
+    for entry_type in _dataclasses(hint):
+        known = [field.name for field in fields(entry_type)]
         if not isinstance(value, list):
             raise ValueError(f"{where}: expected a list, like [{{{known[0]}: ...}}]; got {value!r}")
         for number, entry in enumerate(value, 1):
@@ -169,6 +170,7 @@ def check_keys(hint: Any, value: Any, where: str) -> None:
             for key in entry:
                 if key not in known:
                     raise ValueError(f"{where}, entry {number}: {unknown(str(key), known, 'key')}")
+                require_kind(get_type_hints(entry_type)[key], entry[key], f"{where}, entry {number}: {key}")
 
 
 def unknown(name: str, known: Sequence[str], what: str, dashes: bool = False) -> str:
@@ -209,26 +211,11 @@ def _readable(parser: Parser, message: str) -> str:
         return message
     hint = _hint(parser, keys[0])
     for key in keys[1:]:
-        hint = next((get_type_hints(kind).get(key) for kind in _dataclasses(hint)), None)
-    expected = _kind(hint)
+        hint = next((get_type_hints(entry_type).get(key) for entry_type in _dataclasses(hint)), None)
+    expected = kind(hint)
     return f"{' '.join([_shown(parser, keys[0]), *keys[1:]])} {value[1]}: expected {expected}" if expected else message
 
 
 def _shown(parser: Parser, name: str) -> str:
     """An argument as `--help` shows it."""
     return f"--{name.replace('_', '-')}" if name in parser.options else name.upper()
-
-
-def _kind(hint: Any) -> str:
-    """A type in words; empty where words would be too few."""
-    if get_origin(hint) is Literal:
-        *others, last = map(str, get_args(hint))
-        return f"{', '.join(others)} or {last}" if others else last
-    if isinstance(hint, type):
-        return KINDS.get(hint, "")
-    if get_origin(hint) is tuple:
-        return f"[{', '.join(_kind(part) for part in get_args(hint))}]"
-    if get_origin(hint) is list:
-        return f"a list, like [{', '.join(LIST_OF.get(part, '...') for part in get_args(hint))}]"
-    kinds = [_kind(part) for part in get_args(hint) if part is not NoneType]
-    return " or ".join(kinds) if all(kinds) else ""

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from jam.checkpoints import write_json
-from jam.commands.arguments import Parser, add_placement, make_parser, require
+from jam.commands.arguments import Parser, add_check, add_placement, make_parser, require
 from jam.commands.files import count_documents, read_all, require_folder_of, say_left_out
 from jam.commands.progress import progress_bar
 from jam.evaluation import evaluate
@@ -28,6 +28,7 @@ def parser() -> Parser:
     made.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too")
     made.add_argument("--batch_size", type=int, default=4, help="packed sequences in one forward")
     add_placement(made, device_map=True)
+    add_check(made)
     return made
 
 
@@ -37,7 +38,7 @@ def run(settings: Namespace) -> None:
     if settings.json is not None:
         require_folder_of(settings.json, "--json")
     total = count_documents(settings.documents)
-    model = load(settings.model, settings.device, settings.dtype, settings.device_map)
+    model = load(settings.model, settings.device, settings.dtype, settings.device_map, check=settings.check)
     with progress_bar(console, transient=True) as progress:
         left_out: list[str] = []
         task = progress.add_task("measuring", total=total, figures="")

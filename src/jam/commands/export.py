@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -12,6 +11,7 @@ from jam.checkpoints import new_folder
 from jam.checkpoints.folders import refuse_existing
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.commands.arguments import Parser, make_parser
+from jam.files import FileError, read_json
 from jam.model import load
 from jam.training import DataSource, TrainConfig
 from jam.training.checkpoint import checkpoints, step_of
@@ -37,7 +37,7 @@ def parser() -> Parser:
 def run(settings: Namespace) -> None:
     refuse_existing(settings.out)
     config, checkpoint = read_recipe(settings.run), find_checkpoint(settings.run, settings.step)
-    model = load(settings.model or config.model, "cpu", config.dtype)
+    model = load(settings.model or config.model, "cpu", config.dtype, check=True)
     model.image_tokenizer_folder()
     tensors = restore(model.joint, config, checkpoint)
     with new_folder(settings.out) as folder:
@@ -54,11 +54,11 @@ def read_recipe(run: Path) -> TrainConfig:
         raise ValueError(f"{run} is no run of `jam train`: it has no recipe.json")
     if (run / IMAGE_TOKENIZER_FOLDER).is_dir():
         raise ValueError(f"{run} is a run of `jam train-tokenizer`; what it made is {run / IMAGE_TOKENIZER_FOLDER}")
+    values = read_json(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         return TrainConfig(**values | {"sources": [DataSource(**source) for source in values["sources"]]})
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no recipe of `jam train` ({type(error).__name__}: {error})") from None
+    except (KeyError, TypeError) as error:
+        raise FileError(f"{path} is no recipe of `jam train` ({type(error).__name__}: {error})") from None
 
 
 def find_checkpoint(run: Path, step: int | None) -> Path:

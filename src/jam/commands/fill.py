@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.commands.arguments import Parser, add_placement, add_speed, make_parser
+from jam.commands.arguments import Parser, add_check, add_placement, add_speed, make_parser
 from jam.commands.files import read_all
 from jam.commands.generate import check_page, show
 from jam.commands.progress import progress_bar
@@ -33,6 +33,7 @@ def parser() -> Parser:
     made.add_argument("--out", type=Path | None, default=None, help=page)
     add_settings(made, leave_out=("stop", "min_images", "max_images"), defaults={"guidance_scale": "1"})
     add_placement(made, device_map=True)
+    add_check(made)
     add_speed(made)
     return made
 
@@ -44,7 +45,15 @@ def run(settings: Namespace) -> None:
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)
     documents = list(read_all([settings.documents]))
-    model = load(settings.model, settings.device, settings.dtype, settings.device_map, settings.int8, settings.compile)
+    model = load(
+        settings.model,
+        settings.device,
+        settings.dtype,
+        settings.device_map,
+        settings.int8,
+        settings.compile,
+        settings.check,
+    )
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("filling", total=sum(len(document.gaps) for document in documents), figures="")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from rich.console import Console
 
-from jam.commands.arguments import Parser, add_placement, add_speed, make_parser
+from jam.commands.arguments import Parser, add_check, add_placement, add_speed, make_parser
 from jam.commands.files import require_folder_of
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
@@ -35,6 +35,7 @@ def parser() -> Parser:
     made.add_argument("--system", type=str | None, default=None, help=help)
     add_settings(made)
     add_placement(made, device_map=True)
+    add_check(made)
     add_speed(made)
     return made
 
@@ -45,7 +46,15 @@ def run(settings: Namespace) -> None:
         check_page(settings.out)
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)  # a mistake is named before the model is loaded
-    model = load(settings.model, settings.device, settings.dtype, settings.device_map, settings.int8, settings.compile)
+    model = load(
+        settings.model,
+        settings.device,
+        settings.dtype,
+        settings.device_map,
+        settings.int8,
+        settings.compile,
+        settings.check,
+    )
     if model.manifest.stage == "fused" and model.codec.vocabulary.layout is None:
         console.print(
             f"note: {settings.model} was fused and never aligned: it writes no <break>, so it begins no picture; "

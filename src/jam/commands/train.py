@@ -61,7 +61,7 @@ def run(settings: Namespace) -> None:
 
 def train(config: TrainConfig, world: World, console: Console) -> None:
     # Several processes load into the system's memory; each then puts its part where it computes.
-    model = load(config.model, config.device if world.size == 1 else "cpu", config.dtype)
+    model = load(config.model, config.device if world.size == 1 else "cpu", config.dtype, check=True)
     trainer = make_trainer(model, config, world)
     processes = f" on {world.size} processes" if world.size > 1 else ""
     console.print(

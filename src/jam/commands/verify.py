@@ -20,7 +20,7 @@ from jam.commands.files import count_documents, read_all, require_folder_of, say
 from jam.data.prepare import encode_fitting
 from jam.documents import Document, Image, Text
 from jam.evaluation import Proof, verify
-from jam.evaluation.proof import BEYOND, EXACT, MEASURED, NOT_PROMISED
+from jam.evaluation.proof import BEYOND, DAMAGED, EXACT, MEASURED, NOT_PROMISED
 from jam.evaluation.questions import NEW_IDS, QUESTIONS, Difference
 from jam.evaluation.tensors import ChangedRows, ChangedSetting
 from jam.model import choose_device, context_of, load, load_codec
@@ -36,7 +36,8 @@ TEXTS, CAPTIONS, LESSONS, SEED = 8, 4, 4, 11  # built-in documents
 
 def parser() -> Parser:
     description = (
-        "Rerun both parents and the fused model on documents: what was kept. Exit status 1 beyond --tolerance."
+        "Rerun both parents and the fused model on documents: what was kept. Exit status 1 beyond --tolerance, and "
+        "where a file is not as it was written."
     )
     made = make_parser("verify", description, EXAMPLES)
     made.add_argument("model", type=Path, help="model folder that `jam fuse` wrote")
@@ -96,7 +97,7 @@ def run(settings: Namespace) -> int:
         write_json(settings.json, proof.to_json())
         console.print(f"{settings.json}: the report", markup=False, soft_wrap=True)
     console.print(last_line(proof), markup=False, soft_wrap=True)
-    return int(proof.verdict == BEYOND)
+    return int(proof.verdict in (BEYOND, DAMAGED))
 
 
 def built_in(codec: Codec) -> Iterator[Document]:
@@ -179,6 +180,15 @@ def last_line(proof: Proof) -> str:
         return "; ".join([f"{proof.verdict}{under}: {difference}", *remarks])
     if proof.verdict == NOT_PROMISED:
         return f"not promised: {_reason(proof)}; measured instead: perplexities, {difference}"
+    if proof.verdict == DAMAGED:
+        files = ", ".join(proof.changed_files)
+        return f"{files}: {DAMAGED}, by the manifest; get the folder anew ({difference}{_changes(proof)})"
+    by = f"text {proof.text.max_logit_difference:.3g}, image {proof.image.max_logit_difference:.3g}"
+    return f"{proof.verdict} {proof.tolerance:g}: {difference} ({by}){_changes(proof)}"
+
+
+def _changes(proof: Proof) -> str:
+    """What of the model is not the parents', behind a semicolon."""
     changed = [f"{role}: {', '.join(names[:2])}" for role, names in proof.changed_tensors.items() if names]
     differs = f"; tensors that are not the parents': {'; '.join(changed)}" if changed else ""
     if proof.changed_rows:
@@ -187,8 +197,7 @@ def last_line(proof: Proof) -> str:
         differs += f"; other answers than the text parent's: {'; '.join(map(_answer, proof.answers.differences[:2]))}"
     if settings := [f"{role}: {_settings(them)}" for role, them in proof.changed_settings.items() if them]:
         differs += f"; settings that are not the parents': {'; '.join(settings)}"
-    by = f"text {proof.text.max_logit_difference:.3g}, image {proof.image.max_logit_difference:.3g}"
-    return f"{proof.verdict} {proof.tolerance:g}: {difference} ({by}){differs}"
+    return differs
 
 
 def _rows(changed: ChangedRows) -> str:

@@ -6,7 +6,6 @@ converter takes one and gives a `Document`, or raises ValueError with the reason
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import defaultdict
@@ -16,6 +15,7 @@ from typing import Any
 
 from jam.data.records import Record
 from jam.documents import PICTURE_KEYS, Document, Image, Message, Part, Sample, Text, parse_record, present, shortened
+from jam.files import FileError, parse_json
 
 TEXT_KEYS = ("text", "caption", "txt")
 ROLES = ("user", "assistant")
@@ -186,17 +186,14 @@ def balanced(documents: Iterable[Document], count: int, seed: int, key: str = "c
 def _list_or_text(value: str) -> Any:
     """The list of objects that a text is in JSON; else the text."""
     try:
-        parsed = json.loads(value) if value.lstrip().startswith("[") else None
-    except (json.JSONDecodeError, RecursionError):
+        parsed = parse_json(value, "") if value.lstrip().startswith("[") else None
+    except FileError:
         return value
     return parsed if isinstance(parsed, list) and all(isinstance(part, dict) for part in parsed) else value
 
 
 def _object(line: bytes, record: Record) -> dict[str, Any]:
-    try:
-        fields = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"not valid JSON: {error}") from None
+    fields = parse_json(line, "the record", "correct it")
     if not isinstance(fields, dict):
         raise ValueError(f"a record is an object; got {type(fields).__name__}")
     return fields

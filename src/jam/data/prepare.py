@@ -16,10 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from jam.checkpoints import write_json
 from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
+from jam.checkpoints.locks import only_one
 from jam.checkpoints.resume import place_beside
 from jam.codec import Codec, Encoded
 from jam.data.records import Documents, Records
@@ -241,11 +240,7 @@ def _place(out: Path, key: str | None) -> Iterator[tuple[Path, State]]:
     refuse_prepared(out)
     place = place_beside(out)
     place.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(place / "lock", timeout=0).acquire()
-    except Timeout:
-        raise ValueError(f"another process is making {out}; wait for it, or choose another --out") from None
-    with lock:
+    with only_one(place / "lock", out):
         state = _left(place, key)
         try:
             yield place, state

@@ -3,13 +3,15 @@
 A folder holds ``ids.bin`` (uint16 where the vocabulary fits, else uint32), ``offsets.npy`` ``[documents + 1]``,
 ``answers.npy`` ``[documents]`` (index of the answer's first id within its document), ``images.npy`` ``[images, 2]``
 (half-open spans in ``ids.bin``, for other programs) and ``shards.json`` with the hash of the vocabulary, the codec's
-fingerprint and the digest of what is trained on. ``origins.jsonl`` (of `prepare`) says where documents come from.
+fingerprint, the digest of what is trained on and checksums of the files. ``origins.jsonl`` (of `prepare`) says where
+documents come from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -19,9 +21,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jam.checkpoints import sha256_of
+from jam.checkpoints.checksums import OTHERS, checksum_of, checksums_in, read_sealed, write_sealed
 from jam.codec import Encoded
+from jam.files import FileError
 from jam.vocabulary import Vocabulary
 
+SUMMARY, IDS = "shards.json", "ids.bin"
 ORIGINS = "origins.jsonl"  # where documents come from: a source and keys of some of its documents, a line
 DTYPES: dict[str, np.dtype] = {"ends": np.dtype(np.int64), "answers": np.dtype(np.int32), "images": np.dtype(np.int64)}
 
@@ -70,7 +75,7 @@ class ShardWriter:
         self._files = {name: self._open(name) for name in self._dtypes}
 
     def _path(self, name: str) -> Path:
-        return self.folder / "ids.bin" if name == "ids" else self._beside / f"{name}.raw"
+        return self.folder / IDS if name == "ids" else self._beside / f"{name}.raw"
 
     def _open(self, name: str) -> BinaryIO:
         documents, tokens, images = self.counts.documents, self.counts.tokens, self.counts.images
@@ -115,7 +120,7 @@ class ShardWriter:
             file.flush()
         return replace(self.counts)
 
-    def finish(self) -> dict[str, int | str]:
+    def finish(self) -> dict[str, Any]:
         """Write what lies beside the ids; returns what ``shards.json`` says."""
         assert all(file.closed for file in self._files.values())
         offsets = np.zeros(self.documents + 1, dtype=np.int64)
@@ -126,15 +131,16 @@ class ShardWriter:
         if self._removes:
             for name in DTYPES:
                 self._path(name).unlink()
-        summary: dict[str, int | str] = {
+        summary: dict[str, Any] = {
             **asdict(self.counts),
             "dtype": dtype_for(self.vocabulary).name,
             "vocabulary": self.vocabulary.hash,
             "digest": _digest(self.folder),
+            OTHERS: checksums_in(self.folder, (SUMMARY,)),
         }
         if self.fingerprint is not None:
             summary["fingerprint"] = self.fingerprint
-        (self.folder / "shards.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_sealed(self.folder / SUMMARY, summary)
         return summary
 
     def _raw(self, name: str) -> np.ndarray:
@@ -159,10 +165,10 @@ class Shards:
         self, folder: str | Path, vocabulary: Vocabulary, fingerprint: str | None = None, most: int | None = None
     ) -> None:
         folder = Path(folder)
-        if not (folder / "shards.json").is_file():
+        if not (folder / SUMMARY).is_file():
             missing = "no token shards here" if folder.is_dir() else "there is no such folder of token shards"
             raise ValueError(f"{folder}: {missing}; make them with `jam prepare DOCS.jsonl --model DIR --out {folder}`")
-        summary = _read_summary(folder / "shards.json")
+        summary = _read_summary(folder / SUMMARY)
         if summary["vocabulary"] != vocabulary.hash:
             raise ValueError(
                 f"{folder}: prepared for vocabulary {summary['vocabulary']}, the model has {vocabulary.hash}; "
@@ -176,9 +182,12 @@ class Shards:
             )
         self.folder, self.vocabulary = folder, vocabulary
         self.digest: str | None = summary.get("digest")
+        self._checksums: dict[str, str] = summary.get(OTHERS, {})
+        for name in ("offsets.npy", "answers.npy"):
+            self._compare(name)
         try:
             offsets, answers = (np.load(folder / f"{name}.npy") for name in ("offsets", "answers"))
-            found = (folder / "ids.bin").stat().st_size
+            found = (folder / IDS).stat().st_size
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{folder}: the token shards are incomplete ({error}); prepare them again") from None
         if len(offsets) != len(answers) + 1:
@@ -194,7 +203,34 @@ class Shards:
             raise ValueError(f"{folder}/ids.bin has {found} bytes, its offsets ask for {expected}; prepare it again")
         self.answers: np.ndarray = answers[:most]
         self.offsets: np.ndarray = offsets[: len(self.answers) + 1]
-        self._ids = np.memmap(folder / "ids.bin", dtype=dtype, mode="r")
+        self._ids = np.memmap(folder / IDS, dtype=dtype, mode="r")
+
+    def _compare(self, name: str, go_on: Callable[[], bool] = lambda: True) -> None:
+        path, recorded = self.folder / name, self._checksums.get(name)
+        if recorded is None or not path.is_file():
+            return
+        if (found := checksum_of(path, go_on)) != recorded and go_on():
+            raise FileError(
+                f"{path} is not as it was written: its checksum is {found}, {SUMMARY} says {recorded}; run "
+                "`jam prepare` again, and train again what was trained on it"
+            )
+
+    def check(self, go_on: Callable[[], bool] = lambda: True) -> None:
+        """Compare the ids with their checksum, or all that is trained on with the digest of an earlier version.
+
+        Args:
+            go_on: is asked now and then; nothing more is read once it says no.
+
+        Raises:
+            FileError: they are not as they were written.
+        """
+        if self._checksums:
+            self._compare(IDS, go_on)
+        elif self.digest is not None and (found := _digest(self.folder)) != self.digest:
+            raise FileError(
+                f"{self.folder}: ids, offsets or answers are not as they were written: their digest is {found}, "
+                f"{SUMMARY} says {self.digest}; run `jam prepare` again"
+            )
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -227,16 +263,12 @@ class Shards:
 
 
 def _digest(folder: Path) -> str:
-    hashes = [sha256_of(folder / name) for name in ("ids.bin", "offsets.npy", "answers.npy")]
+    hashes = [sha256_of(folder / name) for name in (IDS, "offsets.npy", "answers.npy")]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_text())
-        missing = {"dtype", "vocabulary"} - summary.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); prepare these shards again") from None
-    if missing:
+    summary = read_sealed(path, "prepare these shards again")
+    if missing := {"dtype", "vocabulary"} - summary.keys():
         raise ValueError(f"{path} does not say {', '.join(sorted(missing))}; prepare these shards again")
     return summary

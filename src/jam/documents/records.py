@@ -13,6 +13,7 @@ from jam.documents.document import Document, Gap, Message, Part, Text
 from jam.documents.json_files import JsonError, json_records
 from jam.documents.lost import require_none
 from jam.documents.pictures import DATA_URI, JPEG, Image, data_uri
+from jam.files import parse_json
 
 # Where a part of type image says what its picture is; `source` and objects are those of chat APIs.
 IMAGE_SOURCES = ("image", "image_url", "url", "path", "base64", "source")
@@ -34,10 +35,7 @@ def read_documents(path: str | Path) -> Iterator[Document]:
 
 def parse_document(line: str | bytes, folder: Path = Path(), where: str = "") -> Document:
     """One JSON line to a `Document`; paths of pictures are relative to `folder`."""
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{where}not valid JSON: {error}") from None
+    record = parse_json(line, f"{where}the record", "correct it")
     return parse_record(record, Sample(folder, where))
 
 

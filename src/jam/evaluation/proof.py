@@ -20,6 +20,7 @@ from transformers import PretrainedConfig
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, require_memory
 from jam.checkpoints.configs import load_config
+from jam.checkpoints.manifest import DEFAULTS
 from jam.checkpoints.tensors import kind_of
 from jam.codec import Encoded
 from jam.data import split
@@ -49,6 +50,7 @@ from jam.vocabulary import ParentRows, Vocabulary
 EXACT, MEASURED = "exact", "exact as far as measured"
 BURDEN = 1.2  # times the perplexity of text that a picture in front may cost before a reader is warned
 WITHIN, BEYOND, NOT_PROMISED = "within tolerance", "beyond tolerance", "not promised"
+DAMAGED = "not as it was written"
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Proof:
         changed_tensors: by role, tensors of a parent that its tower has not, where that is promised.
         changed_rows: tensors of the fused model's own that are not what fusion makes of the parents, likewise.
         changed_settings: by role, fields of a tower's config that are not what fusion makes of the parent's, likewise.
+        changed_files: names of files that are not as the manifest says they were written.
         interpolated: by role, (from, to) how many positions a parent's were interpolated, by fusion as for this proof.
         notes: what a reader should know.
     """
@@ -96,6 +99,7 @@ class Proof:
     changed_tensors: dict[str, list[str]] = field(default_factory=dict)
     changed_rows: list[ChangedRows] = field(default_factory=list)
     changed_settings: dict[str, list[ChangedSetting]] = field(default_factory=dict)
+    changed_files: list[str] = field(default_factory=list)
     interpolated: dict[str, tuple[int, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -106,6 +110,8 @@ class Proof:
     @property
     def verdict(self) -> str:
         """With a tolerance of 0 tensors and settings must be as they were fused too, also those no document needs."""
+        if self.changed_files:
+            return DAMAGED
         if self.tolerance is None:
             return NOT_PROMISED
         changed = (*self.changed_tensors.values(), self.changed_rows, *self.changed_settings.values())
@@ -293,6 +299,8 @@ def verify(
         assert isinstance(config, CrossConfig)
         say("comparing settings and tensors")
         changes = find_changes(reader, config, found, stored)
+    say("comparing files with their checksums")
+    changed_files = manifest.changed(folder)
     answers = case.ask(questions, new_ids) if questions else None
     towers = exact and exchange_is_identity(reader)
     text, image, behind = case.towers(samples) if towers else case.whole(samples, load_whole)
@@ -313,6 +321,7 @@ def verify(
         changed_tensors=changes.tensors,
         changed_rows=changes.rows,
         changed_settings=changes.settings,
+        changed_files=[name for name in changed_files if name != DEFAULTS],
         interpolated={
             role: (one.trained_context, one.config.max_position_embeddings)
             for role, one in found.items()
@@ -321,6 +330,7 @@ def verify(
         notes=[
             *_notes(found, stored, dtype, samples),
             *_outdated(found["text"], vocabulary),
+            *_of_files(manifest, changed_files),
             *_warnings(behind),
         ],
     )
@@ -336,6 +346,13 @@ def _outdated(text: Parent, vocabulary: Vocabulary) -> list[str]:
         "documents of this folder do not begin as the text parent's tokenizer begins a text: an earlier version fused "
         "it; fuse the parents again, and the language model does better"
     ]
+
+
+def _of_files(manifest: Manifest, changed: list[str]) -> list[str]:
+    """What is to be said of the folder's files where that is no damage."""
+    if not manifest.checksums:
+        return ["an earlier version fused this folder, without checksums: damaged files are not noticed as such"]
+    return [f"warning: {DEFAULTS} was changed since the folder was written"] if DEFAULTS in changed else []
 
 
 def _warnings(behind: Behind) -> list[str]:

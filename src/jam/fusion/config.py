@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
+from jam.checked import check_fields
 from jam.checkpoints.weights import has_weights, weight_files
 from jam.fusion.hub import locate
 
@@ -68,6 +69,9 @@ class FuseConfig:
     plan: bool = False
     json: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def max_shard_bytes(self) -> float:

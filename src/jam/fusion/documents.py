@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jam.checkpoints.folders import read_json
 from jam.codec.text import special_names
+from jam.files import read_json
 from jam.fusion.parents import Parent
 from jam.layout import ImageLayout
 from jam.models.towers import family_of
@@ -49,7 +49,7 @@ def find_conventions(text: Parent, eos_id: int, chosen: str, notes: list[str]) -
         return Conventions()
     opening = opening_of(text.tokenizer)
     ends = [_turn_end(text.tokenizer)] if template is not None else []
-    ends += _listed(read_json(text.folder / "generation_config.json").get("eos_token_id"))
+    ends += _listed(read_json(text.folder / "generation_config.json", {}).get("eos_token_id"))
     special = set(special_names(text.tokenizer).values()) - {eos_id}  # configs may name letters, by their defaults
     known = (token for token in ends if token in special)
     if template is not None:

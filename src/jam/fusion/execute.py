@@ -29,11 +29,11 @@ FileHashes = dict[str, str]
 
 def write_weights(
     plan: FusionPlan, pair: Pair, work: Workplace, max_shard_bytes: float, hashes: Hashes, console: Console
-) -> dict[str, FileHashes]:
+) -> tuple[dict[str, FileHashes], dict[str, str]]:
     """Write the planned tensors into `work.folder`, but for the files that an earlier run has finished.
 
     Returns:
-        For "text" and "image" the hashes of the parent's files.
+        For "text" and "image" the hashes of the parent's files; and the checksums of the files written.
     """
     planned = {tensor.name: tensor for tensor in plan.tensors}
 
@@ -53,7 +53,7 @@ def write_weights(
         for entry, path in files.items():
             if entry not in work.journal.hashes:
                 hashes.begin(path).add_done_callback(partial(record, entry))
-        write_checkpoint(
+        checksums = write_checkpoint(
             work.folder,
             plan.infos,
             pieces,
@@ -63,10 +63,11 @@ def write_weights(
             on_written=lambda done: progress.advance(task, done),
         )
         known = {entry: work.journal.hashes.get(entry) or hashes.of(path) for entry, path in files.items()}
-    return {
+    of_parents = {
         parent.role: {path.name: known[hash_entry(parent, path)] for path in parent.files}
         for parent in (pair.text, pair.image)
     }
+    return of_parents, checksums
 
 
 def hash_entry(parent: Parent, path: Path) -> str:

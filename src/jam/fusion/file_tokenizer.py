@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from jam.checkpoints.folders import write_json
+from jam.files import read_json
 
 AS_THEY_ARE = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes that build nothing of their own: what counts is tokenizer.json."""
@@ -69,7 +69,7 @@ class FileTokenizer:
         paths = [folder / name for name in ("tokenizer_config.json", "tokenizer.json")]
         if not all(path.is_file() for path in paths) or (folder / "special_tokens_map.json").is_file():
             return None
-        config = json.loads(paths[0].read_text(encoding="utf-8"))
+        config = read_json(paths[0])
         known = config.keys() <= {*WITHOUT_EFFECT, *ROLES, *MORE_SPECIAL, "added_tokens_decoder"}
         if not known or config.get("tokenizer_class") not in AS_THEY_ARE or (folder / "added_tokens.json").is_file():
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
 from jam.checkpoints.configs import load_config, twin_of
 from jam.checkpoints.tensors import KIND_OF, KINDS, dtype_of
+from jam.files import read_json, reading
 from jam.fusion.file_tokenizer import FileTokenizer
 from jam.fusion.hub import origin
 from jam.fusion.positions import StretchedPositions, stretched_settings
@@ -273,10 +273,9 @@ def read_settings(folder: Path, what: str) -> Any:
         ValueError: it is no JSON, or says what no model can be, or needs code of its own.
     """
     path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no valid JSON: {error}") from None
-    if isinstance(values, dict) and (settings := Settings.of(values, f"{what} {folder}")) is not None:
+    values = read_json(path)
+    with reading(path, passing=ValueError):
+        settings = Settings.of(values, f"{what} {folder}")
+    if settings is not None:
         return settings
     return load_config(folder, what)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from jam.checkpoints import Hashes, Manifest, resumable_folder, write_json
+from jam.checkpoints.checksums import checksum_of
 from jam.checkpoints.folders import format_bytes
+from jam.checkpoints.resume import LAST as CONFIG
 from jam.checkpoints.resume import Workplace, require_free
 from jam.checkpoints.tensors import KIND_OF
 from jam.codec import describe_image_tokenizer
@@ -152,12 +154,12 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, hashes: H
         if work.journal.shards:
             say(f"going on: {len(work.journal.shards)} finished files of an earlier run are checked and kept")
         try:
-            found = write_weights(plan, pair, work, config.max_shard_bytes, hashes, console)
+            found, checksums = write_weights(plan, pair, work, config.max_shard_bytes, hashes, console)
         except KeyboardInterrupt:
             if work.journal.shards:
                 say(f"{len(work.journal.shards)} finished files are kept; the same command goes on from there")
             raise
-        write_description(plan, pair, work, image_tokenizer, out, options, found)
+        write_description(plan, pair, work, image_tokenizer, out, options, found, checksums)
     seconds = time.monotonic() - started
     done = f"{out}: {plan.method}, stage fused, {format_bytes(plan.bytes)}"
     rate = f"{seconds:.1f} s, {format_bytes(plan.bytes / seconds)}/s"
@@ -172,12 +174,13 @@ def write_description(
     out: Path,
     options: dict[str, Any],
     hashes: dict[str, FileHashes],
+    checksums: dict[str, str],
 ) -> None:
     """Everything beside the weights: configs, tokenizers, the manifest and the card of what will lie at `out`."""
     from jam.fusion.card import model_card
 
     settings = plan.settings | {"transformers_version": metadata.version("transformers")}
-    write_json(work.beside / "config.json", dict(sorted(settings.items())))
+    write_json(work.beside / CONFIG, dict(sorted(settings.items())))
     if pair.text.tokenizer is not None:
         pair.text.tokenizer.save_pretrained(work.folder / "tokenizer")
     if image_tokenizer:
@@ -188,7 +191,8 @@ def write_description(
         parent.ancestor(hashes[parent.role]) | {"rows": asdict(rows)}
         for parent, rows in ((pair.text, pair.text_rows), (pair.image, pair.image_rows))
     ]
-    manifest(plan, options, ancestors).save(work.folder, out)
+    config = {CONFIG: checksum_of(work.beside / CONFIG)}
+    manifest(plan, options, ancestors).save(work.folder, out, checksums | config)
     model_card(plan, pair, out.name, options, ancestors).save(work.folder / "README.md")
 
 

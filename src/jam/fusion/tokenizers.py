@@ -19,6 +19,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from jam.checkpoints.folders import tokenizer_folder
+from jam.files import reading
 from jam.fusion.file_tokenizer import FileTokenizer
 
 PROBES = ("Hello, world! It's 12,345.67 today.", "  two spaces\n\nand new lines\t", "naïve café, Übergröße, 日本語 🙂")
@@ -68,11 +69,14 @@ def find_tokenizer(folder: Path) -> Any | None:
         ValueError: it cannot be read, or needs code of its own, which is never run.
     """
     place = tokenizer_folder(folder)
-    if place is None or (tokenizer := FileTokenizer.of(place)) is not None:
-        return None if place is None else tokenizer
-    from transformers import AutoTokenizer
+    if place is None:
+        return None
+    with reading(f"the tokenizer {place}"):
+        if (tokenizer := FileTokenizer.of(place)) is not None:
+            return tokenizer
+        from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
 
 
 @lru_cache(maxsize=2)
@@ -91,7 +95,10 @@ def find_pipeline(folder: Path) -> Tokenizer | None:
     """The tokenizer.json of a checkpoint folder; None if there is none."""
     place = tokenizer_folder(folder)
     path = place / "tokenizer.json" if place else None
-    return Tokenizer.from_file(str(path)) if path and path.is_file() else None
+    if path is None or not path.is_file():
+        return None
+    with reading(path):
+        return Tokenizer.from_file(str(path))
 
 
 def difference(text: TextTokens, image: TextTokens) -> str | None:

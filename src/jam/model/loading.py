@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import fields
 from importlib.util import find_spec
@@ -14,8 +13,10 @@ import torch
 
 from jam.checkpoints import CheckpointReader, Manifest, available_memory, require_memory
 from jam.checkpoints.configs import load_config
+from jam.checkpoints.manifest import FILE_NAME as MANIFEST
 from jam.codec import Codec, load_image_tokenizer, load_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
+from jam.files import FileError, read_json, reading
 from jam.generation import GenerationSettings
 from jam.grammar import Grammar
 from jam.model.model import GENERATION_CONFIG, Model
@@ -32,6 +33,7 @@ def load(
     device_map: Literal["auto"] | dict[str, str] | None = None,
     int8: bool = False,
     compiled: bool = False,
+    check: bool = False,
 ) -> Model:
     """Load a folder that `jam fuse` or `jam train` wrote.
 
@@ -43,10 +45,12 @@ def load(
             (slower; to run, not to train); or where each part is to lie, as `from_pretrained` takes it.
         int8: keep the layers' weights as int8 with a scale per output, for generating only (`models.quantize`).
         compiled: compile the layers (`models.compile_layers`): a minute or two, for many documents.
+        check: read the files of the weights once more, and compare their checksums; those of small files always are.
 
     Raises:
-        ValueError: it is no model folder of jam, tensors are missing or extra, they do not fit into memory, or
-            `accelerate`, which a device map needs, is not installed; or a device map with int8 or compiled layers.
+        ValueError: it is no model folder of jam, a file is not as it was written, tensors are missing or extra, they
+            do not fit into memory, or `accelerate`, which a device map needs, is not installed; or a device map with
+            int8 or compiled layers.
     """
     if device_map is not None and (int8 or compiled):
         raise ValueError(
@@ -54,7 +58,7 @@ def load(
             "neither; leave one of the two out"
         )
     folder, device = Path(folder), choose_device(device)
-    codec, manifest = load_codec(folder, device), Manifest.load(folder)
+    codec, manifest = load_codec(folder, device, check), Manifest.load(folder)
     network = _load_network(folder, device, dtype, device_map)
     joint: CrossForCausalLM | SingleStream
     if isinstance(network, CrossForCausalLM):
@@ -73,23 +77,30 @@ def load(
     return Model(folder, joint.eval(), codec, manifest, read_settings(folder))
 
 
-def load_codec(folder: str | Path, device: str | None = None) -> Codec:
+def load_codec(folder: str | Path, device: str | None = None, check: bool = False) -> Codec:
     """Only what turns documents into ids and back, without the network.
 
+    Args:
+        check: compare the large files of the folder with their checksums, too.
+
     Raises:
-        ValueError: it is no model folder of jam.
+        ValueError: it is no model folder of jam, or a file is not as it was written.
     """
     folder, device = Path(folder), choose_device(device)
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder")
     manifest = Manifest.load(folder)
+    manifest.require_unchanged(folder, every=check)
     if manifest.vocabulary is None or manifest.image_grid is None:
         raise ValueError(f"{folder}/manifest.json does not say vocabulary and image_grid; fuse the parents again")
-    vocabulary = Vocabulary.from_dict(manifest.vocabulary)
+    with reading(folder / MANIFEST, "fuse the parents again"):
+        vocabulary = Vocabulary.from_dict(manifest.vocabulary)
+        height, width = manifest.image_grid
+        grammar = Grammar(vocabulary, height * width, width)
     images = folder / IMAGE_TOKENIZER_FOLDER
     return Codec(
         vocabulary,
-        Grammar(vocabulary, manifest.image_grid[0] * manifest.image_grid[1], manifest.image_grid[1]),
+        grammar,
         load_tokenizer(folder),
         load_image_tokenizer(images, device) if images.is_dir() else None,
     )
@@ -138,9 +149,10 @@ def _load_network(
         options["device_map"] = device_map
     with TemporaryDirectory() as beside, warnings.catch_warnings():  # layers stay in our files; nothing is put beside
         warnings.filterwarnings("ignore", "The following device_map keys do not match")  # those of single tensors
-        network, info = network_class.from_pretrained(
-            folder, **options, output_loading_info=True, ignore_mismatched_sizes=True, offload_folder=beside
-        )
+        with reading(folder):
+            network, info = network_class.from_pretrained(
+                folder, **options, output_loading_info=True, ignore_mismatched_sizes=True, offload_folder=beside
+            )
     problems = []
     for key, what in (("missing", "missing"), ("unexpected", "not expected"), ("mismatched", "of another shape")):
         if names := sorted(name if isinstance(name, str) else name[0] for name in info[f"{key}_keys"]):
@@ -168,6 +180,9 @@ def _spread(network_class: Any, config: Any, dtype: torch.dtype | None, device: 
 def read_settings(folder: Path) -> GenerationSettings:
     """Defaults of generation in the folder's ``generation_config.json``; keys that are not ours are left to others."""
     path = folder / GENERATION_CONFIG
-    values = json.loads(path.read_text()) if path.is_file() else {}
+    values = read_json(path, {})
     known = {field.name for field in fields(GenerationSettings)}
-    return GenerationSettings(**{key: value for key, value in values.items() if key in known})
+    try:
+        return GenerationSettings(**{key: value for key, value in values.items() if key in known})
+    except ValueError as error:
+        raise FileError(f"{path}: {error}; correct it there") from None

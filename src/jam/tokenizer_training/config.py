@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
+
+from jam.checked import check_fields
 
 
 @dataclass
@@ -17,6 +19,11 @@ class PictureSource:
 
     path: str
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.weight <= 0:
+            raise ValueError(f"the weight of the source {self.path} is {self.weight}; it must be positive")
 
 
 @dataclass
@@ -118,6 +125,7 @@ class TokenizerConfig:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.sources:
             raise ValueError("sources is empty: name at least one folder of pictures or file of documents")
         if not self.channels or min(self.channels) <= 0:
@@ -138,10 +146,6 @@ class TokenizerConfig:
         for name in ("warmup_steps", "codebook_from", "revive_every", "adversarial_from", "validate_every", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name, hint in get_type_hints(TokenizerConfig).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                choices = ", ".join(map(str, get_args(hint)))
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
         if self.resolution % self.factor:
             raise ValueError(
                 f"resolution is {self.resolution}, and {self.patch} (patch) x 2 for each of {len(self.channels) - 1} "

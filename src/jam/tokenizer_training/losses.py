@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from jam.checkpoints.plain import load_plain
+from jam.files import reading
+
 SCALES = 3  # of the edges that are compared without LPIPS
 # VGG16: widths of its convolutions up to the last layer that LPIPS reads; a max-pool stands before each new group.
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -55,8 +58,8 @@ class LPIPS(nn.Module):
         for file in files:
             if not Path(file).is_file():
                 raise ValueError(f"perceptual_files: {file} does not exist")
-            is_safe = file.endswith(".safetensors")
-            tensors |= load_file(file) if is_safe else torch.load(file, weights_only=True, map_location="cpu")
+            with reading(file):
+                tensors |= load_file(file) if file.endswith(".safetensors") else load_plain(Path(file))
         self.groups, self.lines, width, index = nn.ModuleList(), nn.ParameterList(), 3, 0
         for number, widths in enumerate(VGG16):
             layers: list[nn.Module] = [nn.MaxPool2d(2)] if number else []

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jam.checkpoints import new_folder, write_json
+from jam.checkpoints import new_folder
+from jam.checkpoints.checksums import OTHERS, checksums_in, write_sealed
 from jam.training.checkpoint import STATE, checkpoints, remove
 
 TENSORS = "state.safetensors"
@@ -27,7 +28,7 @@ def save_state(run: Path, step: int, tensors: dict[str, Tensor], state: dict[str
     needed = sum(tensor.nbytes for tensor in tensors.values())
     with new_folder(path, bytes_needed=needed) as folder:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
-        write_json(folder / STATE, {"step": step, **state})
+        write_sealed(folder / STATE, {"step": step, **state, OTHERS: checksums_in(folder, (STATE,))})
     for old in checkpoints(run)[:-keep] if keep else []:
         remove(old)
     return path

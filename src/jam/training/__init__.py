@@ -2,6 +2,7 @@
 
 from jam.training.config import DataSource, TrainConfig
 from jam.training.report import StepReport
-from jam.training.trainer import LEFT_OUT, RESULT, Trainer
+from jam.training.run_folder import LEFT_OUT, RESULT
+from jam.training.trainer import Trainer
 
 __all__ = ["LEFT_OUT", "RESULT", "DataSource", "StepReport", "TrainConfig", "Trainer"]

@@ -1,14 +1,12 @@
 """Checkpoints of a run: distributed (DCP), written beside the training, there as a whole or not at all.
 
 ``checkpoints/step-NNNNNN`` holds the tensors that are trained and the optimisers' state, in files of
-`torch.distributed.checkpoint` that any number of processes can read, and ``run.json``. While it is written it is called
-``.step-NNNNNN.partial``. `jam export` makes a model folder of one.
+`torch.distributed.checkpoint` that any number of processes can read, and ``run.json``, with their checksums. While it
+is written it is called ``.step-NNNNNN.partial``. `jam export` makes a model folder of one.
 """
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
 import shutil
 import warnings
@@ -24,14 +22,17 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
-from jam.checkpoints import write_json
+from jam.checkpoints.checksums import OTHERS, changed, checksums_in, read_sealed, write_sealed
 from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full, sync
+from jam.files import FileError, reason
 from jam.training.distributed import World
+from jam.training.plain_reader import PlainReader
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
 
 STATE = "run.json"
 MODEL, OPTIMIZER = "model", "optimizer"  # beginnings of the names of tensors
+REMEDY = "remove it, and --resume goes on from the one before it; `jam export --step` takes an earlier one, too"
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -59,7 +60,14 @@ def clean(run: Path) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / STATE).read_text())
+    """What a checkpoint's `STATE` says. Raises FileError for one that is damaged."""
+    return read_sealed(checkpoint / STATE, REMEDY.replace("it,", f"{checkpoint},", 1))
+
+
+def require_whole(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Raises FileError for a checkpoint whose files are not as they were written; `state` says how they were."""
+    if found := changed(checkpoint, state.get(OTHERS, {})):
+        raise FileError(f"{checkpoint} is damaged: {', '.join(found)}: not as {STATE} says it was written; {REMEDY}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ class Checkpoints:
         self.world.on_first(partial(self._add, self._path(step), state))
 
     def _add(self, path: Path, state: dict[str, Any]) -> None:
-        write_json(path / STATE, read_state(path) | state)
+        write_sealed(path / STATE, read_state(path) | state)
         self._remove_superfluous()
 
     def _path(self, step: int) -> Path:
@@ -180,7 +188,7 @@ class Checkpoints:
         try:
             written.result()
             if self.world.is_first:
-                write_json(place / STATE, state)
+                write_sealed(place / STATE, state | {OTHERS: checksums_in(place, (STATE,))})
                 sync(place / STATE)
                 sync(place)
                 place.rename(path)
@@ -198,7 +206,7 @@ class Checkpoints:
 
     def _remove_superfluous(self) -> None:
         found = checkpoints(self.run)
-        for index in self.rule.superfluous([read_state(path) for path in found]):
+        for index in self.rule.superfluous([_state_if_whole(path) for path in found]):
             remove(found[index])
 
     def _is_done(self, pending: _Pending) -> bool:
@@ -208,6 +216,13 @@ class Checkpoints:
         """What a message says of the checkpoints that there are."""
         found = checkpoints(self.run)
         return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+
+
+def _state_if_whole(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return read_state(checkpoint)
+    except FileError:  # whoever resumes from it is told
+        return {}
 
 
 def bytes_of(tensors: dict[str, Tensor]) -> int:
@@ -234,8 +249,8 @@ def load_tensors(
         ValueError: the checkpoint is of other parameters, or damaged.
     """
     try:
-        stored: dict[str, Any] = dcp.FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        stored: dict[str, Any] = PlainReader(checkpoint).read_metadata().state_dict_metadata
+    except FileError as error:
         raise _damaged(checkpoint, error) from None
     expected = {f"{MODEL}/{name}": tuple(parameter.shape) for name, parameter in parameters.items()}
     found = {name: tuple(entry.size) for name, entry in stored.items() if name.startswith(f"{MODEL}/")}
@@ -263,13 +278,10 @@ def load_tensors(
                 value = torch.zeros(entry.size, dtype=entry.properties.dtype, device=parameter.device)
             state_of[parameter][parameter][kind] = target[key] = value
     try:
-        dcp.load(target, storage_reader=dcp.FileSystemReader(checkpoint), no_dist=world.size == 1)
+        dcp.load(target, storage_reader=PlainReader(checkpoint), no_dist=world.size == 1)
     except CheckpointException as error:
         raise _damaged(checkpoint, next(iter(error.failures.values()))[0]) from None
 
 
 def _damaged(checkpoint: Path, error: BaseException) -> ValueError:
-    return ValueError(
-        f"{checkpoint} is damaged ({type(error).__name__}: {error}); remove it, and --resume goes on from the one "
-        "before it; `jam export --step` takes an earlier one, too"
-    )
+    return FileError(f"{checkpoint} is damaged ({reason(error)}); {REMEDY}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
+
+from jam.checked import check_fields
 
 
 @dataclass
@@ -17,6 +19,11 @@ class DataSource:
 
     path: str
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.weight <= 0:
+            raise ValueError(f"the weight of the source {self.path} is {self.weight}; it must be positive")
 
 
 @dataclass
@@ -131,12 +138,11 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"give either steps or epochs; got steps {self.steps} and epochs {self.epochs}")
         if not self.sources:
             raise ValueError("sources is empty: name at least one folder of token shards")
-        if isinstance(self.checkpoint_every, str) and self.checkpoint_every != "epoch":
-            raise ValueError(f'checkpoint_every is {self.checkpoint_every!r}; it must be a number of steps or "epoch"')
         positive = ("steps", "epochs", "context", "batch_tokens", "micro_batch_size", "lr", "max_grad_norm")
         for name in (*positive, "validation_documents", "lora_rank", "lora_alpha", "max_logits"):
             value = getattr(self, name)
@@ -147,10 +153,6 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, str) and value < 0:
                 raise ValueError(f"{name} is {value}; it must not be negative")
-        for name, hint in get_type_hints(TrainConfig).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                choices = ", ".join(map(str, get_args(hint)))
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
         for name in ("unconditional_rate", "part_rate", "min_lr_ratio", "momentum", "lora_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")

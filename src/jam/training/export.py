@@ -7,21 +7,25 @@ from typing import Any
 
 from torch import Tensor
 
-from jam.training.checkpoint import load_tensors, read_state
+from jam.training.checkpoint import load_tensors, read_state, require_whole
 from jam.training.config import TrainConfig
 from jam.training.distributed import World
 from jam.training.parts import choose_trained, frozen_digest, merged, named_parameters, whole_tensors
-from jam.training.recipe import FROZEN
+from jam.training.recipe import FROZEN, compare, settings_of_run
 
 
 def restore(model: Any, config: TrainConfig, checkpoint: Path) -> dict[str, Tensor]:
     """The tensors of `model`, which the run began with, as they are in `checkpoint`; adapters are merged.
 
     Raises:
-        ValueError: the checkpoint is of another model.
+        ValueError: the checkpoint is of another model or recipe, or damaged.
     """
+    state = read_state(checkpoint)
+    require_whole(checkpoint, state)
+    recipe = settings_of_run(config, {})
+    compare(checkpoint, {key: value for key, value in state["settings"].items() if key in recipe}, recipe)
     choose_trained(model, config)
-    before, now = read_state(checkpoint)["settings"].get(FROZEN), frozen_digest(model)
+    before, now = state["settings"].get(FROZEN), frozen_digest(model)
     if before != now:
         raise ValueError(
             f"{checkpoint}: the {FROZEN} was {before}, that of the model given is {now}; name the one that the run "

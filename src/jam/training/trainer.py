@@ -6,7 +6,6 @@ import math
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jam.checkpoints import new_folder, write_json
-from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
+from jam.checkpoints import new_folder
+from jam.checkpoints.folders import disk_full, is_disk_full
 from jam.data import Batch, Loader, Objective, Shards, Source
+from jam.data.check import BackgroundCheck
 from jam.data.loader import START, Place
 from jam.models.scoring import Scores, weighted_loss
 from jam.training.allocator import keep_freed_blocks
-from jam.training.checkpoint import Checkpoints, Rule, checkpoints, clean, load_tensors, read_state, state_tensors
+from jam.training.checkpoint import Checkpoints, Rule, checkpoints, load_tensors, read_state, state_tensors
 from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard, shard
 from jam.training.forward import autocast, batch_hidden, is_image, select
@@ -32,13 +32,12 @@ from jam.training.parts import choose_trained, frozen_digest, merged, named_para
 from jam.training.recipe import FROZEN, compare, settings_of_run
 from jam.training.records import Records
 from jam.training.report import StepReport
+from jam.training.run_folder import RESULT, RunFolder
 from jam.training.schedule import lr_factor
 from jam.training.totals import Totals, tally
 from jam.training.validation import validate
 from jam.training.watch import Watch
 
-RESULT = "model"
-LEFT_OUT = "left_out.txt"  # documents that cannot be split for the context, a line each
 SaveModel = Callable[[Path, str, dict[str, Tensor]], None]
 
 
@@ -65,7 +64,8 @@ class Trainer:
         world: World | None = None,
     ) -> None:
         self.model, self.config, self.save_model, self.world = model, config, save_model, world or World()
-        self.run = Path(config.out)
+        self.folder = RunFolder(config, self.world)
+        self.run = self.folder.path
         self.context = config.context or model.context_length
         if self.context > model.context_length:
             raise ValueError(
@@ -78,6 +78,8 @@ class Trainer:
         c = config
         held = [Shards(path, model.vocabulary, fingerprint, c.validation_documents) for path in c.validation]
         self.validation = [Source(shards, 1.0, self.context) for shards in held]
+        checks_data = self.world.rank % self.world.local_size == 0  # a node's processes read the same files
+        self.data_check = BackgroundCheck([one.shards for one in (*sources, *self.validation)] if checks_data else [])
         self.left_out = [line for source in (*sources, *self.validation) for line in source.named_left_out()]
         objective = Objective(c.cm3, c.unconditional_rate, c.sentinel_weight, c.image_weight, c.part_rate)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
@@ -108,6 +110,7 @@ class Trainer:
         self.place = START  # in the data, after the last whole step
         self.stream = self._batches()
         self.validation_report: dict[str, float | int | None] = {}  # of the last step, if it was validated
+        self.owes_validation = False  # that of a step at which the run was ended meanwhile
         self.signals: list[tuple[Any, ...]] = []  # that ask the run to end
 
     def train_step(self) -> StepReport:
@@ -210,13 +213,28 @@ class Trainer:
 
         Raises:
             SystemExit: after SIGTERM (and with several processes Ctrl-C, which waits for the step's end there).
+            ValueError: the run has ended, is of another recipe, or another process trains it; or files of the data are
+                not as they were written, which is found out beside the training.
         """
-        self._begin()
+        with self.folder.held():
+            if (found := self.folder.last_checkpoint()) is not None:
+                self._load(*found)
+            self.folder.begin(self.left_out)
+            yield from self._steps()
+            reshard(self.model)
+            tensors = merged(whole_tensors(self.model, keep=self.world.is_first), self.config)
+            self.world.on_first(partial(self._save_result, tensors))
+
+    def _steps(self) -> Generator[StepReport]:
         self.model.train()
+        self.data_check.begin()
         records = Records(self.run if self.world.is_first else None, self.step)
         noted = (signal.SIGTERM,) if self.world.size == 1 else (signal.SIGTERM, signal.SIGINT)
         with signals_noted(*noted) as self.signals:
             try:
+                if self.owes_validation:
+                    self._validate(records)
+                    self.checkpoints.add(self.step, self._validated())
                 while self.step < self.steps:
                     report = self.train_step()
                     records.write(report.record())
@@ -229,7 +247,8 @@ class Trainer:
                 self.save_checkpoint(wait=True)
                 if self.validation:
                     self._validate(records)
-                    self.checkpoints.add(self.step, {"validation": self.validation_report["all_ppl"]})
+                    self.checkpoints.add(self.step, self._validated())
+                self.data_check.wait()
                 self._end_if_asked()
             except (KeyboardInterrupt, GeneratorExit, SystemExit):
                 self.save_checkpoint(wait=True)
@@ -241,14 +260,16 @@ class Trainer:
                 raise
             finally:
                 self.signals = []
+                self.data_check.stop()
                 records.close()
-        reshard(self.model)
-        tensors = merged(whole_tensors(self.model, keep=self.world.is_first), self.config)
-        self.world.on_first(partial(self._save_result, tensors))
 
     def _end_if_asked(self) -> None:
-        """Raises SystemExit, on all processes, when one of them got a signal."""
-        if self.world.sum([float(len(self.signals))])[0]:
+        """Raises SystemExit, on all processes, when one of them got a signal; ValueError when data are damaged."""
+        problem = self.data_check.problem
+        ended, damaged = self.world.sum([float(len(self.signals)), float(problem is not None)])
+        if damaged:
+            raise problem or ValueError("another process found that files of the data are not as they were written")
+        if ended:
             raise SystemExit(128 + signal.SIGTERM)
 
     def _save_result(self, tensors: dict[str, Tensor]) -> None:
@@ -272,6 +293,11 @@ class Trainer:
         values = {f"validation_{key}": value for key, value in self.validation_report.items()}
         records.write({"step": self.step} | values)
 
+    def _validated(self) -> dict[str, Any]:
+        """What a checkpoint says of the validation at its step."""
+        due = bool(self.validation) and self._is_due(self.config.validate_every)
+        return {"validation": self.validation_report.get("all_ppl"), "owes": due and not self.validation_report}
+
     def _is_due(self, every: int | Literal["epoch"]) -> bool:
         if self.step == self.steps or not every:
             return False
@@ -279,25 +305,6 @@ class Trainer:
 
     def _ends_epoch(self) -> bool:
         return self.step // self.steps_per_epoch > (self.step - 1) // self.steps_per_epoch
-
-    def _begin(self) -> None:
-        found = self.world.of_first(checkpoints(self.run))
-        if self.world.of_first((self.run / RESULT).exists()):
-            raise ValueError(f"{self.run} holds a finished run; choose another --out or remove it")
-        if found and not self.config.resume:
-            raise ValueError(f"{self.run} holds a run at {found[-1].name}; pass --resume, or choose another --out")
-        if not self.config.resume:
-            self.world.on_first(partial(refuse_existing, self.run))
-        if found:
-            self.load_checkpoint(found[-1])
-        self.world.on_first(self._make_folder)
-
-    def _make_folder(self) -> None:
-        self.run.mkdir(parents=True, exist_ok=True)
-        clean(self.run)
-        write_json(self.run / "recipe.json", asdict(self.config))
-        if self.left_out:
-            (self.run / LEFT_OUT).write_text("".join(f"{line}\n" for line in self.left_out), encoding="utf-8")
 
     def save_checkpoint(self, wait: bool = False) -> None:
         """Begin to write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole.
@@ -311,18 +318,21 @@ class Trainer:
             "watch": self.watch.state(),
             "settings": self._settings(),
             "ends_epoch": self._ends_epoch(),
-            "validation": self.validation_report.get("all_ppl"),
+            **self._validated(),
         }
         self.checkpoints.save(state_tensors(self.parameters, self.optimizers), state, wait)
 
     def load_checkpoint(self, checkpoint: Path) -> None:
         """Weights, moments, step and place in the data. Raises ValueError if the recipe is not that of the run."""
-        state = read_state(checkpoint)
+        self._load(checkpoint, read_state(checkpoint))
+
+    def _load(self, checkpoint: Path, state: dict[str, Any]) -> None:
         compare(checkpoint, state["settings"], self._settings())
         load_tensors(checkpoint, self.parameters, self.optimizers, self.world)
         self.watch.load_state(state["watch"])
         self.step = state["step"]
         self.place = state["place"]
+        self.owes_validation = state.get("owes", False)
         self.stream = self._batches()
 
     def _batches(self) -> Iterator[tuple[list[Batch], Place]]:

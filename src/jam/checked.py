@@ -1,0 +1,96 @@
+"""Settings whose values have the types that they are declared with: one check for recipes, options and Python.
+
+>>> @dataclass
+... class Settings:
+...     lr: float = 1e-4
+...     def __post_init__(self):
+...         check_fields(self)
+>>> Settings(lr=None)
+ValueError: lr is null; it must be a number
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+LARGEST = 2**62  # of whole numbers: what arrays count with, with room to double
+SHOWN = 80  # characters of a value in a message
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+LIST_OF = {int: "1, 2", float: "0.5, 1", str: "one, other"}
+
+
+def check_fields(settings: Any) -> None:
+    """Raises ValueError, which names the first field of a dataclass with a value of another type than declared."""
+    hints = get_type_hints(type(settings))
+    for field in fields(settings):
+        require_kind(hints[field.name], getattr(settings, field.name), field.name)
+
+
+def require_kind(hint: Any, value: Any, where: str) -> None:
+    """Raises ValueError unless a value is of a type; `where` names it."""
+    if fits(hint, value):
+        return
+    if isinstance(value, float) and not math.isfinite(value) and fits(hint, 1.0):
+        raise ValueError(f"{where} is {value}; it must be a finite number")
+    if type(value) is int and abs(value) > LARGEST and fits(hint, 1):
+        raise ValueError(f"{where} is {shown(value)}; whole numbers end at 2^62")
+    raise ValueError(f"{where} is {shown(value)}; it must be {kind(hint) or hint}")
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a type: numbers finite, whole ones at most `LARGEST`; a whole number is a number, too."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(part, value) for part in parts)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in parts)
+    if origin is list:
+        return isinstance(value, list | tuple) and all(fits(parts[0], entry) for entry in value)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and len(value) == len(parts) and all(map(fits, parts, value))
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(parts[0], k) and fits(parts[1], v) for k, v in value.items())
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value) and abs(value) <= LARGEST
+    if hint is int:
+        return type(value) is int and abs(value) <= LARGEST
+    if hint is Path:
+        return isinstance(value, str | Path)
+    if hint is Any:
+        return True
+    return value is None if hint is NoneType else isinstance(value, hint)
+
+
+def kind(hint: Any) -> str:
+    """A type in words; empty where words would be too few."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        *others, last = map(str, parts)
+        return f"{', '.join(others)} or {last}" if others else last
+    if isinstance(hint, type) and origin is None:
+        return KINDS.get(hint, "")
+    if origin is tuple:
+        return f"[{', '.join(kind(part) for part in parts)}]"
+    if origin is list:
+        if is_dataclass(parts[0]):
+            return f"a list, like [{{{fields(parts[0])[0].name}: ...}}]"
+        return f"a list, like [{', '.join(LIST_OF.get(part, '...') for part in parts)}]"
+    if origin is dict:
+        return f"a mapping of {kind(parts[0])} to {kind(parts[1])}"
+    kinds = [kind(part) for part in parts if part is not NoneType]
+    return " or ".join(kinds) if all(kinds) else ""
+
+
+def shown(value: Any) -> str:
+    """A value in a message, as YAML has it where that is short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    try:
+        text = repr(value)
+    except ValueError:  # a number of very many digits
+        return f"a number of {value.bit_length()} bits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

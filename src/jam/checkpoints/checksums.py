@@ -1,0 +1,112 @@
+"""Checksums that tell whether files are as they were written: CRC-32, which finds every flipped bit.
+
+A folder's own file (a manifest, say) keeps those of the files beside it, and one of itself. They guard against damage;
+who may write into the folder may write a checksum, too.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from jam.checkpoints.folders import write_json
+from jam.files import FileError, open_regular, read_json
+
+OWN, OTHERS = "checksum", "checksums"  # keys: of the file itself, and of those beside it
+PIECE = 2**20  # bytes
+POLYNOMIAL = 0xEDB88320  # of CRC-32, its bits reversed
+
+
+def written(checksum: int) -> str:
+    """A checksum as it stands in files, e.g. "00c0ffee"."""
+    return f"{checksum:08x}"
+
+
+def checksum_of(path: Path, go_on: Callable[[], bool] = lambda: True) -> str:
+    """The checksum of a file; of no meaning where `go_on` says no meanwhile. Raises FileError where there is none."""
+    checksum, buffer = 0, memoryview(bytearray(PIECE))
+    with open_regular(path) as file:
+        while go_on() and (count := file.readinto(buffer)):  # type: ignore[attr-defined]
+            checksum = zlib.crc32(buffer[:count], checksum)
+    return written(checksum)
+
+
+def checksums_in(folder: Path, leave_out: Collection[str], known: Mapping[str, str] = {}) -> dict[str, str]:
+    """Checksums of all files in and below a folder, by their names from there on.
+
+    Args:
+        leave_out: names of files that have none.
+        known: checksums that need not be computed; of files that are not there yet, too.
+    """
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return dict(
+        sorted({name: known.get(name) or checksum_of(folder / name) for name in names if name not in leave_out}.items())
+    )
+
+
+def changed(folder: Path, recorded: Mapping[str, str], most_bytes: float = float("inf")) -> list[str]:
+    """Names of the files that are missing or not as they were written; larger ones than `most_bytes` are not read."""
+    found = []
+    for name, checksum in recorded.items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name} (missing)")
+        elif path.stat().st_size <= most_bytes and checksum_of(path) != checksum:
+            found.append(name)
+    return found
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as JSON with a checksum of itself."""
+    write_json(path, {**values, OWN: _of_values(values)})
+
+
+def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+    """An object that `write_sealed` wrote, or an earlier version without a checksum.
+
+    Raises:
+        FileError: it is not as it was written; `remedy` says what to do.
+    """
+    values = read_json(path)
+    own = values.pop(OWN, None)
+    if own is not None and own != _of_values(values):
+        raise FileError(
+            f"{path} is not as it was written: its checksum is {_of_values(values)}, and it says {own}; {remedy}; if "
+            f'you changed it yourself, delete its key "{OWN}"'
+        )
+    return values
+
+
+def _of_values(values: Mapping[str, Any]) -> str:
+    return written(zlib.crc32(json.dumps(values, sort_keys=True).encode()))
+
+
+def joined(first: int, second: int, length: int) -> int:
+    """The CRC-32 of two texts behind one another, by theirs and the bytes of the second.
+
+    To append zeros is linear in the bits of a CRC; squaring its matrix appends twice as many.
+    """
+    step = [POLYNOMIAL, *(1 << bit for bit in range(31))]  # one zero bit
+    for _ in range(3):
+        step = _squared(step)
+    while length:
+        if length & 1:
+            first = _times(step, first)
+        step, length = _squared(step), length >> 1
+    return first ^ second
+
+
+def _times(matrix: list[int], vector: int) -> int:
+    product, bit = 0, 0
+    while vector:
+        if vector & 1:
+            product ^= matrix[bit]
+        vector, bit = vector >> 1, bit + 1
+    return product
+
+
+def _squared(matrix: list[int]) -> list[int]:
+    return [_times(matrix, column) for column in matrix]

@@ -1,0 +1,161 @@
+"""Files that somebody else made, read in one way: regular ones, of a bounded size, with errors that name them.
+
+>>> settings = read_json("model/config.json")
+>>> with reading("model/tokenizer.json"):
+...     tokenizer = Tokenizer.from_file("model/tokenizer.json")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MAX_JSON, MAX_YAML = 2**29, 2**22  # bytes; the largest tokenizer.json have 30 MB
+MAX_NODES = 100_000  # of a YAML file, each counted as often as it is referred to
+MAX_REASON = 300  # characters of another library's words in a message
+ANEW = "get this file anew"
+
+
+class FileError(ValueError):
+    """A file cannot be used; the message names it and says what to do."""
+
+
+@contextmanager
+def reading(
+    path: str | Path, remedy: str = ANEW, passing: type[Exception] | tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Whatever a library raises inside because of a file's content becomes a `FileError` that names the file.
+
+    Args:
+        path: a file, or a folder of which any file may be meant.
+        remedy: what to do, as the end of a sentence.
+        passing: kinds of errors that say what is wrong already.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except Exception as error:  # parsers of damaged files raise what they like
+        if isinstance(error, passing) or "out of memory" in str(error):
+            raise
+        raise FileError(f"{path} cannot be read ({reason(error)}); {remedy}") from error
+
+
+def reason(error: BaseException) -> str:
+    """An error in one short line, the same in every run: without addresses of memory."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"(?: object)? at 0x[0-9a-fA-F]+", "", lines[0] if lines else "")
+    text = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
+    told = isinstance(error, ValueError | OSError) or type(error) is Exception
+    return text if text and told else f"{type(error).__name__}{': ' if text else ''}{text}"
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """An open file, for reading.
+
+    Raises:
+        FileError: there is none, it may not be read, or it is no regular file: a pipe, which could wait for ever.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise FileError(f"{path} does not exist; give the right name") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"{path} cannot be opened ({problem}); give a file that may be read") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileError(f"{path} is no regular file; give one that lies on a disk")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """The content of a file of at most `most` bytes. Raises FileError as `open_regular`, or for a larger one."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise FileError(f"{path} has {size} bytes, more than the {most} that such a file may have; {ANEW}")
+        return file.read()
+
+
+def read_json(path: str | Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        default: where there is no file; None: that is an error.
+
+    Raises:
+        FileError: the file holds something else, or there is none.
+    """
+    if default is not None and not os.path.lexists(path):
+        return default
+    value = parse_json(read_bytes(path, MAX_JSON), str(path))
+    if not isinstance(value, dict):
+        raise FileError(f"{path} holds {_kind(value)} where an object is expected; {ANEW}")
+    return value
+
+
+def parse_json(content: str | bytes, where: str, remedy: str = ANEW) -> Any:
+    """The value in a JSON text; `where` names it in errors. Raises FileError."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # ValueError: UTF-8, grammar, or a number of very many digits
+        raise FileError(f"{where} is no valid JSON: {reason(error)}; {remedy}") from None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The value in a YAML file. Raises FileError for what is none, or would be huge once its aliases are filled in."""
+    return parse_yaml(read_bytes(path, MAX_YAML), str(path))
+
+
+def parse_yaml(content: str | bytes, where: str) -> Any:
+    """The value in a YAML text; `where` names it in errors. Raises FileError as `read_yaml`."""
+    import yaml
+
+    loader = _yaml_loader()
+    try:
+        root = yaml.compose(content, loader)
+        if root is not None and _nodes(root, {}) > MAX_NODES:
+            raise FileError(f"{where} refers to its own parts so often that it has more than {MAX_NODES} in all")
+        return yaml.load(content, loader)  # a subclass of the safe one
+    except FileError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        problem = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else reason(error)
+        raise FileError(f"{where} is not valid YAML: {problem[:MAX_REASON]}") from None
+
+
+@cache
+def _yaml_loader() -> Any:
+    """The safe loader, which also takes 1e-3 for a number, as YAML 1.2 does."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
+
+
+def _nodes(node: Any, known: dict[int, int]) -> int:
+    """Nodes below and with this one, those of an alias each time; a part of itself counts as too many."""
+    if isinstance(node.value, str):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MAX_NODES + 1  # while its parts are counted
+        parts = (part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,)))
+        known[id(node)] = 1 + sum(_nodes(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
