@@ -48,10 +48,12 @@ def jam_verify(capsys: Any, tmp_path: Path) -> Callable[..., tuple[int, str, dic
 
 
 def change(folder: Path, name: str, place: tuple[int, ...], by: float = 0.1) -> None:
-    """Change one weight of a folder."""
+    """Change one weight of a folder, and its checksum if it has one."""
     tensors = load_file(folder / WEIGHTS)
     tensors[name][place] += by
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    if (folder / "manifest.json").is_file():
+        Manifest.load(folder).save(folder)
 
 
 def sha256_of_parent(home: Path, role: str) -> str:

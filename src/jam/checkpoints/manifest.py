@@ -17,7 +17,7 @@ STAGES = ("parent", "fused", "aligned", "instructed")
 FILE_NAME = "manifest.json"
 UNSEALED = (FILE_NAME, "README.md")  # files without a checksum in it: itself, and what readers may write on
 DEFAULTS = "generation_config.json"  # may be changed by hand, too, and is compared by `jam verify` alone
-SMALL = 2**26  # bytes; larger files are compared where one asks for it
+SMALL = 2**26  # bytes; larger files, and the network's weights, are compared where one asks for it
 
 
 def version() -> str:
@@ -113,17 +113,25 @@ class Manifest:
         return checksums.changed(Path(folder), self.checksums)
 
     def require_unchanged(self, folder: str | Path, every: bool = False) -> None:
-        """Compare what decides how the model reads and writes; `every`: the large files, too, which takes its time.
+        """Compare what decides how the model reads and writes; `every`: its weights, too, which takes its time.
 
         Raises:
             FileError: a file is missing, or not as it was written.
         """
-        recorded = {name: checksum for name, checksum in self.checksums.items() if name != DEFAULTS}
+        recorded = {
+            name: checksum
+            for name, checksum in self.checksums.items()
+            if name != DEFAULTS and (every or not _is_weights(name))
+        }
         if found := checksums.changed(Path(folder), recorded, float("inf") if every else SMALL):
             raise FileError(
                 f"{folder}: {', '.join(found)}: not as {FILE_NAME} says it was written; get the folder anew; what you "
                 f'changed yourself, delete there under "{checksums.OTHERS}", and its own key "{checksums.OWN}"'
             )
+
+
+def _is_weights(name: str) -> bool:
+    return "/" not in name and name.endswith((".safetensors", ".bin"))
 
 
 def _what_it_is(folder: Path) -> str:
