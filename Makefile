@@ -26,10 +26,10 @@ report: $(READY)          ## every fusion in one table
 	$(BIN)/jam demo --report
 
 test: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto -m "not slow"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(READY)           ## format, lint, types, import rule
 	$(BIN)/ruff format --check .

@@ -21,6 +21,7 @@ print(kept, min(faults() for _ in range(8)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of the GNU C library")
 @pytest.mark.parametrize("variables", [{}, {"MALLOC_MMAP_THRESHOLD_": "1048576"}])
 def test_a_block_is_used_again(variables):

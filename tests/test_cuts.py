@@ -182,7 +182,7 @@ def test_what_was_said_is_not_taken_back(model: Model, text: str, monkeypatch: p
         assert document.answer[0].text == said and len(ids_of(model.codec, said)) > budget - 12 and last.is_cut
 
 
-def test_a_text_behind_a_picture_and_the_context_as_a_limit(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_behind_a_picture(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     v = model.codec.vocabulary
     picture = [v.break_id, *range(v.image_start, v.image_start + tiny.IMAGE_TOKENS)]
     first, second = ids_of(model.codec, "A house."), ids_of(model.codec, "Then draw an")
@@ -192,6 +192,10 @@ def test_a_text_behind_a_picture_and_the_context_as_a_limit(model: Model, monkey
     assert document.answer[2].text == "Then draw"
     document, last, _ = answered(model, ids, monkeypatch, max_new_tokens=before + 1)  # no word of it is whole
     assert [type(part) for part in document.answer] == [Text, Image] and not last.is_cut
+
+
+@pytest.mark.slow
+def test_the_context_as_a_limit(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = 6 * ids_of(model.codec, THAI)
     document, last, said = answered(model, ids, monkeypatch)
     assert last.reason == "context" and last.is_cut and len(said) > 200 and document.answer[0].text == said

@@ -96,6 +96,7 @@ def test_unlike_families(tmp_path: Path) -> None:
     assert imported(*arguments(tmp_path, "cross"), "--plan") == []
 
 
+@pytest.mark.slow
 def test_what_only_a_class_knows(tmp_path: Path) -> None:
     """A field that changes what others mean: its class is imported, and the result is the same."""
     save_pair(tmp_path, llama_config)

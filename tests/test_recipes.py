@@ -71,6 +71,7 @@ def test_steps_and_epochs_replace_each_other() -> None:
         load(align, "--steps", "3", "--epochs", "2")
 
 
+@pytest.mark.slow
 def test_instruct_saves_a_checkpoint_each_epoch(tmp_path: Path) -> None:
     """The paper's recipe, on tiny documents and a tiny model: 15 checkpoints and the result."""
     made = tiny_model(tmp_path / "parent")

@@ -27,7 +27,9 @@ from jam.grammar import Grammar, State
 from jam.tutorials import PARENTS
 from jam.vocabulary import ParentRows, Vocabulary
 
-FAMILIES = pytest.mark.parametrize("make", [opt_config, llama_config], ids=["opt", "llama"])
+LLAMA = pytest.param(llama_config, id="llama")
+FAMILIES = pytest.mark.parametrize("make", [pytest.param(opt_config, id="opt"), LLAMA])
+LLAMA_FIRST = pytest.mark.parametrize("make", [pytest.param(opt_config, id="opt", marks=pytest.mark.slow), LLAMA])
 WEIGHTS = "model.safetensors"
 ROOM = {"max_position_embeddings": 256}  # for a built-in lesson with its picture, a letter a token
 
@@ -90,7 +92,7 @@ def test_an_exact_pair_passes_with_0(tmp_path: Path, jam_verify: Any, make: Any,
     assert str(tmp_path) not in json.dumps(report)
 
 
-@FAMILIES
+@LLAMA_FIRST
 def test_tower_by_tower_gives_what_the_whole_model_gives(
     tmp_path: Path, jam_verify: Any, make: Any, monkeypatch: Any
 ) -> None:
@@ -106,7 +108,7 @@ def test_tower_by_tower_gives_what_the_whole_model_gives(
 @pytest.mark.parametrize(
     "image", [{"vocab_size": TEXT_SIZE + CODES + 3}, {"vocab_size": CODES}], ids=["padded", "codes only"]
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_ids_that_a_parent_lacks_are_read_as_the_fused_model_reads_them(
     tmp_path: Path, jam_verify: Any, image: dict[str, int], dtype: torch.dtype
 ) -> None:
@@ -157,7 +159,7 @@ def test_a_text_parent_may_know_no_images(tmp_path: Path) -> None:
 # --- what is not as it was -----------------------------------------------------------------------------------------
 
 
-@FAMILIES
+@LLAMA_FIRST
 @pytest.mark.parametrize("role", ["text", "image"])
 def test_a_parent_changed_by_one_weight_is_refused(tmp_path: Path, jam_verify: Any, make: Any, role: str) -> None:
     save_pair(tmp_path, make)
@@ -171,7 +173,7 @@ def test_a_parent_changed_by_one_weight_is_refused(tmp_path: Path, jam_verify: A
     assert f"is not the {role} parent that was fused" in printed and before in printed and after in printed
 
 
-@FAMILIES
+@LLAMA_FIRST
 @pytest.mark.parametrize("role", ["text", "image"])
 def test_a_fused_folder_changed_by_one_weight_fails(tmp_path: Path, jam_verify: Any, make: Any, role: str) -> None:
     save_pair(tmp_path, make)
@@ -221,7 +223,7 @@ def test_weights_that_are_no_numbers_fail(tmp_path: Path, jam_verify: Any) -> No
 # --- what does not promise exactness -------------------------------------------------------------------------------
 
 
-@FAMILIES
+@LLAMA_FIRST
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

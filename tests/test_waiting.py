@@ -44,7 +44,14 @@ def test_nothing_is_said_when_torch_is_there() -> None:
 
 
 @pytest.mark.skipif(not torch.backends.openmp.is_available() or not IS_GNU, reason="torch has another OpenMP library")
-@pytest.mark.parametrize("code", ["import jam, torch", "import jam.cli, torch", f"import jam; {CHILD}"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import jam, torch",
+        pytest.param("import jam.cli, torch", marks=pytest.mark.slow),
+        pytest.param(f"import jam; {CHILD}", marks=pytest.mark.slow),
+    ],
+)
 def test_the_library_has_read_it(code: str) -> None:
     """Of this process, of the command line, and of a process that starts from here (workers, examples)."""
     assert "GOMP_SPINCOUNT = '1000'" in output(code, OMP_DISPLAY_ENV="verbose")
