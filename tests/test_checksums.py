@@ -93,7 +93,7 @@ def test_every_file_has_its_checksum(saved: Path) -> None:
 def test_a_fused_folder_of_several_files_has_them(tmp_path: Path) -> None:
     """Those of the weights are put together while these are written, and that of config.json, which comes last."""
     save_pair(tmp_path, llama_config)
-    fuse(tmp_path, shard_mb=0.1)
+    fuse(tmp_path, shard_mb=0.02)
     folder = tmp_path / "out"
     recorded = Manifest.load(folder).checksums
     assert len([name for name in recorded if name.endswith(".safetensors")]) > 1
