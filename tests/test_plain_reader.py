@@ -54,6 +54,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def read(checkpoint: Path) -> dict[str, torch.Tensor]:
+    PlainReader(checkpoint).read_metadata()
     found = {"model/weight": torch.zeros(2, 3)}
     dcp.load(found, storage_reader=PlainReader(checkpoint), no_dist=True)
     return found
@@ -143,7 +144,8 @@ def test_neither_resume_nor_export_runs_an_index(tmp_path: Path, ran: Path, caps
     seal(checkpoint)
     with pytest.raises(FileError, match="which no index of tensors holds"):
         next(trainer(shards, tmp_path / "run", validation=[], resume=True).train())
-    made = tiny.model(tmp_path / "model")
+    made = tiny.model(tmp_path / "made")
+    (tmp_path / "model").mkdir()
     made.save(tmp_path / "model")
     assert (
         main(["export", str(tmp_path / "run"), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "o")]) == 1

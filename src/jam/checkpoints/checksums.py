@@ -41,10 +41,8 @@ def checksums_in(folder: Path, leave_out: Collection[str], known: Mapping[str, s
         leave_out: names of files that have none.
         known: checksums that need not be computed; of files that are not there yet, too.
     """
-    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    return dict(
-        sorted({name: known.get(name) or checksum_of(folder / name) for name in names if name not in leave_out}.items())
-    )
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {*leave_out}
+    return {name: known.get(name) or checksum_of(folder / name) for name in sorted(names | known.keys())}
 
 
 def changed(folder: Path, recorded: Mapping[str, str], most_bytes: float = float("inf")) -> list[str]:
@@ -71,11 +69,11 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
         FileError: it is not as it was written; `remedy` says what to do.
     """
     values = read_json(path)
-    own = values.pop(OWN, None)
-    if own is not None and own != _of_values(values):
+    is_sealed, own = OWN in values or OTHERS in values, values.pop(OWN, "nothing")
+    if is_sealed and own not in (None, _of_values(values)):
         raise FileError(
             f"{path} is not as it was written: its checksum is {_of_values(values)}, and it says {own}; {remedy}; if "
-            f'you changed it yourself, delete its key "{OWN}"'
+            f'you changed it yourself, set its "{OWN}" to null'
         )
     return values
 

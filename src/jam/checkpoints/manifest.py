@@ -126,7 +126,7 @@ class Manifest:
         if found := checksums.changed(Path(folder), recorded, float("inf") if every else SMALL):
             raise FileError(
                 f"{folder}: {', '.join(found)}: not as {FILE_NAME} says it was written; get the folder anew; what you "
-                f'changed yourself, delete there under "{checksums.OTHERS}", and its own key "{checksums.OWN}"'
+                f'changed yourself, delete there under "{checksums.OTHERS}", and set its own "{checksums.OWN}" to null'
             )
 
 

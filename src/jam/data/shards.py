@@ -207,7 +207,7 @@ class Shards:
 
     def _compare(self, name: str, go_on: Callable[[], bool] = lambda: True) -> None:
         path, recorded = self.folder / name, self._checksums.get(name)
-        if recorded is None or not path.is_file():
+        if recorded is None:  # of an earlier version
             return
         if (found := checksum_of(path, go_on)) != recorded and go_on():
             raise FileError(
@@ -216,7 +216,7 @@ class Shards:
             )
 
     def check(self, go_on: Callable[[], bool] = lambda: True) -> None:
-        """Compare the ids with their checksum, or all that is trained on with the digest of an earlier version.
+        """Compare all files with their checksums, or what is trained on with the digest of an earlier version.
 
         Args:
             go_on: is asked now and then; nothing more is read once it says no.
@@ -225,7 +225,8 @@ class Shards:
             FileError: they are not as they were written.
         """
         if self._checksums:
-            self._compare(IDS, go_on)
+            for name in self._checksums:
+                self._compare(name, go_on)
         elif self.digest is not None and (found := _digest(self.folder)) != self.digest:
             raise FileError(
                 f"{self.folder}: ids, offsets or answers are not as they were written: their digest is {found}, "
