@@ -60,7 +60,9 @@ def test_a_sealed_file(tmp_path: Path) -> None:
     write_sealed(path, {"b": [1, 2.5, None], "a": "ü"})
     assert read_sealed(path, "write it again") == {"b": [1, 2.5, None], "a": "ü"}
     path.write_text(path.read_text().replace("2.5", "3.5"))
-    with pytest.raises(FileError, match=r'values.json is not as it was written: .*; write it again; .* set its "checksum" to null'):
+    with pytest.raises(
+        FileError, match=r'values.json is not as it was written: .*; write it again; .* set its "checksum" to null'
+    ):
         read_sealed(path, "write it again")
     path.write_text('{"a": 1}')  # of an earlier version
     assert read_sealed(path, "") == {"a": 1}

@@ -23,10 +23,11 @@ import numpy as np
 from jam.checkpoints import sha256_of
 from jam.checkpoints.checksums import OTHERS, checksum_of, checksums_in, read_sealed, write_sealed
 from jam.codec import Encoded
-from jam.files import FileError
+from jam.files import FileError, reason
 from jam.vocabulary import Vocabulary
 
 SUMMARY, IDS = "shards.json", "ids.bin"
+TRAINED_ON = (IDS, "offsets.npy", "answers.npy")
 ORIGINS = "origins.jsonl"  # where documents come from: a source and keys of some of its documents, a line
 DTYPES: dict[str, np.dtype] = {"ends": np.dtype(np.int64), "answers": np.dtype(np.int32), "images": np.dtype(np.int64)}
 
@@ -183,13 +184,17 @@ class Shards:
         self.folder, self.vocabulary = folder, vocabulary
         self.digest: str | None = summary.get("digest")
         self._checksums: dict[str, str] = summary.get(OTHERS, {})
-        for name in ("offsets.npy", "answers.npy"):
+        if missing := [name for name in TRAINED_ON if not (folder / name).is_file()]:
+            raise ValueError(f"{folder}: the token shards are incomplete: {', '.join(missing)}; prepare them again")
+        for name in TRAINED_ON[1:]:
             self._compare(name)
         try:
             offsets, answers = (np.load(folder / f"{name}.npy") for name in ("offsets", "answers"))
             found = (folder / IDS).stat().st_size
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{folder}: the token shards are incomplete ({error}); prepare them again") from None
+            raise FileError(
+                f"{folder}: the token shards cannot be read ({reason(error)}); prepare them again"
+            ) from None
         if len(offsets) != len(answers) + 1:
             raise ValueError(
                 f"{folder}: answers.npy is of {len(answers)} documents and offsets.npy of "
@@ -264,7 +269,7 @@ class Shards:
 
 
 def _digest(folder: Path) -> str:
-    hashes = [sha256_of(folder / name) for name in (IDS, "offsets.npy", "answers.npy")]
+    hashes = [sha256_of(folder / name) for name in TRAINED_ON]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
