@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
 
+from jam.files import reason
+
 STEP = 2**16  # bytes that are read at a time, until a record is longer
 LONGEST_TOKEN = 16  # of JSON beside texts and numbers: an error so near to the end may be one of what is not read yet
 SPACE = re.compile(r"\s*")
@@ -67,8 +69,8 @@ def _values(file: BinaryIO, start: bytes, in_array: bool) -> Iterator[bytes]:
             if mark != ",":
                 raise JsonError(f"expected ',' or ']' behind a record, got {mark or 'the end of the file'!r}")
             text.take()
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise JsonError(str(error)) from None
+    except (ValueError, RecursionError) as error:  # ValueError: UTF-8, grammar, or a number of very many digits
+        raise JsonError(reason(error)) from None
 
 
 class _Text:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -96,6 +97,15 @@ class GenerationSettings:
         if not isinstance(self.stop, list | tuple) or not all(isinstance(text, str) and text for text in self.stop):
             raise ValueError(f"stop is {self.stop!r}; it must be a list of strings that are not empty")
         object.__setattr__(self, "stop", tuple(self.stop))
+
+    def changed(self, **chosen: Any) -> GenerationSettings:
+        """These settings with other values of some. Raises ValueError, for a name that there is none of, too."""
+        names = [field.name for field in fields(self)]
+        if unknown := [name for name in chosen if name not in names]:
+            near = difflib.get_close_matches(unknown[0], names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+            raise ValueError(f"there is no setting {unknown[0]}; {hint}")
+        return replace(self, **chosen)
 
     def _check(self, name: str, kind: type, fits: Any, must_be: str) -> None:
         value = getattr(self, name)
