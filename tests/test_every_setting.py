@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,7 +14,8 @@ from fuzz.outcomes import JARGON
 from fuzz.recipes import BASES, CALLS
 
 from jam.checked import fits
-from jam.commands import COMMANDS, SUMMARIES, parse
+from jam.commands import COMMANDS, SUMMARIES
+from jam.commands.arguments import Parser, read_arguments
 from jam.commands.plan import OWN
 from jam.fusion import FuseConfig
 from jam.generation import GenerationSettings
@@ -47,6 +49,16 @@ KEYS = [
 KEYS += [("plan", name) for name in OWN if name != "config"]
 
 
+@cache
+def parser(command: str) -> Parser:
+    return COMMANDS[command].parser()
+
+
+def parse(arguments: list[str]) -> tuple[str, Any]:
+    command, *rest = arguments
+    return command, read_arguments(parser(command), rest, getattr(COMMANDS[command], "RECIPE", False))
+
+
 def message_of(arguments: list[str]) -> str:
     """What `jam ARGUMENTS` answers before any work; "" where it would begin."""
     try:
@@ -73,11 +85,7 @@ def test_a_key_of_a_recipe(tmp_path: Path, command: str, key: str) -> None:
 
 
 def options() -> list[tuple[str, str]]:
-    return [
-        (command, name)
-        for command in SUMMARIES
-        for name in sorted(COMMANDS[command].parser().options.keys() - {"help"})
-    ]
+    return [(command, name) for command in SUMMARIES for name in sorted(parser(command).options.keys() - {"help"})]
 
 
 @pytest.mark.parametrize(("command", "option"), options(), ids=[" --".join(one) for one in options()])

@@ -25,10 +25,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def refused(call: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         call()
-    assert "\n" not in str(caught.value) and not JARGON.search(str(caught.value).replace("<object object", ""))
+    assert "\n" not in str(caught.value) and not JARGON.search(str(caught.value))
 
 
-@pytest.mark.parametrize("value", [None, 5, [], b"x", object])
+@pytest.mark.parametrize("value", [None, 5, [], b"x", {}])
 def test_a_folder_that_is_none(value: Any) -> None:
     refused(lambda: jam.load(value), "the model folder is .*; give its name as a string or a Path")
     refused(lambda: Document([Text("a")]).save(value), "the page of a document is .*; give its name")
@@ -58,7 +58,7 @@ def test_options_of_load(tmp_path: Path, options: dict[str, Any], words: str) ->
     refused(lambda: jam.load(tmp_path, **options), words)
 
 
-@pytest.mark.parametrize("value", [5, None, [], [1], [None], {}, [["a"]], b"a", object])
+@pytest.mark.parametrize("value", [5, None, [], [1], [None], {}, [["a"]], b"a"])
 def test_prompts_that_are_none(model: Model, value: Any) -> None:
     refused(lambda: model.generate(value), "prompts are .*; give a question, a Document, or a list of them")
     refused(lambda: model.fill(value), "documents to fill are .*; give a Document with gaps, or a list of them")

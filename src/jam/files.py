@@ -22,6 +22,8 @@ MAX_DEPTH = 100  # of lists and objects in JSON: what is done with values may go
 MAX_NODES = 100_000  # of a YAML file, each counted as often as it is referred to
 MAX_REASON = 300  # characters of another library's words in a message
 ANEW = "get this file anew"
+# What other libraries say of Python's inside: addresses, classes, errors within errors.
+INSIDE = {r"(?: object)? at 0x[0-9a-fA-F]+": "", r"<class '([\w.]+)'>": r"\1", r"\b\w+Error\(['\"](.*?)['\"]\)": r"\1"}
 
 
 class FileError(ValueError):
@@ -55,11 +57,13 @@ def reason(error: BaseException) -> str:
         return "a value in it is of another type, or in another place, than it should be"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
-    text = re.sub(r"(?: object)? at 0x[0-9a-fA-F]+", "", first)
+    for inside, plain in INSIDE.items():
+        first = re.sub(inside, plain, first)
+    text = first
     text = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
     if isinstance(error, KeyError) and len(error.args) == 1:
         return f"it lacks {text}"
-    told = isinstance(error, ValueError | OSError) or type(error) is Exception
+    told = isinstance(error, ValueError | OSError) or type(error) is Exception or type(error).__module__ != "builtins"
     return text if text and told else f"{type(error).__name__}{': ' if text else ''}{text}"
 
 
@@ -111,7 +115,7 @@ def read_json(path: str | Path, default: dict[str, Any] | None = None) -> dict[s
         return default
     value = parse_json(read_bytes(path, MAX_JSON), str(path))
     if not isinstance(value, dict):
-        raise FileError(f"{path} holds {_kind(value)} where an object is expected; {ANEW}")
+        raise FileError(f"{path} holds {kind_of(value)} where an object is expected; {ANEW}")
     return value
 
 
@@ -193,6 +197,7 @@ def _too_deep(where: str, remedy: str) -> FileError:
     return FileError(f"{where} is nested deeper than {MAX_DEPTH} lists and objects; {remedy}")
 
 
-def _kind(value: Any) -> str:
-    names = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, in words."""
+    names = {list: "a list", dict: "an object", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")

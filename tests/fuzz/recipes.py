@@ -77,13 +77,13 @@ class Recipes(Target):
         text = text.replace("\0", "").replace("\ud800", "")
         match rng.randrange(5):
             case 0:
-                arguments += [f"--{option}={text}"]
+                arguments = [f"--{option}={text}", *arguments]  # in front: a demo of no questions stays one
             case 1:
                 arguments.insert(rng.randrange(len(arguments) + 1), text)
             case 2:
                 rng.shuffle(arguments)
             case _:
-                arguments += [f"--{option.replace('_', '-')}", text]
+                arguments = [f"--{option.replace('_', '-')}", text, *arguments]
         return Case(f"jam {name} {' '.join(arguments)!r:.300}", lambda: self.run(name, *arguments), ())
 
     def run(self, name: str, *arguments: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -70,7 +71,8 @@ class Requests(Target):
                     chat.send(rng.choice(TEXTS))
             case "wrong":
                 call = rng.choice((self.model.generate, self.model.fill, self.model.stream, self.model.chat().send))
-                list(call(rng.choice((*ODD, [Document(), None], {1: 2}, object)), **settings))  # type: ignore[operator]
+                found = call(rng.choice((*ODD, [Document(), None], {1: 2})), **settings)  # type: ignore[operator]
+                list(found) if isinstance(found, Iterator) else found
 
 
 def document(rng: random.Random, gaps: bool = False) -> Document:

@@ -35,6 +35,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     source = tokenizer_folder(folder) or folder
     with reading(f"the tokenizer {source}", f"copy its files into {folder / TOKENIZER_FOLDER} anew"):
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        tokenizer.decode(_plain_ids(tokenizer, "a"))
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: the tokenizer has no eos_token; it is needed as </s>, which frames documents")
     return tokenizer

@@ -119,7 +119,7 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
     if recipe and normal and not normal[0].startswith("-"):
         normal = ["--config", *normal]
     given = {argument[2:].partition("=")[0] for argument in normal if argument.startswith("--")}
-    for argument, following in zip(normal, [*normal[1:], "--"], strict=True):
+    for argument, following in zip(normal, [*normal[1:], "--"], strict=False):
         name, equals, value = argument[2:].partition("=")
         if not argument.startswith("--") or not name or " " in name:  # the last: a text that begins so
             continue

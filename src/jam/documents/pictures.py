@@ -127,7 +127,8 @@ def data_uri(picture: PILImage.Image) -> str:
 
 
 def shortened(text: str, most: int = SHOWN) -> str:
-    """A text for a message: its beginning and end, where it is longer than `most` characters."""
+    """A text for a message: its beginning and end, where it is longer than `most` characters; on one line."""
+    text = text if text.isprintable() else repr(text)[1:-1]
     if len(text) <= most:
         return text
     return f"{text[: most * 2 // 3]}...{text[-most // 4 :]} ({len(text)} characters)"

@@ -107,14 +107,15 @@ class GenerationSettings:
             raise ValueError(f"there is no setting {unknown[0]}; {hint}")
         return replace(self, **chosen)
 
-    def _check(self, name: str, kind: type, fits: Any, must_be: str) -> None:
+    def _check(self, name: str, of: type, fits: Any, must_be: str) -> None:
         value = getattr(self, name)
         if value is None and type(self).__dataclass_fields__[name].default is None:
             return
-        numbers = (int, float) if kind is float else (int,)
+        numbers = (int, float) if of is float else (int,)
         if isinstance(value, bool) or not isinstance(value, numbers):
-            wanted = "a number" if kind is float else "a whole number"
-            raise ValueError(f"{name} is {value!r}, of type {type(value).__name__}; it must be {wanted}: {must_be}")
+            wanted = "a number" if of is float else "a whole number"
+            kind = "" if value is None else f", of type {type(value).__name__}"
+            raise ValueError(f"{name} is {value!r:.80}{kind}; it must be {wanted}: {must_be}")
         if not fits(value):
             raise ValueError(f"{name} is {value}; it must be {must_be}")
 

@@ -121,7 +121,7 @@ def context_of(folder: str | Path) -> int | None:
 
 def choose_device(name: str | None) -> str:
     """A device that is there; by default the GPU if there is one. Raises ValueError for one that is not."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name is None else name
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: a build of torch without CUDA
