@@ -22,6 +22,7 @@ MAX_DEPTH = 100  # of lists and objects in JSON: what is done with values may go
 MAX_NODES = 100_000  # of a YAML file, each counted as often as it is referred to
 MAX_REASON = 300  # characters of another library's words in a message
 ANEW = "get this file anew"
+PANIC = "PanicException"  # of libraries in Rust, whose class is nowhere to be imported from, and no Exception
 # What other libraries say of Python's inside: addresses, classes, errors within errors.
 INSIDE = {r"(?: object)? at 0x[0-9a-fA-F]+": "", r"<class '([\w.]+)'>": r"\1", r"\b\w+Error\(['\"](.*?)['\"]\)": r"\1"}
 
@@ -49,6 +50,10 @@ def reading(
         if isinstance(error, passing) or "out of memory" in str(error):
             raise
         raise FileError(f"{path} cannot be read ({reason(error)}); {remedy}") from error
+    except BaseException as error:
+        if type(error).__name__ != PANIC:
+            raise
+        raise FileError(f"{path} cannot be read ({error}); {remedy}") from error
 
 
 def reason(error: BaseException) -> str:
@@ -102,20 +107,21 @@ def read_bytes(path: str | Path, most: int) -> bytes:
         return file.read()
 
 
-def read_json(path: str | Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+def read_json(path: str | Path, default: dict[str, Any] | None = None, remedy: str = ANEW) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
         default: where there is no file; None: that is an error.
+        remedy: what to do, as the end of a sentence.
 
     Raises:
         FileError: the file holds something else, or there is none.
     """
     if default is not None and not os.path.lexists(path):
         return default
-    value = parse_json(read_bytes(path, MAX_JSON), str(path))
+    value = parse_json(read_bytes(path, MAX_JSON), str(path), remedy)
     if not isinstance(value, dict):
-        raise FileError(f"{path} holds {kind_of(value)} where an object is expected; {ANEW}")
+        raise FileError(f"{path} holds {kind_of(value)} where an object is expected; {remedy}")
     return value
 
 

@@ -70,7 +70,9 @@ def judged(call: Callable[[], object], names: Collection[str] = ()) -> Outcome:
         return _of_message(str(error), names)
     except ValueError as error:
         return _of_message(str(error), names, traceback.format_exc())
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
         return Outcome(TRACEBACK, traceback.format_exc(), f"{type(error).__name__} {_place()}")
     return Outcome(OK)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import runs
 import tiny
+from resealed import reseal_shards
 
 import jam
 from fuzz.mutations import damage
@@ -53,6 +54,8 @@ class Runs(Target):
     def shards(self, rng: random.Random, place: Path) -> Case:
         folder = self.copy(place, "data/train")
         path, what = damage(folder, rng)
+        if rng.random() < 0.6 and path.name != "shards.json" and path.is_file():
+            reseal_shards(folder)
 
         def call() -> None:
             shards = Shards(folder, tiny.codec().vocabulary)

@@ -70,7 +70,7 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
     Raises:
         FileError: it is not as it was written; `remedy` says what to do.
     """
-    values = read_json(path)
+    values = read_json(path, remedy=remedy)
     own = values.pop(OWN, None)
     if own is not None and own != _of_values(values):
         raise FileError(

@@ -60,15 +60,19 @@ def _values(file: BinaryIO, start: bytes, in_array: bool) -> Iterator[bytes]:
                 yield text.value()
             return
         text.take()
-        if text.peek() == "]":
-            return
-        while True:
+        is_empty = text.peek() == "]"
+        while not is_empty:
             yield text.value()
             if (mark := text.peek()) == "]":
-                return
+                break
             if mark != ",":
                 raise JsonError(f"expected ',' or ']' behind a record, got {mark or 'the end of the file'!r}")
             text.take()
+        text.take()
+        if rest := text.peek():
+            raise JsonError(f"expected the end of the file behind the array, got {rest!r}")
+    except JsonError:
+        raise
     except (ValueError, RecursionError) as error:  # ValueError: UTF-8, grammar, or a number of very many digits
         raise JsonError(reason(error)) from None
 
