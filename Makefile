@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 # One build of torch, asked for by name, so that no set-up pulls another by accident.
 TORCH  ?= torch==2.13.0
+MINUTES ?= 2
+SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo report long test test-all check parents setup clean
+.PHONY: demo report long test test-all check fuzz parents setup clean
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,10 +39,13 @@ check: $(READY)           ## format, lint, types, import rule
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py
 
+fuzz: $(READY)            ## damaged files and wrong calls for some minutes: make fuzz MINUTES=10 SEED=1
+	PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(MINUTES) --seed $(SEED)
+
 parents: $(READY)         ## train the built-in tiny parents again; finished stages in runs/parents are kept
 	$(BIN)/python -m jam.demo.parents --out runs/parents
 	rm -rf src/jam/tutorials/parents
 	mv runs/parents src/jam/tutorials/parents
 
 clean:
-	rm -rf jam-demo jam-demo-long jam-report .pytest_cache .ruff_cache .mypy_cache
+	rm -rf jam-demo jam-demo-long jam-report fuzz-failures .pytest_cache .ruff_cache .mypy_cache

@@ -220,7 +220,7 @@ def test_manifest_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{", "no valid JSON"),
+        ("{", "not valid JSON"),
         ('{"method": null}', "'stage' is missing"),
         ('{"stage": "fused", "stages": 1}', "unknown keys stages"),
         ('{"stage": "fuse"}', "one of parent, fused, aligned, instructed"),

@@ -80,7 +80,7 @@ def test_broken_lines_name_file_and_line(folder, line, message):
 def test_lines_that_are_not_utf8_name_file_and_line(folder):
     path = folder / "docs.jsonl"
     path.write_bytes(b'{"content": "fine"}\n{"content": "\xff"}\n')
-    with pytest.raises(ValueError, match=r"docs\.jsonl:2: not valid JSON"):
+    with pytest.raises(ValueError, match=r"docs\.jsonl:2: the record is not valid JSON"):
         list(read_documents(path))
 
 

@@ -115,10 +115,17 @@ def test_files_of_other_names_beside_the_index_are_left_alone(pair: Path) -> Non
     run(pair)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]"])
-def test_index_that_is_none(pair: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "is not valid JSON: .*; fetch it again"),
+        ("{}", "is damaged: it is no index of shards"),
+        ("[]", "holds a list where an object is expected; fetch it again"),
+    ],
+)
+def test_index_that_is_none(pair: Path, text: str, problem: str) -> None:
     (pair / "image" / "model.safetensors.index.json").write_text(text)
-    refused(pair, "index.json is damaged: it is no index of shards")
+    refused(pair, f"index.json {problem}")
 
 
 def test_shard_that_is_not_what_the_hub_has(pair: Path) -> None:
@@ -167,9 +174,7 @@ def test_too_little_disk(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("weight", [-0.1, 1.01, float("nan")])
 def test_weight_that_is_no_share(pair: Path, weight: float) -> None:
-    refused(
-        pair,
-        re.escape(f"--weight {weight:g}: the text parent's share is between 0 and 1"),
-        method="uniform",
-        weight=weight,
-    )
+    message = "weight is nan; it must be a finite number"
+    if weight == weight:
+        message = re.escape(f"--weight {weight:g}: the text parent's share is between 0 and 1")
+    refused(pair, message, method="uniform", weight=weight)

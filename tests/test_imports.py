@@ -20,7 +20,7 @@ TABLE = """
 | files       |                                                                              |
 | documents   | files                                                                         |
 | layout      |                                                                              |
-| vocabulary  | layout                                                                       |
+| vocabulary  | checked, layout                                                              |
 | checkpoints | checked, files                                                                         |
 | packed      |                                                                              |
 | grammar     | layout, vocabulary                                                           |

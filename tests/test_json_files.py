@@ -89,3 +89,11 @@ def test_sources_and_documents_are_arrays_too(tmp_path, name):
     if not name.endswith("gz"):
         with pytest.raises(ValueError, match=rf"{name}: cannot be read to its end .*; is it whole"):
             list(read_documents(path))
+
+
+@pytest.mark.parametrize("text", ['[]\n{"content": "a"}', '[{"content": "a"}]\n{"content": "b"}', "[1] 2"])
+def test_nothing_stands_behind_an_array(tmp_path: Path, text: str) -> None:
+    """What would not be read is said, not left out."""
+    (tmp_path / "documents.json").write_text(text)
+    with pytest.raises(ValueError, match="expected the end of the file behind the array"):
+        list(json_records((tmp_path / "documents.json").open("rb")))

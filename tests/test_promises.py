@@ -230,7 +230,7 @@ def test_a_schedule_is_followed_code_by_code(model: Model, monkeypatch: pytest.M
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; it must be from 1e-09"),
         ({"seed": "7"}, "seed is '7', of type str; it must be a whole number"),
         ({"seed": 1.0}, "seed is 1.0, of type float"),
-        ({"seed": None}, "seed is None, of type NoneType"),
+        ({"seed": None}, "seed is None; it must be a whole number"),
         ({"seed": -1}, "seed is -1; it must be from 0"),
         ({"seed": 2**32 + 1}, "seed is 4294967297; it must be from 0 to 2.32 - 1"),
         ({"temperature": True}, "temperature is True, of type bool; it must be a number"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 from encoded import CAPTION, CONVERSATION, V, random_encoded, write_shards
+from resealed import reseal_shards
 
 from jam.cli import main
 from jam.data import Loader, Objective, Shards, ShardWriter, Source, example_length
@@ -30,7 +31,7 @@ def test_a_recipe_that_names_an_absent_source(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "is no valid JSON"), ("[]", "holds a list"), ("{}", "does not say dtype, vocabulary")],
+    [("", "is not valid JSON"), ("[]", "holds a list"), ("{}", "does not say dtype, vocabulary")],
 )
 def test_unreadable_summaries(tmp_path, content, message):
     write_shards(tmp_path / "s", [CAPTION])
@@ -56,8 +57,8 @@ def test_unreadable_arrays(tmp_path):
 
 def test_arrays_of_other_lengths(tmp_path):
     write_shards(tmp_path / "s", [CAPTION, CAPTION])
-    without_checksums(tmp_path / "s")
     np.save(tmp_path / "s" / "answers.npy", np.load(tmp_path / "s" / "answers.npy")[:1])
+    reseal_shards(tmp_path / "s")
     with pytest.raises(ValueError, match=r"answers.npy is of 1 documents and offsets.npy of 2; prepare them again"):
         Shards(tmp_path / "s", V)
 

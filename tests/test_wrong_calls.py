@@ -67,9 +67,18 @@ def test_export_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[
         return " ".join(capsys.readouterr().err.split())
 
     assert "there is no such folder" in export("none")
-    for text in ("{}", '{"held_out": 1, "sources": []}', "{", "[]"):
+    problems = {
+        "{}": "is no recipe of `jam train` (it lacks 'sources')",
+        "{": "is not valid JSON",
+        "[]": "holds a list",
+    }
+    problems |= {'{"held_out": 1, "sources": []}': "is no recipe of `jam train`"}
+    problems |= {
+        '{"model": "m", "out": null, "sources": []}': "is no recipe of `jam train` (out is null; it must be text)"
+    }
+    for text, problem in problems.items():
         (tmp_path / "recipe.json").write_text(text)
-        assert "recipe.json is no recipe of `jam train`" in export(".")
+        assert f"recipe.json {problem}" in export(".")
     (tmp_path / "image_tokenizer").mkdir()
     assert "is a run of `jam train-tokenizer`; what it made is" in export(".")
 

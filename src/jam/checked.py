@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -25,9 +26,14 @@ LIST_OF = {int: "1, 2", float: "0.5, 1", str: "one, other"}
 
 def check_fields(settings: Any) -> None:
     """Raises ValueError, which names the first field of a dataclass with a value of another type than declared."""
-    hints = get_type_hints(type(settings))
+    hints = _hints(type(settings))
     for field in fields(settings):
         require_kind(hints[field.name], getattr(settings, field.name), field.name)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def require_kind(hint: Any, value: Any, where: str) -> None:
@@ -48,14 +54,14 @@ def fits(hint: Any, value: Any) -> bool:
         return any(fits(part, value) for part in parts)
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in parts)
-    if origin is list:
+    if origin is list or parts[1:] == (...,):
         return isinstance(value, list | tuple) and all(fits(parts[0], entry) for entry in value)
     if origin is tuple:
         return isinstance(value, list | tuple) and len(value) == len(parts) and all(map(fits, parts, value))
     if origin is dict:
         return isinstance(value, dict) and all(fits(parts[0], k) and fits(parts[1], v) for k, v in value.items())
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value) and abs(value) <= LARGEST
+        return type(value) in (int, float) and abs(value) <= LARGEST  # which no infinity is, nor what is no number
     if hint is int:
         return type(value) is int and abs(value) <= LARGEST
     if hint is Path:
@@ -73,9 +79,9 @@ def kind(hint: Any) -> str:
         return f"{', '.join(others)} or {last}" if others else last
     if isinstance(hint, type) and origin is None:
         return KINDS.get(hint, "")
-    if origin is tuple:
+    if origin is tuple and parts[1:] != (...,):
         return f"[{', '.join(kind(part) for part in parts)}]"
-    if origin is list:
+    if origin in (list, tuple):
         if is_dataclass(parts[0]):
             return f"a list, like [{{{fields(parts[0])[0].name}: ...}}]"
         return f"a list, like [{', '.join(LIST_OF.get(part, '...') for part in parts)}]"
@@ -92,5 +98,5 @@ def shown(value: Any) -> str:
     try:
         text = repr(value)
     except ValueError:  # a number of very many digits
-        return f"a number of {value.bit_length()} bits"
+        return "a number of very many digits"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -17,10 +17,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MAX_JSON, MAX_YAML = 2**29, 2**22  # bytes; the largest tokenizer.json have 30 MB
+MAX_JSON, MAX_YAML = 2**29, 2**18  # bytes; the largest tokenizer.json have 30 MB, and YAML is slow to read
+MAX_DEPTH = 100  # of lists and objects in JSON: what is done with values may go as deep, too
 MAX_NODES = 100_000  # of a YAML file, each counted as often as it is referred to
 MAX_REASON = 300  # characters of another library's words in a message
 ANEW = "get this file anew"
+PANIC = "PanicException"  # of libraries in Rust, whose class is nowhere to be imported from, and no Exception
+# What other libraries say of Python's inside: addresses, classes, errors within errors.
+INSIDE = {r"(?: object)? at 0x[0-9a-fA-F]+": "", r"<class '([\w.]+)'>": r"\1", r"\b\w+Error\(['\"](.*?)['\"]\)": r"\1"}
 
 
 class FileError(ValueError):
@@ -46,15 +50,33 @@ def reading(
         if isinstance(error, passing) or "out of memory" in str(error):
             raise
         raise FileError(f"{path} cannot be read ({reason(error)}); {remedy}") from error
+    except BaseException as error:
+        if type(error).__name__ != PANIC:
+            raise
+        raise FileError(f"{path} cannot be read ({error}); {remedy}") from error
 
 
 def reason(error: BaseException) -> str:
-    """An error in one short line, the same in every run: without addresses of memory."""
+    """An error in one short line, the same in every run: without addresses of memory, and without Python's inside."""
+    if isinstance(error, TypeError | AttributeError | IndexError):  # of code that took a value for what it is not
+        return "a value in it is of another type, or in another place, than it should be"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = re.sub(r"(?: object)? at 0x[0-9a-fA-F]+", "", lines[0] if lines else "")
+    first = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    for inside, plain in INSIDE.items():
+        first = re.sub(inside, plain, first)
+    text = first
     text = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
-    told = isinstance(error, ValueError | OSError) or type(error) is Exception
+    if isinstance(error, KeyError) and len(error.args) == 1:
+        return f"it lacks {text}"
+    told = isinstance(error, ValueError | OSError) or type(error) is Exception or type(error).__module__ != "builtins"
     return text if text and told else f"{type(error).__name__}{': ' if text else ''}{text}"
+
+
+def as_path(value: Any, what: str) -> Path:
+    """A path that somebody gave in Python. Raises ValueError for anything else; `what` names it."""
+    if not isinstance(value, str | os.PathLike) or isinstance(path := os.fspath(value), bytes):
+        raise ValueError(f"{what} is {value!r:.80}; give its name as a string or a Path")
+    return Path(path)
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -85,29 +107,39 @@ def read_bytes(path: str | Path, most: int) -> bytes:
         return file.read()
 
 
-def read_json(path: str | Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+def read_json(path: str | Path, default: dict[str, Any] | None = None, remedy: str = ANEW) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
         default: where there is no file; None: that is an error.
+        remedy: what to do, as the end of a sentence.
 
     Raises:
         FileError: the file holds something else, or there is none.
     """
     if default is not None and not os.path.lexists(path):
         return default
-    value = parse_json(read_bytes(path, MAX_JSON), str(path))
+    value = parse_json(read_bytes(path, MAX_JSON), str(path), remedy)
     if not isinstance(value, dict):
-        raise FileError(f"{path} holds {_kind(value)} where an object is expected; {ANEW}")
+        raise FileError(f"{path} holds {kind_of(value)} where an object is expected; {remedy}")
     return value
 
 
 def parse_json(content: str | bytes, where: str, remedy: str = ANEW) -> Any:
     """The value in a JSON text; `where` names it in errors. Raises FileError."""
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:  # ValueError: UTF-8, grammar, or a number of very many digits
-        raise FileError(f"{where} is no valid JSON: {reason(error)}; {remedy}") from None
+        value = json.loads(content)
+    except RecursionError:
+        raise _too_deep(where, remedy) from None
+    except ValueError as error:  # UTF-8, grammar, or a number of very many digits
+        raise FileError(f"{where} is not valid JSON: {reason(error)}; {remedy}") from None
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH + 1):
+        if not level:
+            return value
+        inner = (part for one in level for part in (one.values() if isinstance(one, dict) else one))
+        level = [part for part in inner if isinstance(part, dict | list)]
+    raise _too_deep(where, remedy)
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -119,26 +151,37 @@ def parse_yaml(content: str | bytes, where: str) -> Any:
     """The value in a YAML text; `where` names it in errors. Raises FileError as `read_yaml`."""
     import yaml
 
-    loader = _yaml_loader()
     try:
-        root = yaml.compose(content, loader)
+        loader = _yaml_loader()(content)
+        root = loader.get_single_node()
         if root is not None and _nodes(root, {}) > MAX_NODES:
             raise FileError(f"{where} refers to its own parts so often that it has more than {MAX_NODES} in all")
-        return yaml.load(content, loader)  # a subclass of the safe one
+        return None if root is None else loader.construct_document(root)
     except FileError:
         raise
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        problem = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else reason(error)
+    except RecursionError:
+        raise FileError(f"{where} is not valid YAML: it is nested too deep") from None
+    except Exception as error:  # of values that look like dates or numbers, constructors raise what comes
+        problem = reason(error)
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            doing = f"{error.context}, " if error.context else ""
+            problem = f"{doing}{error.problem}, line {error.problem_mark.line + 1}"
         raise FileError(f"{where} is not valid YAML: {problem[:MAX_REASON]}") from None
 
 
 @cache
 def _yaml_loader() -> Any:
-    """The safe loader, which also takes 1e-3 for a number, as YAML 1.2 does."""
+    """The safe loader, which also takes 1e-3 for a number, as YAML 1.2 does, and no key twice."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            names = set[str]()
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if isinstance(key, yaml.ScalarNode) and key.value in names:
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value} twice", problem_mark=key.start_mark)
+                names.add(str(key.value))
+            return super().construct_mapping(node, deep)
 
     number = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
@@ -156,6 +199,11 @@ def _nodes(node: Any, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _kind(value: Any) -> str:
-    names = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+def _too_deep(where: str, remedy: str) -> FileError:
+    return FileError(f"{where} is nested deeper than {MAX_DEPTH} lists and objects; {remedy}")
+
+
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, in words."""
+    names = {list: "a list", dict: "an object", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")

@@ -21,9 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from jam.checked import check_fields
 from jam.layout import ImageLayout
 
 DEFAULT_SENTINELS = 512
+MOST = 2**24  # ids of a range: beyond what any model has, and within what fits into memory
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,15 @@ class Vocabulary:
     chat_template: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "text_image_ids", tuple((first, end) for first, end in self.text_image_ids))
         object.__setattr__(self, "begin", None if self.begin is None else tuple(self.begin))
         object.__setattr__(self, "ends", tuple(self.ends))
         for name in ("text_size", "image_size", "sentinels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"vocabulary: {name} is {getattr(self, name)}; it must not be negative")
+            if getattr(self, name) > MOST:
+                raise ValueError(f"vocabulary: {name} is {getattr(self, name)}; a range has {MOST} ids or fewer")
         if not 0 <= self.eos_id < self.text_size:
             raise ValueError(f"vocabulary: eos_id {self.eos_id} is outside the text ids 0..{self.text_size - 1}")
         if self.image_size and self.sentinels < 1:
@@ -288,6 +293,11 @@ class ParentRows:
     image_rows: list[int] | None = field(default=None, repr=False)
     eos_row: int | None = None
     made_text: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.control_size > MOST or self.text_size > MOST:
+            raise ValueError(f"the rows of a parent are {self!r:.200}; a range has {MOST} or fewer")
 
     @classmethod
     def of_codes(cls, text_size: int, rows: Sequence[int]) -> ParentRows:

@@ -68,7 +68,7 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
     Raises:
         FileError: it is not as it was written; `remedy` says what to do.
     """
-    values = read_json(path)
+    values = read_json(path, remedy=remedy)
     is_sealed, own = OWN in values or OTHERS in values, values.pop(OWN, "nothing")
     if is_sealed and own not in (None, _of_values(values)):
         raise FileError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from jam.checkpoints.plain import load_plain
 from jam.checkpoints.tensors import KINDS, TensorInfo
 from jam.checkpoints.weights import damaged, few, find_weights, weight_files
-from jam.files import FileError, open_regular, parse_json
+from jam.files import FileError, open_regular, parse_json, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,14 +92,14 @@ class _Safetensors:
         if length > min(size - 8, MAX_HEADER):
             raise FileError(f"{self.path} is truncated or no safetensors file ({size} bytes); fetch it again")
         try:
-            header = parse_json(os.pread(self._fd, length, 8), f"the header of {self.path}", "fetch it again")
+            header = parse_json(os.pread(self._fd, length, 8), "it")
             header.pop("__metadata__", None)
             entries = [
                 (name, str(entry["dtype"]), tuple(entry["shape"]), tuple(entry["data_offsets"]))
                 for name, entry in header.items()
             ]
-        except (AttributeError, KeyError, TypeError) as error:
-            raise damaged(self.path, f"its header cannot be read ({error!r})") from None
+        except (AttributeError, KeyError, TypeError, FileError) as error:
+            raise damaged(self.path, f"its header cannot be read ({reason(error)})") from None
         infos, starts, places = {}, {}, []
         for name, dtype, shape, place in entries:
             if dtype not in KINDS and not re.fullmatch(r"[A-Z]+\d+\w*", dtype):

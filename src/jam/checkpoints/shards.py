@@ -119,7 +119,7 @@ def write_checkpoint(
         on_written: is told the bytes of every piece written, and of every file that is there already.
 
     Returns:
-        Checksums of the files of tensors, by their names.
+        Checksums of the files of tensors, by their names; none where the jobs were stopped.
     """
     folder = Path(folder)
     shards = divide(infos, max_shard_bytes)
@@ -141,6 +141,8 @@ def write_checkpoint(
         for name in sorted(shard.infos, key=lambda name: -shard.infos[name].bytes):
             jobs.submit(growing.write, name, pieces, jobs.stopped, on_written)
     jobs.wait()
+    if jobs.stopped.is_set():  # who stopped them knows why, and raises it
+        return {}
     return {shard.name: shard.checksum(checksums[shard.name]) for shard in shards}
 
 

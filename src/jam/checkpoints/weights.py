@@ -53,7 +53,7 @@ def _entry(folder: Path) -> Path | None:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    found = read_json(index).get("weight_map")
+    found = read_json(index, remedy="fetch it again").get("weight_map")
     if not isinstance(found, dict) or not found:
         raise damaged(index, "it is no index of shards: it has no weight_map")
     for name in found.values():

@@ -17,7 +17,7 @@ from jam.checkpoints import CheckpointReader, TensorInfo, check_tensors, new_fol
 from jam.checkpoints.plain import load_plain
 from jam.codec.chameleon_vqgan import ChameleonVQGAN, ChameleonVQGANConfig
 from jam.codec.files import HOLDERS, PREFIXES, inner_config, stored_names
-from jam.files import FileError, read_json, read_yaml
+from jam.files import FileError, read_json, read_yaml, reason
 
 # Keys of `ddconfig` and what `transformers` calls them.
 FIELDS = {
@@ -98,7 +98,7 @@ def read_description(path: Path) -> ChameleonVQGANConfig:
             f"{', '.join(FIELDS)}"
         ) from None
     except (TypeError, AttributeError, StrictDataclassError) as error:
-        raise FileError(f"{path} does not describe a VQGAN: {' '.join(str(error).split())}") from None
+        raise FileError(f"{path} does not describe a VQGAN ({reason(error)})") from None
     for name, value in SWITCHES.items():
         given = (params | network).get(name, value)
         if given != value:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jam.codec.files import holds_image_tokenizer, inner_config, read_processor
-from jam.files import read_json, reading
+from jam.files import FileError, read_json, reading
 
 KNOWN = ("VQModel", "emu3_vqgan", "jam_chameleon_vqgan", "janus_vqgan")  # keys of `coders.CODERS`
 
@@ -62,7 +62,7 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
     config = read_json(path)
     if holds_image_tokenizer(folder):
         config = inner_config(folder).to_dict()
-    with reading(path, passing=ValueError):
+    with reading(path):
         return _described(Path(folder), path, config)
 
 
@@ -94,14 +94,14 @@ def _described(folder: Path, path: Path, config: dict[str, Any]) -> ImageTokeniz
             codes = int(config["num_embeddings"])
             area = resolution**2, resolution**2  # Lumina-mGPT's pictures have one area and many shapes
         case "chameleon_vqgan":
-            raise ValueError(
+            raise FileError(
                 f"{path}: this image tokenizer (ChameleonVQVAE) only encodes, so no picture could be shown; make "
                 "a whole one of the original vqgan.ckpt with `jam convert-tokenizer`"
             )
         case "chameleon":
-            raise ValueError(f"{path}: this is a whole model; make its image tokenizer with `jam convert-tokenizer`")
+            raise FileError(f"{path}: this is a whole model; make its image tokenizer with `jam convert-tokenizer`")
         case _:
-            raise ValueError(f"{path}: image tokenizer {kind!r} is not known; known: {', '.join(KNOWN)}")
+            raise FileError(f"{path}: image tokenizer {kind!r} is not known; known: {', '.join(KNOWN)}")
     return ImageTokenizerInfo(kind, codes, (side, side), resolution, area)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jam.checkpoints.folders import TOKENIZER_FOLDER, tokenizer_folder
-from jam.files import reading
+from jam.files import FileError, reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,8 +33,11 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
 
     folder = Path(folder)
     source = tokenizer_folder(folder) or folder
+    if not source.is_dir():
+        raise FileError(f"{source}: there is no such folder of a tokenizer; give the right name")
     with reading(f"the tokenizer {source}", f"copy its files into {folder / TOKENIZER_FOLDER} anew"):
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        tokenizer.decode([*tokenizer("a")["input_ids"], *_plain_ids(tokenizer, "a")])
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{source}: the tokenizer has no eos_token; it is needed as </s>, which frames documents")
     return tokenizer

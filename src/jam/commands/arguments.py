@@ -9,15 +9,15 @@ import argparse
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jam.checked import kind, require_kind
-from jam.files import parse_yaml, read_yaml
+from jam.checked import fits, kind, require_kind, shown
+from jam.files import FileError, parse_yaml, read_yaml
 
 
 class Parser(ArgumentParser):
@@ -119,16 +119,18 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
     if recipe and normal and not normal[0].startswith("-"):
         normal = ["--config", *normal]
     given = {argument[2:].partition("=")[0] for argument in normal if argument.startswith("--")}
-    for number, argument in enumerate(normal):
+    for argument, following in zip(normal, [*normal[1:], "--"], strict=False):
         name, equals, value = argument[2:].partition("=")
-        if not argument.startswith("--") or not name.isidentifier():
+        if not argument.startswith("--") or not name or " " in name:  # the last: a text that begins so
             continue
         if name not in parser.options:
             raise ValueError(unknown(name, list(parser.options), "option", dashes=True))
-        value = value if equals else " ".join(normal[number + 1 : number + 2])
+        if not equals and following.startswith("--"):
+            continue
+        value = value if equals else following
         if name == "config":
             check_recipe(parser, Path(value))
-        check_value(_hint(parser, name), value, f"--{name}")
+        check_argument(_hint(parser, name), value, _shown(parser, name))
     replaced = [other for name, other in parser.alternatives.items() if name in given and other not in given]
     try:
         return parser.instantiate(parser.parse_args([*normal, *(f"--{name}=null" for name in replaced)]))
@@ -137,7 +139,7 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
 
 
 def check_recipe(parser: Parser, path: Path) -> None:
-    """Raises ValueError if the recipe is missing, no YAML mapping, or has keys that are no options."""
+    """Raises ValueError if the recipe is missing, no YAML mapping, or has keys or values that are none of options."""
     if not path.is_file():
         raise ValueError(f"recipe {path} does not exist")
     recipe: Any = read_yaml(path)
@@ -146,31 +148,41 @@ def check_recipe(parser: Parser, path: Path) -> None:
     for key, value in recipe.items():
         if key not in parser.recipe_keys:
             raise ValueError(f"recipe {path}: {unknown(str(key), parser.recipe_keys, 'key')}")
-        hint, where = _hint(parser, key), f"recipe {path}: {key}"
-        check_keys(hint, value, where)
-        if hint is not None and not _dataclasses(hint):
-            require_kind(hint, value, where)
+        check_value(_hint(parser, key) or bool, value, f"recipe {path}: {key}")  # options without a type are switches
 
 
-def check_value(hint: Any, value: str, where: str) -> None:
-    """`check_keys` of an argument that is written as YAML or JSON."""
-    if _dataclasses(hint):
-        check_keys(hint, parse_yaml(value, f"{where} {value:.80}"), where)
+def check_argument(hint: Any, text: str, where: str) -> None:
+    """Raises ValueError unless an argument, as it stands on the command line, is a value of a type; None: any is."""
+    if hint is None or fits(hint, text):
+        return
+    try:
+        value = parse_yaml(text, where)
+    except FileError:
+        if text[:1] in ("[", "{"):
+            raise
+        value = text
+    # A text or a date that YAML finds is shown as it was written.
+    check_value(hint, value if isinstance(value, list | dict | int | float | None) else text, where)
 
 
-def check_keys(hint: Any, value: Any, where: str) -> None:
-    """Raises ValueError for unknown keys, and values of another type, of the mappings in a list of dataclasses."""
-    for entry_type in _dataclasses(hint):
-        known = [field.name for field in fields(entry_type)]
-        if not isinstance(value, list):
-            raise ValueError(f"{where}: expected a list, like [{{{known[0]}: ...}}]; got {value!r}")
-        for number, entry in enumerate(value, 1):
-            if not isinstance(entry, dict):
-                raise ValueError(f"{where}, entry {number}: expected a mapping of {', '.join(known)}; got {entry!r}")
-            for key in entry:
-                if key not in known:
-                    raise ValueError(f"{where}, entry {number}: {unknown(str(key), known, 'key')}")
-                require_kind(get_type_hints(entry_type)[key], entry[key], f"{where}, entry {number}: {key}")
+def check_value(hint: Any, value: Any, where: str) -> None:
+    """Raises ValueError unless a value is of a type, in which mappings stand for dataclasses; `where` names it."""
+    if not (entry_types := _dataclasses(hint)):
+        require_kind(hint, value, where)
+        return
+    (entry_type,), hints = entry_types, get_type_hints(entry_types[0])
+    if not isinstance(value, list):
+        raise ValueError(f"{where} is {shown(value)}; it must be {kind(hint)}")
+    for number, entry in enumerate(value, 1):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}, entry {number} is {shown(entry)}; it must be a mapping of {', '.join(hints)}")
+        for key in entry:
+            if key not in hints:
+                raise ValueError(f"{where}, entry {number}: {unknown(str(key), list(hints), 'key')}")
+            require_kind(hints[key], entry[key], f"{where}, entry {number}: {key}")
+        for field in fields(entry_type):
+            if field.name not in entry and field.default is field.default_factory is MISSING:
+                raise ValueError(f"{where}, entry {number}: {field.name} is missing")
 
 
 def unknown(name: str, known: Sequence[str], what: str, dashes: bool = False) -> str:
@@ -199,21 +211,15 @@ def _dataclasses(hint: Any) -> list[type]:
 
 
 def _readable(parser: Parser, message: str) -> str:
-    """jsonargparse's words on a value, in one line and in ours."""
+    """argparse's words on arguments that are too few or too many, in one line and in ours."""
     message = " ".join(message.split())
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         return f"missing: {', '.join(_shown(parser, name) for name in missing[1].split(', '))}"
     if more := re.fullmatch(r"unrecognized arguments: (.*)", message):
         return f"not expected: {more[1]}" + ("; a recipe stands first" if "config" in parser.options else "")
-    value = re.search(r"(?:Given|Got) value: (.*)$", message)
-    keys = re.findall(r'Parser key "([a-z_0-9]+)": ', message)  # a nested value is named from the outside in
-    if not value or not keys:
-        return message
-    hint = _hint(parser, keys[0])
-    for key in keys[1:]:
-        hint = next((get_type_hints(entry_type).get(key) for entry_type in _dataclasses(hint)), None)
-    expected = kind(hint)
-    return f"{' '.join([_shown(parser, keys[0]), *keys[1:]])} {value[1]}: expected {expected}" if expected else message
+    if one := re.fullmatch(r"argument --(\w+): (.*)", message):
+        return f"{_shown(parser, one[1])}: {one[2]}"
+    return message
 
 
 def _shown(parser: Parser, name: str) -> str:

@@ -11,7 +11,7 @@ from jam.checkpoints import new_folder
 from jam.checkpoints.folders import refuse_existing
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.commands.arguments import Parser, make_parser
-from jam.files import FileError, read_json
+from jam.files import FileError, read_json, reason
 from jam.model import load
 from jam.training import DataSource, TrainConfig
 from jam.training.checkpoint import checkpoints, step_of
@@ -57,8 +57,8 @@ def read_recipe(run: Path) -> TrainConfig:
     values = read_json(path)
     try:
         return TrainConfig(**values | {"sources": [DataSource(**source) for source in values["sources"]]})
-    except (KeyError, TypeError) as error:
-        raise FileError(f"{path} is no recipe of `jam train` ({type(error).__name__}: {error})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{path} is no recipe of `jam train` ({reason(error)})") from None
 
 
 def find_checkpoint(run: Path, step: int | None) -> Path:

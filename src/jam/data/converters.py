@@ -15,7 +15,7 @@ from typing import Any
 
 from jam.data.records import Record
 from jam.documents import PICTURE_KEYS, Document, Image, Message, Part, Sample, Text, parse_record, present, shortened
-from jam.files import FileError, parse_json
+from jam.files import FileError, kind_of, parse_json
 
 TEXT_KEYS = ("text", "caption", "txt")
 ROLES = ("user", "assistant")
@@ -195,7 +195,7 @@ def _list_or_text(value: str) -> Any:
 def _object(line: bytes, record: Record) -> dict[str, Any]:
     fields = parse_json(line, "the record", "correct it")
     if not isinstance(fields, dict):
-        raise ValueError(f"a record is an object; got {type(fields).__name__}")
+        raise ValueError(f"a record is an object; got {kind_of(fields)}")
     return fields
 
 

@@ -27,6 +27,7 @@ from jam.data.split import why_unsplittable
 from jam.data.verdicts import Identities, Verdicts
 from jam.data.workers import Block, Reject, encode_blocks
 from jam.documents import Document
+from jam.files import parse_json, read_json
 
 BLOCK = 64  # records that are encoded together
 READING = 2  # raised where records are read otherwise: a run that was begun before begins anew
@@ -197,7 +198,7 @@ def _refuse_rejects(state: State, limit: int | float, path: Path, final: bool = 
     if state.rejects <= allowed:
         return
     with path.open(encoding="utf-8") as lines:
-        first = [json.loads(line) for line in islice(lines, SHOWN)]
+        first = [parse_json(line, str(path)) for line in islice(lines, SHOWN)]
     shown = "; ".join(f"{one['source']}:{one['key']}: {one['reason']}" for one in first)
     raise ValueError(
         f"{state.rejects} of {state.seen} documents were rejected, --max-rejects allows {limit}: {shown}; all are in "
@@ -256,11 +257,11 @@ def _left(place: Path, key: str | None) -> State:
     try:
         if key is not None and (place / "shards").is_dir() and (place / "key.json").read_text(encoding="utf-8") == key:
             verdicts = Verdicts(place / VERDICTS)
-            state = verdicts.go_back(json.loads((place / STATE).read_text(encoding="utf-8")))
+            state = verdicts.go_back(read_json(place / STATE))
             write_json(place / STATE, state)  # before anything behind it is cut off, or forgotten
             verdicts.forget(state)
             return State.of(state)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged: it begins anew
         pass
     for path in place.iterdir():
         if path.is_dir():

@@ -10,7 +10,6 @@ import gzip
 import importlib
 import posixpath
 import tarfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from jam.documents import Document, JsonError, json_records
+from jam.files import reason
 
 LINES, TABLES, TARS = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), (".parquet",), (".tar", ".tar.gz", ".tgz")
 HUB = "datasets:"
@@ -78,9 +78,8 @@ class Files(Records):
         return [self.name, status.st_size, status.st_mtime_ns]
 
     def broken(self, error: Exception, after: str) -> ValueError:
-        reason = str(error) or type(error).__name__
         return ValueError(
-            f"{self.path}: cannot be read behind {after} ({reason}); is it whole? write or fetch it again"
+            f"{self.path}: cannot be read behind {after} ({reason(error)}); is it whole? write or fetch it again"
         )
 
 
@@ -94,10 +93,8 @@ class JsonLines(Files):
             try:
                 for key, record in islice(json_records(file), skip, None):
                     yield Record(self.name, key, record, raw.tell() / self.size)
-            except (OSError, EOFError, zlib.error) as error:
-                raise self.broken(error, f"line {key}") from None
-            except JsonError as error:
-                raise self.broken(error, f"record {key}") from None
+            except Exception as error:  # of damaged archives, readers raise what they like
+                raise self.broken(error, f"{'record' if isinstance(error, JsonError) else 'line'} {key}") from None
 
 
 class Parquet(Files):
@@ -116,7 +113,7 @@ class Parquet(Files):
                         row += 1
                         if row > skip:
                             yield Record(self.name, str(row), value, row / total)
-        except (OSError, _extra("pyarrow", "Parquet files").ArrowException) as error:
+        except Exception as error:  # of damaged tables, readers raise what they like
             raise self.broken(error, f"row {row}") from None
 
 
@@ -158,7 +155,7 @@ class Tar(Files):
                                 f"the file {member.name:.80} is a link to {member.linkname:.80}, which is not before it"
                             )
                     _require_end(archive)
-            except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+            except Exception as error:  # of damaged archives, readers raise what they like
                 raise self.broken(error, f"sample {key!r}") from None
         if sample and not skip:
             yield Record(self.name, key, sample, 1.0)
@@ -201,7 +198,7 @@ class HubDataset(Records):
             for number, value in enumerate(rows.skip(skip) if skip else rows, skip + 1):
                 yield Record(self.name, str(number), dict(value), number / total if total else None)
         except Exception as error:
-            raise ValueError(f"{self.name}: cannot be read behind row {number} ({_first_line(error)})") from None
+            raise ValueError(f"{self.name}: cannot be read behind row {number} ({reason(error)})") from None
 
     def identity(self) -> Any:
         """Sizes and dates of a saved folder's files; else what `datasets` knows files by: dates, hashes of the hub."""
@@ -217,7 +214,7 @@ class HubDataset(Records):
         return [self.name, origins] if origins else None
 
     def _unopened(self, error: Exception) -> ValueError:
-        return ValueError(f"{self.name}: `datasets` cannot open it ({_first_line(error)})")
+        return ValueError(f"{self.name}: `datasets` cannot open it ({reason(error)})")
 
 
 class Documents(Records):
@@ -292,7 +289,3 @@ def _extra(module: str, what: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise ValueError(f"{what} are read by an optional part: pip install 'jam-fusion[data]'") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -10,7 +10,6 @@ documents come from.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -23,7 +22,7 @@ import numpy as np
 from jam.checkpoints import sha256_of
 from jam.checkpoints.checksums import OTHERS, checksum_of, checksums_in, read_sealed, write_sealed
 from jam.codec import Encoded
-from jam.files import FileError, reason
+from jam.files import FileError, parse_json, reason
 from jam.vocabulary import Vocabulary
 
 SUMMARY, IDS = "shards.json", "ids.bin"
@@ -257,7 +256,7 @@ class Shards:
         """Lines of the file that says it, each with the number of its first document."""
         try:
             with (self.folder / ORIGINS).open(encoding="utf-8") as file:
-                lines = [json.loads(line) for line in file]
+                lines = [parse_json(line, ORIGINS) for line in file]
         except (OSError, ValueError):  # of an earlier version, or damaged: numbers must do
             return []
         ends = accumulate(len(line["keys"]) for line in lines)

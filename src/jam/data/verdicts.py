@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jam.files import FileError, parse_json
+
 Identities = dict[str, list[int] | None]  # of files: bytes and date; None: there is none
 
 
@@ -54,8 +56,8 @@ class Verdicts:
         """Blocks that are done in a state."""
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
             try:
-                block = json.loads(line)
-            except json.JSONDecodeError:  # the last one, of a run that was killed
+                block = parse_json(line, str(self.path))
+            except FileError:  # the last one, of a run that was killed
                 return
             if block["before"]["seen"] >= state["seen"]:
                 return

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 
 from jam.checkpoints.folders import refuse_existing
@@ -20,6 +19,7 @@ from jam.data import prepare
 from jam.data.prepare import encode_all
 from jam.documents import Document
 from jam.evaluation.perplexity import measure
+from jam.files import read_yaml
 from jam.fusion import FuseConfig, fuse
 from jam.model import Model, load
 from jam.models import JointModel
@@ -93,7 +93,7 @@ def perplexity(joint: JointModel, documents: list[Encoded]) -> dict[str, float |
 
 def read_recipe(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe of the demo with `changes` to it."""
-    return yaml.safe_load((RECIPES / f"{name}.yaml").read_text()) | changes
+    return read_yaml(RECIPES / f"{name}.yaml") | changes
 
 
 def train(

@@ -4,7 +4,19 @@ JSON lines in and out, Markdown and HTML out. Pixels are read only when they are
 """
 
 from jam.documents.attached import PICTURE_KEYS, Sample
-from jam.documents.document import Document, Gap, Message, Part, Text, article, ending, page, to_html, to_markdown
+from jam.documents.document import (
+    Document,
+    Gap,
+    Message,
+    Part,
+    Text,
+    article,
+    ending,
+    page,
+    require_parts,
+    to_html,
+    to_markdown,
+)
 from jam.documents.json_files import JsonError, json_records
 from jam.documents.lost import READ_SUFFIXES
 from jam.documents.pictures import Image, data_uri, is_data_uri, shortened
@@ -41,6 +53,7 @@ __all__ = [
     "png_bytes",
     "present",
     "read_documents",
+    "require_parts",
     "shortened",
     "to_html",
     "to_markdown",

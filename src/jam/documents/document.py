@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jam.documents.pictures import Image, data_uri, png_bytes
+from jam.files import as_path
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -21,6 +22,8 @@ class Text:
     text: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ValueError(f"a text is {self.text!r:.80}; it must be a string")
         if broken := SURROGATE.search(self.text):
             around = self.text[max(0, broken.start() - 20) : broken.end() + 20]
             raise ValueError(f"character {broken.start()} of a text is half a surrogate pair ({around!a}); remove it")
@@ -31,6 +34,10 @@ class Gap:
     """A place in a document that a model fills, from what stands on both sides (`jam fill`)."""
 
     modality: Literal["text", "image"]
+
+    def __post_init__(self) -> None:
+        if self.modality not in ("text", "image"):
+            raise ValueError(f'a gap is of the modality {self.modality!r:.80}; it must be "text" or "image"')
 
 
 Part = Text | Image | Gap
@@ -60,6 +67,10 @@ class Document:
     def __post_init__(self) -> None:
         if self.content and self.messages:
             raise ValueError("a document has either content or messages, not both")
+        if not isinstance(self.messages, list | tuple) or not all(isinstance(one, Message) for one in self.messages):
+            raise ValueError(f"{self.where}messages are {self.messages!r:.80}; give a list of Message")
+        for content in (self.content, *(message.content for message in self.messages)):
+            require_parts(content, f"{self.where}content")
 
     @property
     def parts(self) -> list[Part]:
@@ -87,7 +98,7 @@ class Document:
 
     def save(self, path: str | Path) -> Path:
         """Write an HTML page (``.html``, pictures inside) or Markdown (``.md``, pictures in a folder beside it)."""
-        path = Path(path)
+        path = as_path(path, "the page of a document")
         if path.suffix == ".html":
             path.write_text(to_html(self), encoding="utf-8")
         elif path.suffix == ".md":
@@ -95,6 +106,13 @@ class Document:
         else:
             raise ValueError(f"{path}: a document is saved as .html or .md, not as {path.suffix or 'no suffix'!r}")
         return path
+
+
+def require_parts(parts: Any, what: str) -> None:
+    """Raises ValueError for anything but a list of parts; `what` names it."""
+    wrong = [parts] if not isinstance(parts, list | tuple) else [one for one in parts if not isinstance(one, Part)]
+    if wrong:
+        raise ValueError(f"{what} has {wrong[0]!r:.80}; give a list of Text, Image and Gap")
 
 
 def ending(document: Document) -> str:

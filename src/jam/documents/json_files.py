@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
 
+from jam.files import reason
+
 STEP = 2**16  # bytes that are read at a time, until a record is longer
 LONGEST_TOKEN = 16  # of JSON beside texts and numbers: an error so near to the end may be one of what is not read yet
 SPACE = re.compile(r"\s*")
@@ -58,17 +60,21 @@ def _values(file: BinaryIO, start: bytes, in_array: bool) -> Iterator[bytes]:
                 yield text.value()
             return
         text.take()
-        if text.peek() == "]":
-            return
-        while True:
+        is_empty = text.peek() == "]"
+        while not is_empty:
             yield text.value()
             if (mark := text.peek()) == "]":
-                return
+                break
             if mark != ",":
                 raise JsonError(f"expected ',' or ']' behind a record, got {mark or 'the end of the file'!r}")
             text.take()
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise JsonError(str(error)) from None
+        text.take()
+        if rest := text.peek():
+            raise JsonError(f"expected the end of the file behind the array, got {rest!r}")
+    except JsonError:
+        raise
+    except (ValueError, RecursionError) as error:  # ValueError: UTF-8, grammar, or a number of very many digits
+        raise JsonError(reason(error)) from None
 
 
 class _Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,16 @@ class Image:
     grid: tuple[int, int] | None = None
     where: str = ""  # file and line of the document, for messages
     data: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.path, os.PathLike):
+            self.path = os.fspath(self.path)
+        kinds = (("path", str, "a string or a Path"), ("pixels", PILImage.Image, "a picture of Pillow"))
+        for name, kind, what in (*kinds, ("codes", list | tuple, "a list of whole numbers"), ("data", bytes, "bytes")):
+            if (value := getattr(self, name)) is not None and not isinstance(value, kind):
+                raise ValueError(f"{self.where}{name} of a picture is {value!r:.80}; it must be {what}")
+        if wrong := [code for code in self.codes or () if not isinstance(code, int)]:
+            raise ValueError(f"{self.where}codes of a picture have {wrong[0]!r:.80}; they must be whole numbers")
 
     @classmethod
     def at(cls, address: str, folder: Path, where: str = "") -> Image:
@@ -116,7 +127,8 @@ def data_uri(picture: PILImage.Image) -> str:
 
 
 def shortened(text: str, most: int = SHOWN) -> str:
-    """A text for a message: its beginning and end, where it is longer than `most` characters."""
+    """A text for a message: its beginning and end, where it is longer than `most` characters; on one line."""
+    text = text if text.isprintable() else repr(text)[1:-1]
     if len(text) <= most:
         return text
     return f"{text[: most * 2 // 3]}...{text[-most // 4 :]} ({len(text)} characters)"

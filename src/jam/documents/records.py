@@ -13,7 +13,7 @@ from jam.documents.document import Document, Gap, Message, Part, Text
 from jam.documents.json_files import JsonError, json_records
 from jam.documents.lost import require_none
 from jam.documents.pictures import DATA_URI, JPEG, Image, data_uri
-from jam.files import parse_json
+from jam.files import as_path, kind_of, parse_json
 
 # Where a part of type image says what its picture is; `source` and objects are those of chat APIs.
 IMAGE_SOURCES = ("image", "image_url", "url", "path", "base64", "source")
@@ -22,7 +22,7 @@ PART_KEYS = ("type", "text", "codes", "grid", "modality")
 
 def read_documents(path: str | Path) -> Iterator[Document]:
     """Documents of a JSON-lines file, one by one. Raises ValueError that names file and line."""
-    path = Path(path)
+    path = as_path(path, "the file of documents")
     if not path.is_file():
         raise ValueError(f"{path}: no such file of documents")
     with path.open("rb") as file:
@@ -69,7 +69,7 @@ def _turns(fields: Mapping[str, Any], where: str) -> list[Any]:
     if "content" in fields:
         return [{"role": "assistant", "content": fields["content"]}]
     if not isinstance(fields["messages"], list):
-        raise ValueError(f'{where}"messages" must be a list; got {type(fields["messages"]).__name__}')
+        raise ValueError(f'{where}"messages" must be a list; got {kind_of(fields["messages"])}')
     return fields["messages"]
 
 
@@ -84,7 +84,7 @@ def _parse_parts(parts: Any, sample: Sample) -> list[Any]:
     if isinstance(parts, str):
         return [_parse_text(parts, sample.where)]
     if not isinstance(parts, list):
-        raise ValueError(f'{sample.where}"content" must be a list of parts; got {type(parts).__name__}')
+        raise ValueError(f'{sample.where}"content" must be a list of parts; got {kind_of(parts)}')
     return [part if isinstance(part, Text | Image) else _parse_part(part, sample) for part in parts]
 
 
@@ -167,6 +167,6 @@ def _address(image: Image) -> str:
 
 def write_documents(path: str | Path, documents: Iterable[Document]) -> None:
     """Write JSON lines; a half of a surrogate pair in `extra` stays as JSON escapes it."""
-    with Path(path).open("w", encoding="utf-8", errors="backslashreplace") as lines:
+    with as_path(path, "the file of documents").open("w", encoding="utf-8", errors="backslashreplace") as lines:
         for document in documents:
             lines.write(json.dumps(to_record(document), ensure_ascii=False) + "\n")

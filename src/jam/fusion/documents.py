@@ -79,8 +79,9 @@ def opening_of(tokenizer: Any) -> tuple[int, ...]:
     return tuple(whole[: next((place for place in places if whole[place : place + len(plain)] == plain), 0)])
 
 
-def _listed(ids: int | list[int] | None) -> list[int | None]:
-    return [*ids] if isinstance(ids, list) else [ids]
+def _listed(ids: Any) -> list[int]:
+    """One id or several, as configs have them; what is none is left out."""
+    return [token for token in (ids if isinstance(ids, list) else [ids]) if type(token) is int]
 
 
 def find_layout(

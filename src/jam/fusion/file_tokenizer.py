@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from jam.checkpoints.folders import write_json
-from jam.files import read_json
+from jam.files import read_json, reading
 
 AS_THEY_ARE = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Classes that build nothing of their own: what counts is tokenizer.json."""
@@ -87,7 +87,8 @@ class FileTokenizer:
         """The tokenizer of `transformers`, for what is not here."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
+        with reading(f"the tokenizer {self._folder}"):
+            return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jam.checkpoints import has_weights
+from jam.files import parse_yaml, read_bytes
 
 # Not "*.safetensors": some repositories hold their weights twice, under other names.
 WEIGHTS = ["model*.safetensors", "model.safetensors.index.json"]
@@ -15,6 +16,7 @@ TOKENIZER = ["tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "a
 PROCESSOR = ["preprocessor_config.json", "processor_config.json"]  # sizes of pictures
 IMAGE_TOKENIZER = ["image_tokenizer/*", *PROCESSOR]
 DESCRIPTION = ["config.json", "generation_config.json", "manifest.json", "README.md", *TOKENIZER, *IMAGE_TOKENIZER]
+HEAD, MAX_CARD = re.compile(r"\s*---[ \t]*[\r\n]+(.*?)[\r\n]+---(?:\s|$)", re.DOTALL), 2**20  # of a model's card
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
 
@@ -84,10 +86,10 @@ def license_of(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         return None
-    import yaml
-    from huggingface_hub import ModelCard
-
     try:
-        return ModelCard.load(card, ignore_metadata_errors=True).data.license
-    except (ValueError, yaml.YAMLError):  # somebody's notes, or a card that was written by hand
+        head = HEAD.match(read_bytes(card, MAX_CARD).decode())
+        values = parse_yaml(head[1], str(card)) if head else None
+    except ValueError:  # somebody's notes, or a card that was written by hand
         return None
+    stated = values.get("license") if isinstance(values, dict) else None
+    return stated if isinstance(stated, str) else None

@@ -256,7 +256,7 @@ def _text_size(text: Parent, assumed: int | None) -> int:
         )
     if text.text_end > text.vocab_size:
         raise ValueError(
-            f"the tokenizer of the text parent has the id {text.text_end - 1}, its model {text.vocab_size} rows; "
-            "resize the model's embeddings first"
+            f"the tokenizer of the text parent {text.folder} has the id {text.text_end - 1}, its model "
+            f"{text.vocab_size} rows; resize the model's embeddings first"
         )
     return text.text_end

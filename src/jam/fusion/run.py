@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ from jam.checkpoints.resume import Workplace, require_free
 from jam.checkpoints.tensors import KIND_OF
 from jam.codec import describe_image_tokenizer
 from jam.codec.files import InsideCheckpoint, OwnFolder, image_tokenizer_in
+from jam.files import reading
 from jam.fusion.config import FuseConfig, find_image_tokenizer
 from jam.fusion.cross import cross
 from jam.fusion.hub import locate
@@ -58,27 +60,39 @@ def check_options(config: FuseConfig) -> None:
 
 def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = None) -> Pair:
     """Describe both parents and find their joint vocabulary. Raises ValueError when they don't fit together."""
-    weights = not config.plan
-    text, image = (
-        Parent.describe(locate(place, role, weights), role)
-        for place, role in ((config.text, "text"), (config.image, "image"))
-    )
-    return join(
-        text,
-        image,
-        context=config.context,
-        image_tokenizer=image_tokenizer_info,
-        image_codes=config.image_codes,
-        image_start=config.image_start,
-        sentinels=config.sentinels,
-        layout=config.layout,
-        kind=KIND_OF[config.dtype] if config.dtype else None,
-        plan_only=config.plan,
-    )
+    parents = {}
+    for place, role in ((config.text, "text"), (config.image, "image")):
+        folder = locate(place, role, weights=not config.plan)
+        with reading(f"the {role} parent {folder}", "get its config and tokenizer anew", passing=ValueError):
+            parents[role] = Parent.describe(folder, role)
+    with _of_both(config):
+        return join(
+            parents["text"],
+            parents["image"],
+            context=config.context,
+            image_tokenizer=image_tokenizer_info,
+            image_codes=config.image_codes,
+            image_start=config.image_start,
+            sentinels=config.sentinels,
+            layout=config.layout,
+            kind=KIND_OF[config.dtype] if config.dtype else None,
+            plan_only=config.plan,
+        )
+
+
+def _of_both(config: FuseConfig) -> AbstractContextManager[None]:
+    """What their configs, tokenizers and manifests say is used here, and may be of any kind."""
+    parents = f"what the parents {config.text} and {config.image} say of themselves"
+    return reading(parents, "get the configs and tokenizers of both anew", passing=ValueError)
 
 
 def make_plan(config: FuseConfig, pair: Pair) -> FusionPlan:
     """Plan the fusion of a pair. Raises ValueError when the method cannot fuse it."""
+    with _of_both(config):
+        return _plan_of(config, pair)
+
+
+def _plan_of(config: FuseConfig, pair: Pair) -> FusionPlan:
     if config.method != "cross":
         pair.require_one_tokenizer(config.method)
     if config.method == "uniform":

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from jam.codec import Codec
-from jam.documents import Document, Message, Part, Text
+from jam.documents import Document, Message, Part, Text, require_parts
 from jam.generation.documents import document_of, request_for
 from jam.generation.engine import Engine
 from jam.generation.events import Event, Finished
@@ -52,9 +52,11 @@ class Chat:
         Raises:
             ValueError: as `send`; where the answer failed, behind the events so far.
         """
+        if not isinstance(message, str):
+            require_parts(message, "a message")
         parts: list[Part] = [Text(message)] if isinstance(message, str) else list(message)
         turns = [*self.document.messages, Message("user", parts)]
-        chosen = replace(self.settings, **settings).for_row(sum(turn.role == "user" for turn in turns) - 1)
+        chosen = self.settings.changed(**settings).for_row(sum(turn.role == "user" for turn in turns) - 1)
         request = request_for(Document(messages=turns), chosen, self.codec, session=self.session)
         row = self.engine.submit(request)
         try:

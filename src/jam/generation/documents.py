@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jam.codec import Codec
-from jam.documents import Document, Message, Part, Text
+from jam.documents import Document, Message, Part, Text, require_parts
 from jam.generation.request import Request, Session
 from jam.generation.result import Generation
 from jam.generation.settings import GenerationSettings
@@ -26,6 +26,10 @@ def request_for(
     Raises:
         ValueError: the prompt is empty, or has gaps.
     """
+    if not isinstance(prompt, str | Document):
+        raise ValueError(f"a prompt is {prompt!r:.80}; give a question as a string, or a Document")
+    if not isinstance(begin, str):
+        require_parts(begin, "begin")
     parts: list[Part] = [Text(begin)] if isinstance(begin, str) and begin else list(begin)  # type: ignore[arg-type]
     if isinstance(prompt, Document) and not prompt.messages:
         ids = codec.encode_prompt(Document(content=[*prompt.content, *parts], where=prompt.where))

@@ -65,6 +65,10 @@ class Engine:
         self.vocabulary = model.vocabulary
         self.device = model.device
         length = model.context_length if length is None else length
+        if type(length) is not int or not 1 <= length <= model.context_length:
+            raise ValueError(
+                f"length is {length!r:.80}; it must be from 1 to the model's context, {model.context_length}"
+            )
         if memory is not None:
             slots = min(slots, _slots_in(memory, length, model))
         self.decoder = Decoder(model, slots, length)

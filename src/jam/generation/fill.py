@@ -6,7 +6,6 @@ the sentinel of the next gap, if there is one. A gap for a picture gets exactly 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -24,7 +23,7 @@ def settings_to_fill(defaults: GenerationSettings, **chosen: Any) -> GenerationS
 
     So is the guidance scale: the unconditional stream is that of any picture, which a gap's is not.
     """
-    return replace(defaults, **{"stop": (), "min_images": 0, "max_images": None, "guidance_scale": 1.0, **chosen})
+    return defaults.changed(**{"stop": (), "min_images": 0, "max_images": None, "guidance_scale": 1.0, **chosen})
 
 
 def request_to_fill(document: Document, settings: GenerationSettings, codec: Codec) -> Request:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -97,14 +98,24 @@ class GenerationSettings:
             raise ValueError(f"stop is {self.stop!r}; it must be a list of strings that are not empty")
         object.__setattr__(self, "stop", tuple(self.stop))
 
-    def _check(self, name: str, kind: type, fits: Any, must_be: str) -> None:
+    def changed(self, **chosen: Any) -> GenerationSettings:
+        """These settings with other values of some. Raises ValueError, for a name that there is none of, too."""
+        names = [field.name for field in fields(self)]
+        if unknown := [name for name in chosen if name not in names]:
+            near = difflib.get_close_matches(unknown[0], names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+            raise ValueError(f"there is no setting {unknown[0]}; {hint}")
+        return replace(self, **chosen)
+
+    def _check(self, name: str, of: type, fits: Any, must_be: str) -> None:
         value = getattr(self, name)
         if value is None and type(self).__dataclass_fields__[name].default is None:
             return
-        numbers = (int, float) if kind is float else (int,)
+        numbers = (int, float) if of is float else (int,)
         if isinstance(value, bool) or not isinstance(value, numbers):
-            wanted = "a number" if kind is float else "a whole number"
-            raise ValueError(f"{name} is {value!r}, of type {type(value).__name__}; it must be {wanted}: {must_be}")
+            wanted = "a number" if of is float else "a whole number"
+            kind = "" if value is None else f", of type {type(value).__name__}"
+            raise ValueError(f"{name} is {value!r:.80}{kind}; it must be {wanted}: {must_be}")
         if not fits(value):
             raise ValueError(f"{name} is {value}; it must be {must_be}")
 

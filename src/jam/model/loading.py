@@ -16,7 +16,7 @@ from jam.checkpoints.configs import load_config
 from jam.checkpoints.manifest import FILE_NAME as MANIFEST
 from jam.codec import Codec, load_image_tokenizer, load_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
-from jam.files import FileError, read_json, reading
+from jam.files import FileError, as_path, read_json, reading
 from jam.generation import GenerationSettings
 from jam.grammar import Grammar
 from jam.model.model import GENERATION_CONFIG, Model
@@ -24,6 +24,8 @@ from jam.models import CrossConfig, CrossForCausalLM, SingleStream, compile_laye
 from jam.models.placement import spread_layers
 from jam.models.towers import composite_of, decoder_config, family_of
 from jam.vocabulary import ParentRows, Vocabulary
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load(
@@ -57,7 +59,9 @@ def load(
             f"device_map {device_map!r} with {'int8' if int8 else 'compiled layers'}: layers that come and go are "
             "neither; leave one of the two out"
         )
-    folder, device = Path(folder), choose_device(device)
+    folder, device = as_path(folder, "the model folder"), choose_device(device)
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     codec, manifest = load_codec(folder, device, check), Manifest.load(folder)
     network = _load_network(folder, device, dtype, device_map)
     joint: CrossForCausalLM | SingleStream
@@ -66,9 +70,11 @@ def load(
     else:
         if manifest.rows is None or manifest.image_grid is None:
             raise ValueError(f"{folder}/manifest.json does not say the rows of this model; fuse the parents again")
-        composite, rows = composite_of(network.config), ParentRows(**manifest.rows)
+        composite = composite_of(network.config)
         decoder = composite.decoder_of(network) if composite.whole_class else network
-        joint = SingleStream(decoder, codec.vocabulary, manifest.image_grid, rows, network)  # type: ignore[arg-type]
+        with reading(folder / MANIFEST, "fuse the parents again"):
+            rows, grid = ParentRows(**manifest.rows), manifest.image_grid
+            joint = SingleStream(decoder, codec.vocabulary, grid, rows, network)  # type: ignore[arg-type]
         joint.joint.to(device)
     if int8:
         quantize(joint)
@@ -86,7 +92,7 @@ def load_codec(folder: str | Path, device: str | None = None, check: bool = Fals
     Raises:
         ValueError: it is no model folder of jam, or a file is not as it was written.
     """
-    folder, device = Path(folder), choose_device(device)
+    folder, device = as_path(folder, "the model folder"), choose_device(device)
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder")
     manifest = Manifest.load(folder)
@@ -115,11 +121,13 @@ def context_of(folder: str | Path) -> int | None:
 
 def choose_device(name: str | None) -> str:
     """A device that is there; by default the GPU if there is one. Raises ValueError for one that is not."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name is None else name
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a build of torch without CUDA
-        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try --device cpu") from None
+    except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: a build of torch without CUDA
+        raise ValueError(
+            f"device {name!r:.80} cannot be used ({str(error).splitlines()[0]}); try --device cpu"
+        ) from None
     return name
 
 

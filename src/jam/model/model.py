@@ -80,7 +80,9 @@ class Model:
             were generated.
         """
         single = isinstance(prompts, str | Document)
-        chosen = replace(self.settings, **settings)
+        if not single:
+            require_list(prompts, (str, Document), "prompts are", "give a question, a Document, or a list of them")
+        chosen = self.settings.changed(**settings)
         documents = self.generate_all([prompts] if single else list(prompts), chosen, begin=begin)
         return documents[0] if single else documents
 
@@ -109,7 +111,7 @@ class Model:
             ValueError: the request cannot be met: at once. Or the document failed (`Generation.checked`): behind the
                 events so far, in the place of `Finished`.
         """
-        request = request_for(prompt, replace(self.settings, **settings), self.codec, begin)
+        request = request_for(prompt, self.settings.changed(**settings), self.codec, begin)
         engine = self._sized_for([request])
         engine.submit(request)
         return self._events(engine, request)
@@ -132,7 +134,7 @@ class Model:
         Raises:
             ValueError: there is no memory for a cache of this length.
         """
-        chosen = replace(self.settings, **settings)
+        chosen = self.settings.changed(**settings)
         return Chat(self.engine(slots=2, length=length), self.codec, chosen, system)
 
     @overload
@@ -146,7 +148,8 @@ class Model:
             ValueError: a document has no gap, or more pictures or text than the context holds; or the settings have
                 stop strings or a number of pictures.
         """
-        listed = [documents] if isinstance(documents, Document) else list(documents)
+        listed = [documents] if isinstance(documents, Document) else documents
+        require_list(listed, (Document,), "documents to fill are", "give a Document with gaps, or a list of them")
         done = self.fill_all(listed, settings_to_fill(self.settings, **settings))
         return done[0] if isinstance(documents, Document) else done
 
@@ -213,6 +216,14 @@ class Model:
                 "put it back, or set `folder` to where the model lies now"
             )
         return path
+
+
+def require_list(values: Any, kinds: tuple[type, ...], what: str, remedy: str) -> None:
+    """Raises ValueError for anything but a list, with something in it, of values of these kinds."""
+    if not isinstance(values, list | tuple) or not values:
+        raise ValueError(f"{what} {values!r:.80}; {remedy}")
+    if wrong := [one for one in values if not isinstance(one, kinds)]:
+        raise ValueError(f"{what} a list with {wrong[0]!r:.80} in it; {remedy}")
 
 
 def write_settings(folder: Path, settings: GenerationSettings, vocabulary: Vocabulary) -> None:

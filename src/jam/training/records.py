@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from jam.checkpoints.folders import write_text
+from jam.files import parse_json
 
 RECORDS = "metrics.jsonl"
 
@@ -27,7 +28,9 @@ class Records:
             return
         path = folder / RECORDS
         if path.exists():
-            kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+            kept = [
+                line for line in path.read_text(errors="replace").splitlines(keepends=True) if _step_of(line) <= step
+            ]
             write_text(path, "".join(kept))
         self.file = path.open("a")
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
@@ -51,8 +54,8 @@ class Records:
 
 
 def _step_of(line: str) -> float:
-    """The step of a record; of one that a kill has cut, later than all."""
+    """The step of a record; of one that a kill has cut, or that is damaged, later than all."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:
+        return float(parse_json(line, RECORDS)["step"])
+    except (ValueError, TypeError, KeyError):
         return float("inf")
