@@ -11,6 +11,7 @@ import pytest
 import torch
 from family_pairs import IMAGE_SIZES, gemma2, llama, wide_gemma3
 from fusion_parents import TEXT_SIZE, llama_config, run, save_pair
+from resealed import reseal
 from test_contexts import save_pair as save_unlike_contexts
 from test_family_fusion import COMPOSITES, save
 from test_family_fusion import run as run_family
@@ -54,6 +55,7 @@ def edit(folder: Path, role: str, **fields: Any) -> None:
     config = json.loads(path.read_text())
     config[f"{role}_config"] |= fields
     path.write_text(json.dumps(config))
+    reseal(folder / "out")
 
 
 # --- settings ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from fusion_parents import llama_config
 from fusion_parents import run as fuse_plain
 from fusion_parents import save_pair as save_plain
+from resealed import reseal
 from safetensors.torch import load_file, save_file
 from test_unequal import run, save_pair, verified, write_page
 from torch import Tensor
@@ -62,6 +63,7 @@ def change(folder: Path, name: str, edit: Callable[[Tensor], Any]) -> None:
     tensors = load_file(folder / "out" / WEIGHTS)
     edit(tensors[name])
     save_file(tensors, folder / "out" / WEIGHTS, metadata={"format": "pt"})
+    reseal(folder / "out")
 
 
 def test_a_pair_with_unlike_tokenizers_passes(fused: Path) -> None:
@@ -149,5 +151,6 @@ def test_a_tensor_that_is_missing(unlike: Path) -> None:
     tensors = load_file(unlike / "out" / WEIGHTS)
     del tensors[MADE]
     save_file(tensors, unlike / "out" / WEIGHTS, metadata={"format": "pt"})
+    reseal(unlike / "out")
     with pytest.raises(ValueError, match=rf"1 missing \({MADE}\)"):
         changes(unlike, torch.bfloat16)

@@ -32,9 +32,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     folder = Path(folder)
-    source = tokenizer_folder(folder) or folder
-    if not source.is_dir():
-        raise FileError(f"{source}: there is no such folder of a tokenizer; give the right name")
+    source = tokenizer_folder(folder)
+    if source is None:
+        raise FileError(f"{folder} holds no tokenizer; copy its files into {folder / TOKENIZER_FOLDER}")
     with reading(f"the tokenizer {source}", f"copy its files into {folder / TOKENIZER_FOLDER} anew"):
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         tokenizer.decode([*tokenizer("a")["input_ids"], *_plain_ids(tokenizer, "a")])
