@@ -6,7 +6,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo report long test test-all check parents setup clean
+.PHONY: demo report long test test-all kill check parents setup clean
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +30,9 @@ test: $(READY)
 
 test-all: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto
+
+kill: $(READY)            ## kill every command that writes at random moments, and compare what it makes at last
+	$(BIN)/python tests/kills.py --kills 100 --seed 0
 
 check: $(READY)           ## format, lint, types, import rule
 	$(BIN)/ruff format --check .
