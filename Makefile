@@ -8,7 +8,7 @@ SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo report long test test-all check fuzz parents setup clean
+.PHONY: demo report long test test-all check fuzz kill parents setup clean
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ test: $(READY)
 
 test-all: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+kill: $(READY)            ## kill every command that writes at random moments, and compare what it makes at last
+	$(BIN)/python tests/kills.py --kills 100 --seed 0
 
 check: $(READY)           ## format, lint, types, import rule
 	$(BIN)/ruff format --check .

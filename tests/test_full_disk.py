@@ -77,7 +77,7 @@ def test_no_room_for_the_state_of_a_checkpoint(shards, tmp_path, monkeypatch):
     for _ in range(3):
         next(steps)
     made.checkpoints.settle(wait=True)
-    monkeypatch.setattr(checkpoint, "write_json", full)
+    monkeypatch.setattr(checkpoint, "write_sealed", full)
     with pytest.raises(ValueError, match=r"the disk is full: cannot write .*000004: .*last checkpoint is .*000002"):
         list(steps)
     assert [path.name for path in (made.run / "checkpoints").iterdir()] == ["step-000002"]

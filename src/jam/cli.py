@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from jam.commands import COMMANDS, overview, parse
+from jam.commands import COMMANDS, overview, parse, told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[command].run(settings) or 0
     except (ValueError, OSError) as error:  # OSError: a folder that may not be written, and the like
-        errors.print(f"jam {command}: {error}", markup=False)
+        errors.print(f"jam {command}: {told(error)}", markup=False)
         return 1
     except KeyboardInterrupt:
         errors.print(f"jam {command}: interrupted", markup=False)

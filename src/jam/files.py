@@ -1,8 +1,11 @@
 """Files that somebody else made, read in one way: regular ones, of a bounded size, with errors that name them.
 
+And ours, written in one way: beside their place, which they take when they are whole.
+
 >>> settings = read_json("model/config.json")
 >>> with reading("model/tokenizer.json"):
 ...     tokenizer = Tokenizer.from_file("model/tokenizer.json")
+>>> write_text("report.json", "{}")
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -197,6 +201,65 @@ def _nodes(node: Any, known: dict[int, int]) -> int:
         parts = (part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,)))
         known[id(node)] = 1 + sum(_nodes(part, known) for part in parts)
     return known[id(node)]
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a name beside `path`; the file or folder that is written there is `path` when the block ends.
+
+    Readers, and who comes after an error or a kill, see the old one or the new one, never a part. What is no file and
+    no folder (``/dev/stdout``, a pipe) is written to as it is, and a link stays one.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        yield Path(path)
+        return
+    path = Path(os.path.realpath(path))
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    remove(partial)  # of a killed process that had our id
+    try:
+        yield partial
+        if os.path.lexists(partial):
+            rename_over(partial, path)
+    except BaseException as error:
+        remove(partial)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file, which is there as a whole or as it was."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file, which is there as a whole or as it was."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def rename_over(new: Path, path: Path) -> None:
+    """Rename `new` to `path`. What is in the way of a folder is moved aside first: a rename cannot replace it."""
+    if not new.is_dir() or not os.path.lexists(path):
+        os.replace(new, path)
+        return
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _too_deep(where: str, remedy: str) -> FileError:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jam.files import rename_over, write_text
+
 TOKENIZER_FOLDER = "tokenizer"
+# How libraries in C++ and Rust report a full disk, and how numpy does.
+FULL = rf"No space left on device|\(os error {errno.ENOSPC}\)|^\d+ requested and \d+ written$"
+NOTHING = "nothing was left behind"  # of an attempt, in the message about a full disk
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 @contextmanager
-def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | None = None) -> Iterator[Path]:
+def new_folder(
+    path: str | Path, overwrite: bool = False, bytes_needed: int | None = None, kept: str = NOTHING
+) -> Iterator[Path]:
     """Yield an empty temporary sibling of `path`, which takes that name when the block ends without an error.
 
     After an error or an interrupt the temporary folder is removed, so `path` never holds half a model.
@@ -24,6 +32,7 @@ def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | No
     Args:
         overwrite: replace an existing folder, at the very end; otherwise an existing path is an error.
         bytes_needed: size of what will be written, when known: a disk that is too small is then reported at once.
+        kept: what a message about a full disk says that remains.
 
     Raises:
         ValueError: the path exists, or the disk is full.
@@ -33,7 +42,7 @@ def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | No
         refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if bytes_needed is not None and bytes_needed > free_bytes(path):
-        raise disk_full(path, bytes_needed)
+        raise disk_full(path, bytes_needed, kept)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had our id
     partial.mkdir()
@@ -41,11 +50,11 @@ def new_folder(path: str | Path, overwrite: bool = False, bytes_needed: int | No
         yield partial
         if not overwrite:
             refuse_existing(path)  # another process may have been faster
-        _replace(partial, path)
+        rename_over(partial, path)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if is_disk_full(error):
-            raise disk_full(path, bytes_needed) from error
+            raise disk_full(path, bytes_needed, kept) from error
         raise
 
 
@@ -70,20 +79,8 @@ def tokenizer_folder(folder: str | Path) -> Path | None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, as `write_text` does."""
+    """Write `value` as indented JSON; the file is there as a whole or as it was."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file; readers, and who comes after an error, see the old file or the new one, never a part."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def sync(path: Path) -> None:
@@ -110,28 +107,10 @@ def refuse_existing(path: str | Path) -> None:
         raise ValueError(f"{path} exists; choose another --out or remove it")
 
 
-def _replace(new: Path, path: Path) -> None:
-    """Rename `new` to `path`. A folder that is in the way is moved aside first: a rename cannot replace it."""
-    if not os.path.lexists(path):
-        new.rename(path)
-        return
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
-    path.rename(old)
-    try:
-        new.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old)
-    else:
-        old.unlink()
-
-
 def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return f"(os error {errno.ENOSPC})" in str(error)  # how the safetensors library reports it
+    return re.search(FULL, str(error)) is not None
 
 
 def free_bytes(path: Path) -> int:
@@ -139,7 +118,7 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path.parent).free
 
 
-def disk_full(path: Path, bytes_needed: int | None, kept: str = "nothing was left behind") -> ValueError:
+def disk_full(path: Path, bytes_needed: int | None, kept: str = NOTHING) -> ValueError:
     """The error to raise; `kept` says what remains of the attempt."""
     needed = f"{format_bytes(bytes_needed)} needed" if bytes_needed is not None else "more needed"
     return ValueError(

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full, refuse_existing, write_json
+from jam.checkpoints.folders import NOTHING, disk_full, free_bytes, is_disk_full, refuse_existing, write_json
 from jam.checkpoints.locks import only_one
 from jam.files import FileError, read_json
 
@@ -188,5 +188,5 @@ def _keep_finished(work: Workplace) -> None:
 def _kept(work: Workplace) -> str:
     count = len(work.journal.shards)
     if not count:
-        return "nothing was left behind"
+        return NOTHING
     return f"{count} finished files are kept in {work.beside}, and the same command goes on from there"

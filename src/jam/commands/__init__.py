@@ -44,6 +44,16 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     return name, read_arguments(command.parser(), rest, getattr(command, "RECIPE", False))
 
 
+def told(error: Exception) -> str:
+    """What a command that failed says, in one line."""
+    from jam.checkpoints.folders import is_disk_full
+
+    if isinstance(error, OSError) and is_disk_full(error):
+        where = f"cannot write {error.filename}; " if error.filename else ""
+        return f"the disk is full: {where}make room or choose another place"
+    return str(error)
+
+
 def overview() -> str:
     width = max(map(len, SUMMARIES))
     lines = [f"  jam {name:<{width}}  {summary}" for name, summary in SUMMARIES.items()]

@@ -66,16 +66,12 @@ def run(settings: Namespace) -> None:
         for document in documents:
             count += 1
             yield document
-
-    partial = settings.out.with_name(f".{settings.out.name}.partial")
-    try:
-        write_documents(partial, counted())
         if not count:
             reasons = "; ".join(f"{reason} ({times})" for reason, times in rejected.most_common(3))
             raise ValueError(f"no record is a document by the recipe {settings.recipe}: {reasons or 'there are none'}")
-        partial.rename(settings.out)
-    finally:
-        partial.unlink(missing_ok=True)
+        refuse_existing(settings.out)  # another process may have been faster
+
+    write_documents(settings.out, counted())
     console = Console()
     for reason, times in rejected.most_common(10):
         console.print(f"left out: {times} x {reason}", soft_wrap=True, markup=False)

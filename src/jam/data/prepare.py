@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from jam.checkpoints import write_json
-from jam.checkpoints.folders import disk_full, is_disk_full, refuse_existing
+from jam.checkpoints.folders import NOTHING, disk_full, is_disk_full, refuse_existing
 from jam.checkpoints.locks import only_one
 from jam.checkpoints.resume import place_beside
 from jam.codec import Codec, Encoded
@@ -33,6 +33,7 @@ BLOCK = 64  # records that are encoded together
 READING = 2  # raised where records are read otherwise: a run that was begun before begins anew
 REJECTS = "rejects.jsonl"
 STATE, VERDICTS = "state.json", "verdicts.jsonl"
+KEPT = "what was prepared is kept; the same command goes on from there"
 MAX_REJECTS = 0.01
 SHOWN = 3  # rejects in the message that stops a run
 SETTLED = 1000  # records from which on a share of them is taken at its word while the run goes on
@@ -115,7 +116,8 @@ def prepare(
         sources = [Documents(documents)]  # type: ignore[arg-type]
     check_limit(max_rejects)
     out = Path(out)
-    with _place(out, _key(sources, codec, context)) as (place, state):
+    key = _key(sources, codec, context)
+    with _place(out, key) as (place, state):
         made, verdicts = place / "shards", Verdicts(place / VERDICTS)
         try:
             with (
@@ -150,11 +152,16 @@ def prepare(
             summary = writer.finish()
         except OSError as error:
             if is_disk_full(error):
-                raise disk_full(out, None, "what was prepared is kept; the same command goes on from there") from error
+                raise disk_full(out, None, KEPT if _goes_on(key, state) else NOTHING) from error
             raise
         refuse_existing(out)  # another process may have been faster
         made.rename(out)
     yield {**summary, **_figures(writer.counts, state)}
+
+
+def _goes_on(key: str | None, state: State) -> bool:
+    """Whether what was prepared stays for the next run."""
+    return key is not None and state.seen > 0
 
 
 def check_limit(limit: int | float) -> None:
@@ -246,10 +253,10 @@ def _place(out: Path, key: str | None) -> Iterator[tuple[Path, State]]:
         try:
             yield place, state
         except BaseException:
-            if key is None or not state.seen:
+            if not _goes_on(key, state):
                 shutil.rmtree(place, ignore_errors=True)
             raise
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)  # the result is whole, whatever becomes of it
 
 
 def _left(place: Path, key: str | None) -> State:
@@ -260,6 +267,8 @@ def _left(place: Path, key: str | None) -> State:
             state = verdicts.go_back(read_json(place / STATE))
             write_json(place / STATE, state)  # before anything behind it is cut off, or forgotten
             verdicts.forget(state)
+            for half in (place / "shards").glob(".*.partial-*"):  # of a run that was killed at its end
+                half.unlink()
             return State.of(state)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged: it begins anew
         pass

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jam.files import FileError, parse_json
+from jam.files import FileError, parse_json, write_text
 
 Identities = dict[str, list[int] | None]  # of files: bytes and date; None: there is none
 
@@ -48,9 +48,7 @@ class Verdicts:
         """Drop blocks that are not done in a state."""
         kept = "".join(json.dumps(block) + "\n" for block in self._blocks(state))
         if self.path.exists():
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(kept, encoding="utf-8")
-            partial.replace(self.path)
+            write_text(self.path, kept)
 
     def _blocks(self, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Blocks that are done in a state."""

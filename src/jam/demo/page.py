@@ -8,6 +8,7 @@ from typing import Any
 
 from jam.demo.measure import Answers
 from jam.documents import Document, Image, Text, data_uri, page
+from jam.files import write_text
 from jam.tutorials.checker import Verdict
 
 STYLE = """
@@ -38,7 +39,7 @@ def write_page(path: Path, report: dict[str, Any], answers: Answers) -> None:
         "<h2>Answers</h2>",
         *(one_answer(d, v) for d, v in zip(answers.documents, answers.verdicts, strict=True)),
     ]
-    path.write_text(page("Drawing lessons by a fused model", "\n".join(body), STYLE), encoding="utf-8")
+    write_text(path, page("Drawing lessons by a fused model", "\n".join(body), STYLE))
 
 
 def numbers(report: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jam.documents.pictures import Image, data_uri, png_bytes
-from jam.files import as_path
+from jam.files import as_path, replacing, write_text
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -97,12 +98,19 @@ class Document:
         return self.messages[-1].content if self.messages[-1].role == "assistant" else []
 
     def save(self, path: str | Path) -> Path:
-        """Write an HTML page (``.html``, pictures inside) or Markdown (``.md``, pictures in a folder beside it)."""
+        """Write an HTML page (``.html``, pictures inside) or Markdown (``.md``, pictures in a folder beside it).
+
+        The page and its folder are there as a whole, or as they were.
+        """
         path = as_path(path, "the page of a document")
         if path.suffix == ".html":
-            path.write_text(to_html(self), encoding="utf-8")
+            write_text(path, to_html(self))
         elif path.suffix == ".md":
-            path.write_text(to_markdown(self, path.with_name(path.stem + "_images")), encoding="utf-8")
+            images = path.with_name(path.stem + "_images")
+            text, pictures = _markdown(self, images.name)
+            with replacing(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+                _write_pictures(images, pictures)
         else:
             raise ValueError(f"{path}: a document is saved as .html or .md, not as {path.suffix or 'no suffix'!r}")
         return path
@@ -128,20 +136,41 @@ def _told(document: Document) -> str:
 
 
 def to_markdown(document: Document, images: Path) -> str:
-    """Markdown text; pictures are written into the folder `images`."""
+    """Markdown text; its pictures are written into the folder `images`."""
+    text, pictures = _markdown(document, images.name)
+    _write_pictures(images, pictures)
+    return text
+
+
+def _markdown(document: Document, folder: str) -> tuple[str, dict[str, bytes]]:
+    """The text, and the pictures by their names in a folder called `folder`."""
     blocks: list[str] = []
-    count = 0
+    pictures: dict[str, bytes] = {}
     for role, part in _shown(document):
         if isinstance(part, Text):
             blocks.append(f"## {part.text.strip()}" if role == "user" else part.text.strip())
         elif isinstance(part, Image):
-            count += 1
-            images.mkdir(parents=True, exist_ok=True)
-            (images / f"{count:02d}.png").write_bytes(png_bytes(part.load()))
-            blocks.append(f"![]({images.name}/{count:02d}.png)")
+            name = f"{len(pictures) + 1:02d}.png"
+            pictures[name] = png_bytes(part.load())
+            blocks.append(f"![]({folder}/{name})")
     if told := _told(document):
         blocks.append(f"*{told}*")
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(blocks) + "\n", pictures
+
+
+def _write_pictures(images: Path, pictures: dict[str, bytes]) -> None:
+    """Write all of them beside the folder `images`, then into it; what else lies there stays."""
+    if not pictures:
+        return
+    images.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(images) as folder:
+        folder.mkdir()
+        for name, content in pictures.items():
+            (folder / name).write_bytes(content)
+        if images.is_dir():
+            for name in pictures:
+                os.replace(folder / name, images / name)
+            folder.rmdir()
 
 
 PAGE_STYLE = """

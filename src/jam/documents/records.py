@@ -13,7 +13,7 @@ from jam.documents.document import Document, Gap, Message, Part, Text
 from jam.documents.json_files import JsonError, json_records
 from jam.documents.lost import require_none
 from jam.documents.pictures import DATA_URI, JPEG, Image, data_uri
-from jam.files import as_path, kind_of, parse_json
+from jam.files import as_path, kind_of, parse_json, replacing
 
 # Where a part of type image says what its picture is; `source` and objects are those of chat APIs.
 IMAGE_SOURCES = ("image", "image_url", "url", "path", "base64", "source")
@@ -166,7 +166,8 @@ def _address(image: Image) -> str:
 
 
 def write_documents(path: str | Path, documents: Iterable[Document]) -> None:
-    """Write JSON lines; a half of a surrogate pair in `extra` stays as JSON escapes it."""
-    with as_path(path, "the file of documents").open("w", encoding="utf-8", errors="backslashreplace") as lines:
+    """Write JSON lines, which are there as a whole; a half of a surrogate pair in `extra` stays as JSON escapes it."""
+    path = as_path(path, "the file of documents")
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as lines:
         for document in documents:
             lines.write(json.dumps(to_record(document), ensure_ascii=False) + "\n")

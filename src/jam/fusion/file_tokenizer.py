@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from jam.checkpoints.folders import write_json
+from jam.checkpoints.folders import copy_folder, write_json
 from jam.files import read_json, reading
 
 AS_THEY_ARE = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -135,7 +135,7 @@ class FileTokenizer:
         for name in TEMPLATES:
             source = self._folder / name
             if source.is_dir():
-                shutil.copytree(source, folder / name)
+                copy_folder(source, folder / name)
             elif source.is_file():
                 shutil.copyfile(source, folder / name)
 

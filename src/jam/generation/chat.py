@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from jam.generation.engine import Engine
 from jam.generation.events import Event, Finished
 from jam.generation.request import Request, Session
 from jam.generation.settings import GenerationSettings
+from jam.generation.threads import in_one_thread
 
 
 class Chat:
@@ -22,7 +24,7 @@ class Chat:
     in common with those in the cache, nearly always all but the question, is not computed again.
 
     Args:
-        engine: with the model's codec; nobody else steps it while an answer is written.
+        engine: with the model's codec; others may use it between the events of an answer.
         settings: of every answer; each draws apart.
         system: what the conversation begins with.
 
@@ -31,10 +33,11 @@ class Chat:
     """
 
     def __init__(self, engine: Engine, codec: Codec, settings: GenerationSettings, system: str | None = None) -> None:
-        self.engine, self.codec, self.settings = engine, codec, settings
+        self.engine, self.codec, self.settings, self.lock = engine, codec, settings, engine.lock
         self.document = Document(messages=[Message("system", [Text(system)])] if system else [])
         self.session = Session()
 
+    @in_one_thread
     def send(self, message: str | Sequence[Part], **settings: Any) -> Document:
         """The answer to a message as a document of content; `settings` change those of the chat for this answer.
 
@@ -58,17 +61,9 @@ class Chat:
         turns = [*self.document.messages, Message("user", parts)]
         chosen = self.settings.changed(**settings).for_row(sum(turn.role == "user" for turn in turns) - 1)
         request = request_for(Document(messages=turns), chosen, self.codec, session=self.session)
-        row = self.engine.submit(request)
-        try:
-            while row.finish_reason is None:
-                for event in self.engine.step():
-                    if event.row is not row:
-                        continue
-                    if isinstance(event, Finished):
-                        event = self._keep(turns, request, event)
-                    yield event
-        finally:
-            self.engine.cancel(row)
+        with closing(self.engine.events_of(self.engine.submit(request))) as events:
+            for event in events:
+                yield self._keep(turns, request, event) if isinstance(event, Finished) else event
 
     def close(self) -> None:
         """Give the memory back; the conversation stays, and is read anew if it goes on.

@@ -10,8 +10,9 @@ Shapes: R rows, G guided ones among them, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,12 +22,13 @@ from jam.generation.decoder import Decoder, bytes_per_token
 from jam.generation.events import Event
 from jam.generation.guidance import guide
 from jam.generation.prefixes import common_length, share
-from jam.generation.request import Request, Session
+from jam.generation.request import Request, Session, requests_of
 from jam.generation.result import Generation
 from jam.generation.row import Row, Stream
 from jam.generation.sampling import Choices, penalise, sample
 from jam.generation.scheduler import Scheduler
 from jam.generation.settings import GenerationSettings
+from jam.generation.threads import InUseError, in_one_thread, new_lock
 from jam.grammar import State
 from jam.models import JointModel
 
@@ -41,6 +43,8 @@ OnStep = Callable[[Sequence[Row]], None]
 
 class Engine:
     """Writes documents with one model, which should be in eval mode.
+
+    One thread at a time may use it: another one gets a RuntimeError. Engines of one model may be used in a thread each.
 
     Args:
         model: the network.
@@ -76,7 +80,9 @@ class Engine:
         self.allowed = model.grammar.allowed().to(self.device)  # [states, V]
         self.offered = self.allowed.clone()
         self.offered[:, self.vocabulary.sentinel_start :] = False  # mask tokens are set, not chosen
+        self.lock = new_lock()
         self._events: list[Event] = []
+        self._unwanted: deque[Row] = deque()  # to be cancelled
 
     @classmethod
     def sized_for(
@@ -91,27 +97,43 @@ class Engine:
         slots = sum(row.slots_needed for row in rows)
         return cls(model, codec, max(1, slots), length, memory)
 
+    @in_one_thread
     def submit(self, request: Request) -> Row:
         """Put a request at the end of the queue.
 
         Raises:
             ValueError: it cannot be met (`Row`, `Scheduler.submit`).
         """
+        self._end_unwanted()
         row = self._row(request)
         self.scheduler.submit(row)
         return row
 
-    def cancel(self, row: Row) -> None:
-        """End a document now; what is whole of it stays. Of a finished one nothing changes."""
-        if row.finish_reason is None:
-            row.finish("cancelled")
-            self._release(row)
+    def cancel(self, *rows: Row) -> None:
+        """End documents now, or with the step that another thread begins next; what is whole of them stays.
+
+        Of a finished one nothing changes.
+        """
+        self._unwanted.extend(rows)
+        with suppress(InUseError):
+            self._end_unwanted()
+
+    @in_one_thread
+    def _end_unwanted(self) -> None:
+        ended = []
+        while self._unwanted:
+            row = self._unwanted.popleft()
+            if row.finish_reason is None:
+                row.finish("cancelled")
+                ended.append(row)
+        self._release(ended)
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to be done."""
         return not (self.scheduler.waiting or self.scheduler.running or self._events)
 
+    @in_one_thread
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Let waiting requests in, read more of the prompts, write a token in every row that is ready.
@@ -119,6 +141,7 @@ class Engine:
         What the network raises comes out. The rows that were being read, or written, have failed then, which the next
         step tells; all others go on with it.
         """
+        self._end_unwanted()
         for row in self.scheduler.admit():
             self._begin(row)
         rows = self.scheduler.running
@@ -132,9 +155,8 @@ class Engine:
         for row in ready:
             if row.unconditional is not None and row.guiding is None:
                 self.decoder.truncate(row.unconditional.slot)
-            if row.finish_reason is not None:
-                self._release(row)
             self._events += row.take_events()
+        self._release([row for row in ready if row.finish_reason is not None])
         events, self._events = self._events, []
         return events
 
@@ -143,6 +165,28 @@ class Engine:
         while not self.is_idle:
             yield from self.step()
 
+    def events_of(self, row: Row) -> Generator[Event]:
+        """Step until a document has ended; left early, it is cancelled. Events of others stay for whoever asks."""
+        try:
+            while row.finish_reason is None or any(event.row is row for event in self._events):
+                yield from self._step_for(row)
+        finally:
+            self.cancel(row)
+            with suppress(InUseError):
+                self._take_events(row)
+
+    @in_one_thread
+    def _step_for(self, row: Row) -> list[Event]:
+        self._events = self.step() + self._events
+        return self._take_events(row)
+
+    @in_one_thread
+    def _take_events(self, row: Row) -> list[Event]:
+        own = [event for event in self._events if event.row is row]
+        self._events = [event for event in self._events if event.row is not row]
+        return own
+
+    @in_one_thread
     def run(
         self,
         prompts: Sequence[list[int] | Request],
@@ -161,7 +205,7 @@ class Engine:
         Raises:
             ValueError: a request cannot be met; then none runs. Or one failed, when all have ended.
         """
-        rows = [self._row(request) for request in _requests(prompts, settings)]
+        rows = dict.fromkeys(self._row(request) for request in requests_of(prompts, settings))
         submitted: list[Row] = []
         of_others: list[Event] = []
         try:
@@ -172,13 +216,13 @@ class Engine:
             while any(row.finish_reason is None for row in rows):
                 of_others += [event for event in self.step() if event.row not in rows]
                 if on_step is not None:
-                    on_step(rows)
+                    on_step(list(rows))
         finally:
-            for row in submitted:
-                self.cancel(row)
+            self.cancel(*submitted)
             self._events = of_others + [event for event in self._events if event.row not in rows]
         return [row.result().checked() for row in rows]
 
+    @in_one_thread
     def end(self, session: Session) -> None:
         """Give the memory of a session back. Raises ValueError while it is answering."""
         if session.busy:
@@ -206,19 +250,19 @@ class Engine:
             for row in rows:
                 if row.finish_reason is None:
                     row.fail(error)
-            for row in rows:
-                self._release(row)
+            self._release(rows)
             raise
 
-    def _release(self, row: Row) -> None:
-        """Take a row out; its memory is free again, but for what a session keeps."""
-        if row.finish_reason == "failed":
+    def _release(self, rows: Sequence[Row]) -> None:
+        """Take rows out; their memory is free again, but for what a session keeps."""
+        for row in rows:
             for stream in (row.stream, row.unconditional):
-                if stream is not None:
+                if stream is not None and row.finish_reason == "failed":
                     self.decoder.wipe(stream.slot)
-        for slot in self.scheduler.release(row):
+        for slot in self.scheduler.release(rows):
             self.decoder.truncate(slot)
-        self._events += row.take_events()
+        for row in rows:
+            self._events += row.take_events()
 
     def _prefill(self, streams: list[Stream]) -> None:
         """Read a chunk of each stream's pending ids, but never the last one; what streams share is read once."""
@@ -296,15 +340,3 @@ def _slots_in(memory: int, length: int, model: JointModel) -> int:
             "length, or more memory"
         )
     return memory // size
-
-
-def _requests(
-    prompts: Sequence[list[int] | Request], settings: GenerationSettings | Sequence[GenerationSettings] | None
-) -> list[Request]:
-    if settings is None:
-        return [prompt if isinstance(prompt, Request) else Request(prompt) for prompt in prompts]
-    if isinstance(settings, GenerationSettings):
-        settings = [settings.for_row(index) for index in range(len(prompts))]
-    if len(settings) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts and {len(settings)} settings: give one for all, or one for each")
-    return [Request(prompt, chosen) for prompt, chosen in zip(prompts, settings, strict=True)]  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ read what they share. A copy is made only of ids that are there, so that a leade
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from jam.generation.decoder import Decoder
@@ -21,12 +22,21 @@ def share(streams: Sequence[Stream], running: Sequence[Stream], decoder: Decoder
         streams: with ids to be read, but for the last one of each, which is read when the next is written.
         running: all streams, these among them.
     """
+    reading, leaders = set(streams), Leaders(decoder)
+    for stream in running if any(not one.is_planned or one.leader for one in streams) else ():
+        if stream.is_planned and stream.leader is None:
+            leaders.add(stream, stream in reading)
     for stream in streams:
-        if stream.leader is not None and not _copy(stream, decoder) and stream.leader not in streams:
+        if stream.is_planned and stream.leader is None:
+            continue
+        if stream.leader is not None and not _copy(stream, decoder) and stream.leader not in reading:
             stream.is_planned = False
         if not stream.is_planned:
-            _choose_leader(stream, streams, running, decoder)
+            stream.leader, stream.shared = leaders.best(stream)
+            stream.is_planned = True
             _copy(stream, decoder)
+        if stream.leader is None:
+            leaders.add(stream, True)
     return [stream for stream in streams if stream.leader is None and len(stream.pending) > 1]
 
 
@@ -44,17 +54,29 @@ def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     return least
 
 
-def _choose_leader(stream: Stream, streams: Sequence[Stream], running: Sequence[Stream], decoder: Decoder) -> None:
-    """One that waits for nobody, so that none waits for itself."""
-    held = decoder.ids[stream.slot]
-    wanted, least = held + stream.pending[:-1], len(held) + LEAST
-    stream.leader, stream.shared, stream.is_planned = None, 0, True
-    for other in running:
-        if other is stream or not other.is_planned or other.leader is not None:
-            continue
-        there = decoder.ids[other.slot] + (other.pending[:-1] if other in streams else [])
-        if (shared := common_length(wanted, there)) >= least:
-            stream.leader, stream.shared, least = other, shared, shared + 1
+class Leaders:
+    """Streams that wait for nobody, in the order of their ids: the one that begins most alike is a neighbour."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self._ids: list[list[int]] = []
+        self._streams: list[Stream] = []
+
+    def add(self, stream: Stream, reads: bool) -> None:
+        """`reads`: what it is to read counts, too."""
+        ids = self.decoder.ids[stream.slot] + (stream.pending[:-1] if reads else [])
+        place = bisect_right(self._ids, ids)
+        self._ids.insert(place, ids)
+        self._streams.insert(place, stream)
+
+    def best(self, stream: Stream) -> tuple[Stream | None, int]:
+        """The one with which a stream shares most, and how many ids; None where that is not worth a copy."""
+        held = self.decoder.ids[stream.slot]
+        wanted = held + stream.pending[:-1]
+        place = bisect_right(self._ids, wanted)
+        near = [(common_length(wanted, self._ids[at]), at) for at in (place - 1, place) if 0 <= at < len(self._ids)]
+        shared, at = max(near, key=lambda one: one[0], default=(0, 0))
+        return (self._streams[at], shared) if shared >= len(held) + LEAST else (None, 0)
 
 
 def _copy(stream: Stream, decoder: Decoder) -> bool:

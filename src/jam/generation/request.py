@@ -49,6 +49,19 @@ class Request:
     turns: tuple[Message, ...] = ()
 
 
+def requests_of(
+    prompts: Sequence[list[int] | Request], settings: GenerationSettings | Sequence[GenerationSettings] | None
+) -> list[Request]:
+    """Requests of prompts that are some, or of ids with settings: one for all, drawn apart, or one for each."""
+    if settings is None:
+        return [prompt if isinstance(prompt, Request) else Request(prompt) for prompt in prompts]
+    if isinstance(settings, GenerationSettings):
+        settings = [settings.for_row(index) for index in range(len(prompts))]
+    if len(settings) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts and {len(settings)} settings: give one for all, or one for each")
+    return [Request(prompt, chosen) for prompt, chosen in zip(prompts, settings, strict=True)]  # type: ignore[arg-type]
+
+
 def read_prompt(prompt: list[int], grammar: Grammar, grid: tuple[int, int] | None = None) -> Cursor:
     """Where a prompt stands in the grammar; pictures that are begun behind it have the shape `grid`.
 

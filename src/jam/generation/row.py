@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from jam.generation.checks import check_budget, check_settings, check_unconditional
@@ -74,7 +75,6 @@ class Row:
         self.stream: Stream | None = None  # both are lent by the scheduler
         self.unconditional: Stream | None = None
         check_budget(self, length)
-        self.uniforms: list[float] = draws(self.settings, self.budget).tolist()
         self.reporter = Reporter(self, codec)
         self.seen = {token for token in self.prompt if grammar.vocabulary.is_text(token)}  # text ids so far
         self._cut_gaps: list[int] = []  # whose texts the budget closed
@@ -132,6 +132,11 @@ class Row:
     def remaining(self) -> int:
         """How many tokens may still be written."""
         return self.budget - len(self.new_ids)
+
+    @cached_property
+    def uniforms(self) -> list[float]:
+        """The random numbers that decide the new tokens, each one; drawn when the first is asked for."""
+        return draws(self.settings, self.budget).tolist()
 
     @property
     def uniform(self) -> float:

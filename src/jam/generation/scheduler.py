@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Sequence
 
 from jam.generation.request import Session
 from jam.generation.row import Row, Stream
@@ -54,10 +55,16 @@ class Scheduler:
             begun.append(row)
         return begun
 
-    def release(self, row: Row) -> list[int]:
-        """Take a row out; the slots that are free again. A session keeps its own."""
-        self.waiting = deque(other for other in self.waiting if other is not row)
-        self.running = [other for other in self.running if other is not row]
+    def release(self, rows: Sequence[Row]) -> list[int]:
+        """Take rows out; the slots that are free again. A session keeps its own."""
+        gone = set(rows)
+        if any(row.stream is None for row in rows):
+            self.waiting = deque(other for other in self.waiting if other not in gone)
+        if gone:
+            self.running = [other for other in self.running if other not in gone]
+        return [slot for row in rows for slot in self._take_back(row)]
+
+    def _take_back(self, row: Row) -> list[int]:
         slots = [stream.slot for stream in (row.stream, row.unconditional) if stream is not None]
         if (session := row.request.session) is not None:
             session.busy = False

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from jam.checkpoints import new_folder
 from jam.checkpoints.checksums import OTHERS, checksums_in, write_sealed
-from jam.training.checkpoint import STATE, checkpoints, remove
+from jam.files import reading
+from jam.training.checkpoint import REMEDY, STATE, checkpoints, kept, remove
 
 TENSORS = "state.safetensors"
 
@@ -26,7 +27,7 @@ def save_state(run: Path, step: int, tensors: dict[str, Tensor], state: dict[str
     if path.exists():
         return path
     needed = sum(tensor.nbytes for tensor in tensors.values())
-    with new_folder(path, bytes_needed=needed) as folder:
+    with new_folder(path, bytes_needed=needed, kept=kept(run)) as folder:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
         write_sealed(folder / STATE, {"step": step, **state, OTHERS: checksums_in(folder, (STATE,))})
     for old in checkpoints(run)[:-keep] if keep else []:
@@ -60,4 +61,7 @@ def restore(name: str, tensors: dict[str, Tensor], module: nn.Module, optimizer:
 
 
 def load_tensors(checkpoint: Path) -> dict[str, Tensor]:
-    return load_file(checkpoint / TENSORS)
+    """Raises FileError for a file that is damaged."""
+    path = checkpoint / TENSORS
+    with reading(path, REMEDY.replace("it,", f"{checkpoint},", 1)):
+        return load_file(path)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from jam.checkpoints import new_folder, write_json
-from jam.checkpoints.folders import refuse_existing
+from jam.checkpoints.folders import disk_full, is_disk_full
+from jam.files import replacing, write_text
 from jam.tokenizer_training.codebook import revive_codes, start_codes, usage
 from jam.tokenizer_training.config import TokenizerConfig
 from jam.tokenizer_training.losses import LPIPS, PatchDiscriminator, adaptive_weight, edge_loss, hinge_loss
@@ -24,10 +25,12 @@ from jam.tokenizer_training.network import build_tokenizer, decode, encode, quan
 from jam.tokenizer_training.pictures import Pictures, digest_of, find_pictures, leave_out
 from jam.tokenizer_training.quality import psnr, reconstruction_grid, ssim
 from jam.tokenizer_training.state import collect, load_tensors, restore, save_state
-from jam.training.checkpoint import checkpoints, clean, read_state
+from jam.training.checkpoint import kept, read_state
+from jam.training.distributed import World
 from jam.training.interrupts import interrupts_wait, signals_noted
 from jam.training.recipe import compare
-from jam.training.records import Records
+from jam.training.records import VALIDATION, Records
+from jam.training.run_folder import RunFolder
 from jam.training.schedule import lr_factor
 
 TOKENIZER = "image_tokenizer"
@@ -68,7 +71,8 @@ class TokenizerTrainer:
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
-        self.config, self.run = config, Path(config.out)
+        self.config, self.folder = config, RunFolder(config, World(), TOKENIZER)
+        self.run = self.folder.path
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         found = find_pictures(config.sources)
         if config.validation:
@@ -96,7 +100,10 @@ class TokenizerTrainer:
         self.judge = torch.optim.Adam(self.discriminator.parameters(), lr=config.lr, betas=betas, fused=True)
         self.used_K = torch.zeros(config.codebook_size, dtype=torch.long)  # since codes were last revived
         self.step = 0
-        self.report: dict[str, Any] = {}
+        self.report: dict[str, Any] = {}  # of the last validation
+        self.validated: int | None = None  # the step that it was of
+        self.owes_validation = False  # that of a step at which the run was ended meanwhile
+        self.records = Records(None, 0)
 
     def train_step(self) -> TokenizerStep:
         """One step of the autoencoder and, from `adversarial_from` on, one of the discriminator."""
@@ -122,7 +129,7 @@ class TokenizerTrainer:
                 f"after step {self.step}: losses {sums}, gradient norm {norm}; lower lr, or resume earlier"
             )
         revived, has_codes = 0, self.step >= c.codebook_from
-        with interrupts_wait():  # what a checkpoint holds changes together
+        with interrupts_wait():  # what a checkpoint holds, and what is written down, change together
             self.optimizer.step()
             if self._is_adversarial:
                 torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), c.max_grad_norm)
@@ -136,19 +143,21 @@ class TokenizerTrainer:
                         self.model, used_K.to(latents.device), latents, self.optimizer, self._generator(1)
                     )
                 used_K.zero_()
-        return TokenizerStep(
-            step=self.step,
-            **{name: sums.get(name) for name in LOSSES},
-            loss=sums["loss"],
-            pixel_loss=sums["pixel_loss"],
-            codes_used=used,
-            revived=revived,
-            grad_norm=norm,
-            lr=lr,
-            pictures=c.batch_size,
-            unreadable=len(self.pictures.unreadable),
-            seconds=time.perf_counter() - started,
-        )
+            report = TokenizerStep(
+                step=self.step,
+                **{name: sums.get(name) for name in LOSSES},
+                loss=sums["loss"],
+                pixel_loss=sums["pixel_loss"],
+                codes_used=used,
+                revived=revived,
+                grad_norm=norm,
+                lr=lr,
+                pictures=c.batch_size,
+                unreadable=len(self.pictures.unreadable),
+                seconds=time.perf_counter() - started,
+            )
+            self.records.write(asdict(report))
+        return report
 
     @property
     def _is_adversarial(self) -> bool:
@@ -236,36 +245,47 @@ class TokenizerTrainer:
 
         Raises:
             SystemExit: after SIGTERM.
+            ValueError: the run has ended, is of another recipe, or another process trains it; or the disk is full.
         """
-        self._begin()
+        with self.folder.held():
+            if (found := self.folder.last_checkpoint()) is not None:
+                self._load(*found)
+            self.folder.begin()
+            (self.run / GRIDS).mkdir(exist_ok=True)
+            yield from self._steps()
+            with new_folder(self.run / TOKENIZER, kept=kept(self.run)) as folder:
+                self.save_tokenizer(folder)
+
+    def _steps(self) -> Generator[TokenizerStep]:
         self.model.train()
         c = self.config
-        records = Records(self.run, self.step)
+        self.records = Records(self.run, self.step, validates=self.owes_validation or self.step == c.steps)
         try:
             with signals_noted(signal.SIGTERM) as received:
+                if self.owes_validation:
+                    self._validate()
                 while self.step < c.steps:
-                    report = self.train_step()
-                    records.write(asdict(report))
-                    yield report
+                    yield self.train_step()
+                    if self._validation_is_due():
+                        self._validate()
                     if self._is_due(c.checkpoint_every):
                         self.save_checkpoint()
-                    if self._is_due(c.validate_every) and self.step > c.codebook_from:  # before, there are no codes
-                        self._validate(records)
                     if received:
-                        self.save_checkpoint()
                         raise SystemExit(128 + signal.SIGTERM)
             self.save_checkpoint()
-            self._validate(records)
-        except (KeyboardInterrupt, GeneratorExit):
+            self._validate()
+        except (KeyboardInterrupt, GeneratorExit, SystemExit):
             self.save_checkpoint()
             raise
+        except OSError as error:
+            if is_disk_full(error):
+                raise disk_full(self.run, None, kept(self.run)) from error
+            raise
         finally:
-            records.close()
+            self.records.close()
             self.pictures.close()
             self.held.close()
             self._list_unreadable()
-        with new_folder(self.run / TOKENIZER) as folder:
-            self.save_tokenizer(folder)
 
     def save_tokenizer(self, folder: Path) -> None:
         """An ordinary `VQModel` folder; ``preprocessor_config.json`` has the pictures' size."""
@@ -276,36 +296,29 @@ class TokenizerTrainer:
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.step < self.config.steps and self.step % every == 0
 
-    def _begin(self) -> None:
-        found = checkpoints(self.run)
-        if (self.run / TOKENIZER).exists():
-            raise ValueError(f"{self.run} holds a finished run; choose another --out or remove it")
-        if found and not self.config.resume:
-            raise ValueError(f"{self.run} holds a run at {found[-1].name}; pass --resume, or choose another --out")
-        if not self.config.resume:
-            refuse_existing(self.run)
-        (self.run / GRIDS).mkdir(parents=True, exist_ok=True)
-        clean(self.run)
-        if found:
-            self.load_checkpoint(found[-1])
-        write_json(self.run / "recipe.json", asdict(self.config))
+    def _validation_is_due(self) -> bool:
+        return self._is_due(self.config.validate_every) and self.step > self.config.codebook_from  # else: no codes yet
 
     def save_checkpoint(self) -> Path:
         """Write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole."""
         tensors = collect("model", self.model, self.optimizer)
         tensors |= collect("discriminator", self.discriminator, self.judge) | {"used": self.used_K}
-        state = {"settings": self._settings()}
+        owes = self._validation_is_due() and self.validated != self.step
+        state = {"settings": self._settings(), "owes": owes}
         return save_state(self.run, self.step, tensors, state, self.config.keep_checkpoints)
 
     def load_checkpoint(self, checkpoint: Path) -> None:
         """Weights, moments and step. Raises ValueError, with all differences, if the recipe is another one."""
-        state = read_state(checkpoint)
+        self._load(checkpoint, read_state(checkpoint))
+
+    def _load(self, checkpoint: Path, state: dict[str, Any]) -> None:
         compare(checkpoint, state["settings"], self._settings())
         tensors = load_tensors(checkpoint)
         restore("model", tensors, self.model, self.optimizer)
         restore("discriminator", tensors, self.discriminator, self.judge)
         self.used_K.copy_(tensors["used"])
         self.step = state["step"]
+        self.owes_validation = state.get("owes", False)
 
     def _settings(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one before."""
@@ -317,13 +330,16 @@ class TokenizerTrainer:
         }
         return own | others
 
-    def _validate(self, records: Records) -> None:
-        self.report, grid = self.measure()
-        grid.save(self.run / GRIDS / f"step-{self.step:06d}.png")
-        records.write({"step": self.step} | {f"validation_{key}": value for key, value in self.report.items()})
+    def _validate(self) -> None:
+        report, grid = self.measure()
+        with replacing(self.run / GRIDS / f"step-{self.step:06d}.png") as partial:
+            grid.save(partial, format="PNG")
+        with interrupts_wait():
+            self.report, self.validated = report, self.step
+            self.records.write({"step": self.step} | {f"{VALIDATION}{key}": value for key, value in report.items()})
 
     def _list_unreadable(self) -> None:
         reasons = self.pictures.unreadable | self.held.unreadable
         if reasons:
             lines = (json.dumps({"picture": place, "reason": reason}) + "\n" for place, reason in reasons.items())
-            (self.run / "unreadable.jsonl").write_text("".join(lines))
+            write_text(self.run / "unreadable.jsonl", "".join(lines))

@@ -59,6 +59,12 @@ def clean(run: Path) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def kept(run: Path) -> str:
+    """What a message says of the checkpoints that there are."""
+    found = checkpoints(run)
+    return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint's `STATE` says. Raises FileError for one that is damaged."""
     return read_sealed(checkpoint / STATE, REMEDY.replace("it,", f"{checkpoint},", 1))
@@ -149,7 +155,7 @@ class Checkpoints:
         shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
         path.parent.mkdir(exist_ok=True)
         if needed > free_bytes(path):
-            raise disk_full(path, needed, self.kept())
+            raise disk_full(path, needed, kept(self.run))
 
     def settle(self, wait: bool = False) -> None:
         """Find out what became of the pending checkpoint, and remove those that the rule does not keep.
@@ -168,8 +174,8 @@ class Checkpoints:
         try:
             self.world.on_first(partial(self._conclude, pending))
         except (OSError, RuntimeError) as error:
-            if is_disk_full(error) or "No space left on device" in str(error):
-                raise disk_full(pending.path, None, self.kept()) from None
+            if is_disk_full(error):
+                raise disk_full(pending.path, None, kept(self.run)) from None
             raise
 
     def finish(self) -> None:
@@ -211,11 +217,6 @@ class Checkpoints:
 
     def _is_done(self, pending: _Pending) -> bool:
         return self.world.sum([float(pending.named.done())])[0] == self.world.size
-
-    def kept(self) -> str:
-        """What a message says of the checkpoints that there are."""
-        found = checkpoints(self.run)
-        return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
 
 def _state_if_whole(checkpoint: Path) -> dict[str, Any]:

@@ -9,28 +9,29 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from jam.checkpoints.folders import write_text
-from jam.files import parse_json
+from jam.files import parse_json, write_text
 
 RECORDS = "metrics.jsonl"
+VALIDATION = "validation_"  # begins the names of a validation's figures
 
 
 class Records:
-    """The records of a run that has come to `step`; those of later steps are dropped, since the steps come again.
+    """The records of a run that has come to `step`; those of what comes again are dropped: later steps, to begin with.
 
     Args:
         folder: of the run; None: nothing is written down (a process that is not the first).
+        validates: the validation of `step`, too, comes again.
     """
 
-    def __init__(self, folder: Path | None, step: int) -> None:
+    def __init__(self, folder: Path | None, step: int, validates: bool = False) -> None:
         self.file: Any = None
         if folder is None:
             return
         path = folder / RECORDS
         if path.exists():
-            kept = [
-                line for line in path.read_text(errors="replace").splitlines(keepends=True) if _step_of(line) <= step
-            ]
+            last = step - 0.5 if validates else step
+            lines = path.read_text(errors="replace").splitlines(keepends=True)
+            kept = [line for line in lines if _place_of(line) <= last]
             write_text(path, "".join(kept))
         self.file = path.open("a")
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
@@ -49,13 +50,19 @@ class Records:
             return
         with suppress(OSError):  # `write` has flushed every line, or raised
             self.file.close()
+        self.file = None
         with suppress(OSError):
             self.board.close()
 
 
-def _step_of(line: str) -> float:
-    """The step of a record; of one that a kill has cut, or that is damaged, later than all."""
+def _place_of(line: str) -> float:
+    """The step of a record, less a half where it is not of a validation.
+
+    Of one that a kill has cut, or that is damaged, later than all.
+    """
     try:
-        return float(parse_json(line, RECORDS)["step"])
+        record = parse_json(line, RECORDS)
+        step = float(record["step"])
     except (ValueError, TypeError, KeyError):
         return float("inf")
+    return step - 0.5 * (not any(key.startswith(VALIDATION) for key in record))

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from jam.checkpoints import write_json
-from jam.checkpoints.folders import refuse_existing, write_text
+from jam.checkpoints.folders import refuse_existing
 from jam.checkpoints.locks import only_one
+from jam.files import write_text
 from jam.training.checkpoint import checkpoints, clean, read_state, require_whole
-from jam.training.config import TrainConfig
 from jam.training.distributed import World
 
 RESULT, RECIPE = "model", "recipe.json"
@@ -25,11 +25,12 @@ class RunFolder:
     """Where a run lies. Every process of the run calls every method.
 
     Args:
-        config: the recipe; its `out` is the folder.
+        config: the recipe, a dataclass; its `out` is the folder, its `resume` says whether to go on with what is there.
+        result: name of the folder in it that a finished run has.
     """
 
-    def __init__(self, config: TrainConfig, world: World) -> None:
-        self.path, self.config, self.world = Path(config.out), config, world
+    def __init__(self, config: Any, world: World, result: str = RESULT) -> None:
+        self.path, self.config, self.world, self.result = Path(config.out), config, world, result
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -43,7 +44,8 @@ class RunFolder:
             yield
 
     def _hold(self, lock: ExitStack) -> None:
-        if not self.config.resume and not checkpoints(self.path) and not (self.path / RESULT).exists():
+        known = (self.path / LOCK).exists() or checkpoints(self.path) or (self.path / self.result).exists()
+        if not (self.config.resume or known):
             refuse_existing(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         lock.enter_context(only_one(self.path / LOCK, self.path))
@@ -52,23 +54,25 @@ class RunFolder:
         """The one to go on from and what its state says; None: the run begins.
 
         Raises:
-            ValueError: the run has ended, has a checkpoint and is not to be resumed, or its checkpoint is damaged.
+            ValueError: the run has ended, or has begun and is not to be resumed, or its checkpoint is damaged.
         """
         return self.world.on_first(self._last_checkpoint)
 
     def _last_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
         found = checkpoints(self.path)
-        if (self.path / RESULT).exists():
+        if (self.path / self.result).exists():
             raise ValueError(f"{self.path} holds a finished run; choose another --out or remove it")
         if found and not self.config.resume:
             raise ValueError(f"{self.path} holds a run at {found[-1].name}; pass --resume, or choose another --out")
         if not found:
+            if not self.config.resume and (self.path / RECIPE).exists():
+                refuse_existing(self.path)
             return None
         state = read_state(found[-1])
         require_whole(found[-1], state)
         return found[-1], state
 
-    def begin(self, left_out: Sequence[str]) -> None:
+    def begin(self, left_out: Sequence[str] = ()) -> None:
         """Write the recipe, and which documents are left out; remove what a killed run left unfinished."""
         self.world.on_first(partial(self._begin, left_out))
 

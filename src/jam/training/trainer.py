@@ -21,7 +21,7 @@ from jam.data.check import BackgroundCheck
 from jam.data.loader import START, Place
 from jam.models.scoring import Scores, weighted_loss
 from jam.training.allocator import keep_freed_blocks
-from jam.training.checkpoint import Checkpoints, Rule, checkpoints, load_tensors, read_state, state_tensors
+from jam.training.checkpoint import Checkpoints, Rule, checkpoints, kept, load_tensors, read_state, state_tensors
 from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard, shard
 from jam.training.forward import autocast, batch_hidden, is_image, select
@@ -30,7 +30,7 @@ from jam.training.lanes import make_lanes
 from jam.training.optimizers import clip, gradient_norms, make_optimizers
 from jam.training.parts import choose_trained, frozen_digest, merged, named_parameters, prepare_layers, whole_tensors
 from jam.training.recipe import FROZEN, compare, settings_of_run
-from jam.training.records import Records
+from jam.training.records import VALIDATION, Records
 from jam.training.report import StepReport
 from jam.training.run_folder import RESULT, RunFolder
 from jam.training.schedule import lr_factor
@@ -112,6 +112,7 @@ class Trainer:
         self.validation_report: dict[str, float | int | None] = {}  # of the last step, if it was validated
         self.owes_validation = False  # that of a step at which the run was ended meanwhile
         self.signals: list[tuple[Any, ...]] = []  # that ask the run to end
+        self.records = Records(None, 0)
 
     def train_step(self) -> StepReport:
         """One optimiser step over the global batch: `accumulation` micro-batches, divided among the processes."""
@@ -132,7 +133,7 @@ class Trainer:
         else:
             clip(self.parameters, norms["all"], self.config.max_grad_norm)
         lr = self._set_lr()
-        with interrupts_wait():  # what a checkpoint holds changes together
+        with interrupts_wait():  # what a checkpoint holds, and what is written down, change together
             for optimizer in self.optimizers:
                 if not problem:
                     optimizer.step()
@@ -141,17 +142,19 @@ class Trainer:
             self.step += 1
             self.place = behind
             self.validation_report = {}
-        return StepReport(
-            step=self.step,
-            loss=loss,
-            **totals.means(),
-            grad_norm=norms.pop("all"),
-            grad_norms=norms,
-            lr=lr,
-            tokens=int(totals.tokens),
-            seconds=time.perf_counter() - started,
-            problem=problem,
-        )
+            report = StepReport(
+                step=self.step,
+                loss=loss,
+                **totals.means(),
+                grad_norm=norms.pop("all"),
+                grad_norms=norms,
+                lr=lr,
+                tokens=int(totals.tokens),
+                seconds=time.perf_counter() - started,
+                problem=problem,
+            )
+            self.records.write(report.record())
+        return report
 
     def _backward(self, batch: Batch, share: float) -> list[Tensor]:
         """Add the gradients of a micro-batch, whose loss counts by its `share`; what `Totals` counts of its parts."""
@@ -228,25 +231,24 @@ class Trainer:
     def _steps(self) -> Generator[StepReport]:
         self.model.train()
         self.data_check.begin()
-        records = Records(self.run if self.world.is_first else None, self.step)
+        validates = bool(self.validation) and (self.owes_validation or self.step == self.steps)
+        self.records = Records(self.run if self.world.is_first else None, self.step, validates)
         noted = (signal.SIGTERM,) if self.world.size == 1 else (signal.SIGTERM, signal.SIGINT)
         with signals_noted(*noted) as self.signals:
             try:
-                if self.owes_validation:
-                    self._validate(records)
+                if self.owes_validation and self.validation:
+                    self._validate()
                     self.checkpoints.add(self.step, self._validated())
                 while self.step < self.steps:
-                    report = self.train_step()
-                    records.write(report.record())
-                    yield report
-                    best = self._validate_if_due(records)
+                    yield self.train_step()
+                    best = self._validate_if_due()
                     if best or self._is_due(self.config.checkpoint_every):
                         self.save_checkpoint()
                     self.checkpoints.settle()
                     self._end_if_asked()
                 self.save_checkpoint(wait=True)
                 if self.validation:
-                    self._validate(records)
+                    self._validate()
                     self.checkpoints.add(self.step, self._validated())
                 self.data_check.wait()
                 self._end_if_asked()
@@ -256,12 +258,12 @@ class Trainer:
             except Exception as error:
                 self.checkpoints.finish()
                 if is_disk_full(error):
-                    raise disk_full(self.run, None, self.checkpoints.kept()) from error
+                    raise disk_full(self.run, None, kept(self.run)) from error
                 raise
             finally:
                 self.signals = []
                 self.data_check.stop()
-                records.close()
+                self.records.close()
 
     def _end_if_asked(self) -> None:
         """Raises SystemExit, on all processes, when one of them got a signal; ValueError when data are damaged."""
@@ -273,14 +275,14 @@ class Trainer:
             raise SystemExit(128 + signal.SIGTERM)
 
     def _save_result(self, tensors: dict[str, Tensor]) -> None:
-        with new_folder(self.run / RESULT) as folder:
+        with new_folder(self.run / RESULT, kept=kept(self.run)) as folder:
             self.save_model(folder, self.config.stage, tensors)
 
-    def _validate_if_due(self, records: Records) -> bool:
+    def _validate_if_due(self) -> bool:
         """Validate where the recipe says so; whether this was the best so far, and is to be kept."""
         if not self.validation or not self._is_due(self.config.validate_every):
             return False
-        self._validate(records)
+        self._validate()
         return self.config.keep_best and self.world.on_first(self._is_best)
 
     def _is_best(self) -> bool:
@@ -288,10 +290,11 @@ class Trainer:
         now = self.validation_report["all_ppl"]
         return now is not None and all(value is None or now < value for value in best)
 
-    def _validate(self, records: Records) -> None:
-        self.validation_report = self.validate()
-        values = {f"validation_{key}": value for key, value in self.validation_report.items()}
-        records.write({"step": self.step} | values)
+    def _validate(self) -> None:
+        report = self.validate()
+        with interrupts_wait():
+            self.validation_report = report
+            self.records.write({"step": self.step} | {f"{VALIDATION}{key}": value for key, value in report.items()})
 
     def _validated(self) -> dict[str, Any]:
         """What a checkpoint says of the validation at its step."""
