@@ -170,7 +170,7 @@ def test_what_cannot_be_done_is_answered_in_one_line(capsys: Any, folder: Path) 
         (["eval", folder / "none", documents], "there is no such folder"),
         (["eval", model, folder / "none.jsonl"], "none.jsonl: no such file"),
         (["eval", model, folder / "empty.jsonl"], "there are no documents"),
-        (["eval", model, folder / "broken.jsonl"], "broken.jsonl:2: not valid JSON"),
+        (["eval", model, folder / "broken.jsonl"], "broken.jsonl:2: the record is no valid JSON"),
         (["eval", model, documents, "--json", folder / "no" / "x.json"], f"there is no folder {folder / 'no'}"),
         (["eval", model, documents, "--device", "gpu"], "device 'gpu' cannot be used"),
         (["prepare", documents, "--model", model, "--out", folder / "images"], "exists"),

@@ -59,7 +59,7 @@ def test_written_lines_are_read_back(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"content": [', "not valid JSON"),
+        ('{"content": [', "no valid JSON"),
         ("[]", 'either "content" or "messages"'),
         ({"content": [], "messages": []}, 'either "content" or "messages"'),
         ({"content": 3}, '"content" must be a list of parts; got int'),
@@ -80,7 +80,7 @@ def test_broken_lines_name_file_and_line(folder, line, message):
 def test_lines_that_are_not_utf8_name_file_and_line(folder):
     path = folder / "docs.jsonl"
     path.write_bytes(b'{"content": "fine"}\n{"content": "\xff"}\n')
-    with pytest.raises(ValueError, match=r"docs\.jsonl:2: not valid JSON"):
+    with pytest.raises(ValueError, match=r"docs\.jsonl:2: the record is no valid JSON"):
         list(read_documents(path))
 
 
@@ -147,7 +147,7 @@ def test_pages(tmp_path):
     assert page.count("<p>") == 2 and page.count("<img") == 1 and data_uri(tiny.picture(0)) in page
     for _ in range(2):  # saving again replaces the pictures
         text = document.save(tmp_path / "page.md").read_text()
-        assert text == "## Draw <b>?\n\nOne & two\n\n![](page_images/01.png)\n\nend\n\n*finished: end*\n"
+        assert text == "## Draw \\<b>?\n\nOne & two\n\n![](page_images/01.png)\n\nend\n\n*finished: end*\n"
         assert [path.name for path in (tmp_path / "page_images").iterdir()] == ["01.png"]
     assert PILImage.open(tmp_path / "page_images" / "01.png").tobytes() == tiny.picture(0).tobytes()
     with pytest.raises(ValueError, match=r"saved as \.html or \.md, not as '\.pdf'"):

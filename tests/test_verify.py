@@ -293,7 +293,7 @@ def test_documents_of_the_user(tmp_path: Path, jam_verify: Any) -> None:
     assert (report["text"]["tokens"], report["image"]["tokens"]) == (2, 6)  # "ab" and </s>, as `jam eval` has it
     (tmp_path / "broken.jsonl").write_text("{")
     status, printed, _ = jam_verify("--documents", tmp_path / "broken.jsonl")
-    assert status == 1 and "broken.jsonl:1: not valid JSON" in printed
+    assert status == 1 and "broken.jsonl:1: the record is no valid JSON" in printed
 
 
 def test_text_behind_pictures_is_the_same_text() -> None:

@@ -5,10 +5,11 @@ JSON lines in and out, Markdown and HTML out. Pixels are read only when they are
 
 from jam.documents.attached import PICTURE_KEYS, Sample
 from jam.documents.document import Document, Gap, Message, Part, Text, article, ending, page, to_html, to_markdown
-from jam.documents.json_files import JsonError, json_records
+from jam.documents.json_files import MAX_RECORD, JsonError, json_records
 from jam.documents.lost import READ_SUFFIXES
-from jam.documents.pictures import Image, data_uri, is_data_uri, shortened
-from jam.documents.pixels import PictureSizeError, png_bytes, to_rgb
+from jam.documents.picture_paths import PicturePathError, require_media_path, shortened
+from jam.documents.pictures import WEB, Image, data_uri, is_data_uri
+from jam.documents.pixels import MAX_BYTES, PictureSizeError, png_bytes, to_rgb
 from jam.documents.records import (
     parse_document,
     parse_record,
@@ -19,14 +20,18 @@ from jam.documents.records import (
 )
 
 __all__ = [
+    "MAX_BYTES",
+    "MAX_RECORD",
     "PICTURE_KEYS",
     "READ_SUFFIXES",
+    "WEB",
     "Document",
     "Gap",
     "Image",
     "JsonError",
     "Message",
     "Part",
+    "PicturePathError",
     "PictureSizeError",
     "Sample",
     "Text",
@@ -41,6 +46,7 @@ __all__ = [
     "png_bytes",
     "present",
     "read_documents",
+    "require_media_path",
     "shortened",
     "to_html",
     "to_markdown",

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
+from jam.documents.markdown import as_text, in_one_line
 from jam.documents.pictures import Image, data_uri, png_bytes
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -110,19 +112,20 @@ def _told(document: Document) -> str:
 
 
 def to_markdown(document: Document, images: Path) -> str:
-    """Markdown text; pictures are written into the folder `images`."""
+    """Markdown text; pictures are written into the folder `images`. What the texts have of Markdown shows as text."""
     blocks: list[str] = []
     count = 0
     for role, part in _shown(document):
         if isinstance(part, Text):
-            blocks.append(f"## {part.text.strip()}" if role == "user" else part.text.strip())
+            text = as_text(part.text.strip())
+            blocks.append(f"## {text}" if role == "user" else text)
         elif isinstance(part, Image):
             count += 1
             images.mkdir(parents=True, exist_ok=True)
             (images / f"{count:02d}.png").write_bytes(png_bytes(part.load()))
-            blocks.append(f"![]({images.name}/{count:02d}.png)")
+            blocks.append(f"![]({quote(images.name)}/{count:02d}.png)")
     if told := _told(document):
-        blocks.append(f"*{told}*")
+        blocks.append(f"*{in_one_line(told)}*")
     return "\n\n".join(blocks) + "\n"
 
 
