@@ -134,11 +134,10 @@ class Parquet(Files):
                     if skip >= row + group.num_rows:
                         row += group.num_rows
                         continue
-                    for batch in table.iter_batches(_rows_at_once(group), row_groups=[number]):
-                        for value in _rows(batch):
-                            row += 1
-                            if row > skip:
-                                yield self.record(row, value, row / total)
+                    for value in _rows(table, number):
+                        row += 1
+                        if row > skip:
+                            yield self.record(row, value, row / total)
         except (OSError, _extra("pyarrow", "Parquet files").ArrowException) as error:
             raise self.broken(error, f"row {row}") from None
 
@@ -308,22 +307,36 @@ def size_of(value: Any) -> int:
     return sum(map(size_of, parts))
 
 
-def _rows_at_once(group: Any) -> int:
-    """Rows of a table's group that are read together: so many that none, by what the group says, fills the memory."""
-    largest = max((group.column(number).total_uncompressed_size for number in range(group.num_columns)), default=0)
-    return max(1, min(ROWS, MAX_SAMPLE // max(1, largest)))
+def _rows(table: Any, number: int) -> Iterator[dict[str, Any] | ValueError]:
+    """The rows of one of a table's groups; where one is too large, or has what Python has not, why it cannot be had.
 
-
-def _rows(batch: Any) -> Iterator[dict[str, Any] | ValueError]:
-    """The rows of a part of a table; where one is too large, or has what Python has not, why it cannot be had."""
-    for row in (batch.slice(number, 1) for number in range(batch.num_rows)):
-        if row.nbytes > MAX_SAMPLE:
-            yield ValueError(f"the row has {row.nbytes} bytes, more than {MAX_SAMPLE}")
-            continue
+    As many are read together as would fit if each were as large as the group says its largest column is.
+    """
+    group = table.metadata.row_group(number)
+    largest = max((group.column(one).total_uncompressed_size for one in range(group.num_columns)), default=0)
+    if largest > MAX_SAMPLE * group.num_rows:
+        error = ValueError(f"the rows around it have {largest} bytes, more than {MAX_SAMPLE} each")
+        yield from [error] * group.num_rows
+        return
+    for batch in table.iter_batches(max(1, min(ROWS, MAX_SAMPLE // max(1, largest))), row_groups=[number]):
         try:
-            yield row.to_pylist()[0]
-        except (ValueError, OverflowError) as error:  # bytes that are no UTF-8, a date after the last
-            yield ValueError(f"the row cannot be read: {reason(error)}")
+            yield from batch.to_pylist() if batch.nbytes <= MAX_SAMPLE else map(_row, _single(batch))
+        except (ValueError, OverflowError):
+            yield from map(_row, _single(batch))
+
+
+def _single(batch: Any) -> Iterator[Any]:
+    return (batch.slice(number, 1) for number in range(batch.num_rows))
+
+
+def _row(row: Any) -> dict[str, Any] | ValueError:
+    """A single row, or why it cannot be had: its size, bytes that are no UTF-8, a date after the last."""
+    if row.nbytes > MAX_SAMPLE:
+        return ValueError(f"the row has {row.nbytes} bytes, more than {MAX_SAMPLE}")
+    try:
+        return row.to_pylist()[0]
+    except (ValueError, OverflowError) as error:
+        return ValueError(f"the row cannot be read: {reason(error)}")
 
 
 def _target(member: Member, before: dict[str, Member]) -> Member:
