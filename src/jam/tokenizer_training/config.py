@@ -73,7 +73,7 @@ class TokenizerConfig:
         keep_checkpoints: how many of the last checkpoints to keep; 0: all.
         cache_mb: MB of decoded pictures that are kept in memory.
         workers: threads that read pictures.
-        allowed_media_path: folder below which pictures of documents may lie, too (/: anywhere); default: beside them only.
+        allowed_media_path: folder below which pictures of documents may lie, too (/: anywhere); default: beside them.
         max_unreadable: the run stops when a larger share (0 to 1) of the pictures cannot be read.
         resume: go on from the last checkpoint in `out`.
         seed: of weights, order and crops.
