@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shlex
 from itertools import islice
@@ -71,19 +72,20 @@ def main() -> None:
     (out / "recipe.yaml").write_text(json.dumps(recipe, indent=2))  # JSON is YAML
 
     run("fuse", "--text", out / "text-parent", "--image", out / "image-parent", "--out", out / "fused", "--every", 2)
-    run("prepare", out / "training.jsonl", "--model", out / "fused", "--out", out / "shards")
+    pictures = ("--allowed-media-path", os.path.commonpath([folder.resolve() for folder in arguments.folders]))
+    run("prepare", out / "training.jsonl", "--model", out / "fused", "--out", out / "shards", *pictures)
     run("train", out / "recipe.yaml")
     model = out / "run" / "model"
-    run("eval", model, out / "held-out.jsonl", "--json", out / "perplexity.json")
+    run("eval", model, out / "held-out.jsonl", "--json", out / "perplexity.json", *pictures)
     prompts = [beginning(document) for document in held_out[:3]]
     page = out / "page.html"
     for seed in range(SEEDS):
         run("generate", model, *prompts, "--out", page, "--max-new-tokens", 400, "--top-p", 1, "--seed", seed)
-        if pictures := page.read_text().count("<img"):
+        if drawn := page.read_text().count("<img"):
             break
     else:
         raise SystemExit(f"no picture with seeds 0 to {SEEDS - 1}: the model needs more --steps")
-    print(f"{page}: {len(prompts)} answers, {pictures} pictures, seed {seed}; {out}/perplexity.json: the perplexities")
+    print(f"{page}: {len(prompts)} answers, {drawn} pictures, seed {seed}; {out}/perplexity.json: the perplexities")
 
 
 def run(command: str, *arguments: object) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import jam
 from jam.checkpoints import new_folder, write_json
 from jam.cli import main as jam_command
+from jam.console import visible
 from jam.documents import Document
 from jam.documents.document import article, page
 from jam.generation import GenerationSettings
@@ -96,7 +97,7 @@ def ask(folder: Path, max_new_tokens: int) -> list[Document]:
     settings = GenerationSettings(temperature=0.0, max_images=0, max_new_tokens=max_new_tokens)
     answers = model.generate_all(list(QUESTIONS), settings)
     for answer in answers:
-        print(*answer.texts, sep="\n", end="\n\n")
+        print(*map(visible, answer.texts), sep="\n", end="\n\n")
     return answers
 
 

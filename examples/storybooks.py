@@ -46,6 +46,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 ONE_IN = 20  # documents held out
 PROMPTS = 6
 TOKENIZER_RUN = "tokenizer-run"
+ANYWHERE = "/"  # where pictures may lie: the corpora, which are written here, name those of the data
 
 
 def main() -> None:
@@ -161,7 +162,8 @@ def make_parents(out: Path) -> None:
         return
     corpora = [out / "documents" / f"{name}.jsonl" for name in ("texts", "captions", "stories")]
     tokenizer = build_text_tokenizer(
-        (text for corpus in corpora for document in read_documents(corpus) for text in document.texts), TEXT_SIZE
+        (text for corpus in corpora for document in read_documents(corpus, ANYWHERE) for text in document.texts),
+        TEXT_SIZE,
     )
     size, eos_id = len(tokenizer), tokenizer.eos_token_id
     vocabulary = Vocabulary(size, 0, eos_id, sentinels=0)
@@ -234,7 +236,8 @@ def shards(out: Path, name: str, corpus: str) -> Path:
 
 def prepare(out: Path, model: str, name: str, corpus: str) -> None:
     if not (target := shards(out, name, corpus)).exists():
-        run("prepare", out / "documents" / f"{corpus}.jsonl", "--model", out / model, "--out", target, "--workers", 2)
+        documents, pictures = out / "documents" / f"{corpus}.jsonl", ("--allowed-media-path", ANYWHERE)
+        run("prepare", documents, "--model", out / model, "--out", target, "--workers", 2, *pictures)
 
 
 def measure(out: Path) -> None:
@@ -242,14 +245,16 @@ def measure(out: Path) -> None:
     validation = [out / "documents" / f"{name}-validation.jsonl" for name in ("story-texts", "story-pages")]
     report: dict[str, Any] = {}
     for stage in ("fused", "align-run/model", "instruct-run/model"):
-        run("eval", out / stage, *validation, "--json", out / "perplexity.json")
+        options = ("--json", out / "perplexity.json", "--allowed-media-path", ANYWHERE)
+        run("eval", out / stage, *validation, *options)
         report[stage.split("-")[0]] = json.loads((out / "perplexity.json").read_text())
     metrics = {name: records(out / f"{name}-run") for name in ("tokenizer", "text", "image", "align", "instruct")}
     report["image tokenizer"] = [line for line in metrics["tokenizer"] if "validation_psnr" in line][-1]
     write_json(out / "report.json", report)
     draw_curves(out / "curves.png", metrics)
 
-    questions = [story.texts[0] for story in read_documents(out / "documents" / "stories-validation.jsonl")]
+    stories = read_documents(out / "documents" / "stories-validation.jsonl", ANYWHERE)
+    questions = [story.texts[0] for story in stories]
     sampling = ("--temperature", 0.8, "--top-p", 0.9, "--image-temperature", 0.9, "--guidance-scale", 2)
     wanted = ("--min-images", 2, "--max-images", 3, "--max-new-tokens", CONTEXT - 64)
     run(

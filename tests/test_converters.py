@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import sources
@@ -16,7 +17,7 @@ from jam.documents import Document, Text, read_documents
 
 
 def record(**fields):
-    return Record("raw/records.jsonl", "3", fields)
+    return Record("raw/records.jsonl", "3", fields, folder=Path("raw"))
 
 
 def convert(converter, *options, **fields):

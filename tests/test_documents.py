@@ -59,7 +59,7 @@ def test_written_lines_are_read_back(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"content": [', "not valid JSON"),
+        ('{"content": [', "no valid JSON"),
         ("[]", 'either "content" or "messages"'),
         ({"content": [], "messages": []}, 'either "content" or "messages"'),
         ({"content": 3}, '"content" must be a list of parts; got int'),
@@ -147,7 +147,7 @@ def test_pages(tmp_path):
     assert page.count("<p>") == 2 and page.count("<img") == 1 and data_uri(tiny.picture(0)) in page
     for _ in range(2):  # saving again replaces the pictures
         text = document.save(tmp_path / "page.md").read_text()
-        assert text == "## Draw <b>?\n\nOne & two\n\n![](page_images/01.png)\n\nend\n\n*finished: end*\n"
+        assert text == "## Draw \\<b>?\n\nOne & two\n\n![](page_images/01.png)\n\nend\n\n*finished: end*\n"
         assert [path.name for path in (tmp_path / "page_images").iterdir()] == ["01.png"]
     assert PILImage.open(tmp_path / "page_images" / "01.png").tobytes() == tiny.picture(0).tobytes()
     with pytest.raises(ValueError, match=r"saved as \.html or \.md, not as '\.pdf'"):

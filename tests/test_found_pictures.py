@@ -100,7 +100,7 @@ FLAG = [pixels(0), "Who is it?", "A flag."]
 def test_common_forms_are_read(folder, record, expected):
     document = read(folder, record)
     assert shown(document) == expected
-    again = parse_record(json.loads(json.dumps(to_record(document))), Sample())
+    again = parse_record(json.loads(json.dumps(to_record(document))), Sample(folder))
     assert shown(again) == expected  # written as a document, it has its pictures once
 
 

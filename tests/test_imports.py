@@ -17,6 +17,7 @@ TABLE = """
 | room        | may import                                                                   |
 | ----------- | ---------------------------------------------------------------------------- |
 | checked     |                                                                              |
+| console     |                                                                              |
 | files       |                                                                              |
 | documents   | files                                                                         |
 | layout      |                                                                              |
@@ -27,7 +28,7 @@ TABLE = """
 | cm3         | layout, vocabulary, grammar                                                  |
 | codec       | files, documents, layout, vocabulary, grammar, checkpoints                    |
 | models      | layout, vocabulary, grammar, packed                                          |
-| fusion      | checked, files, layout, vocabulary, models, codec, checkpoints                         |
+| fusion      | checked, console, files, layout, vocabulary, models, codec, checkpoints                         |
 | data        | files, documents, vocabulary, grammar, packed, cm3, codec, checkpoints        |
 | training    | checked, files, models, data, checkpoints                                              |
 | tokenizer_training | checked, files, documents, checkpoints, training                                |
@@ -38,7 +39,7 @@ TABLE = """
 | model       | all                                                                          |
 | commands    | all                                                                          |
 | demo        | all                                                                          |
-| cli         | commands                                                                     |
+| cli         | commands, console                                                            |
 | waiting     |                                                                              |
 | __init__    | documents, model, waiting                                                    |
 """

@@ -152,7 +152,7 @@ def test_formats_that_need_another_program_are_not_opened(tmp_path):
         Image(path=str(tmp_path)).load()
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(ValueError, match=f"more than {MAX_BYTES}"):
+    with pytest.raises(ValueError, match=f"more than the {MAX_BYTES}"):
         Image(path=str(tmp_path / "huge.png")).load()
 
 

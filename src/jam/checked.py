@@ -12,6 +12,7 @@ ValueError: lr is null; it must be a number
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -32,8 +33,8 @@ def check_fields(settings: Any) -> None:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _hints(kind: Hashable) -> dict[str, Any]:
+    return get_type_hints(kind)  # type: ignore[arg-type]
 
 
 def require_kind(hint: Any, value: Any, where: str) -> None:

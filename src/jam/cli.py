@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from jam.commands import COMMANDS, overview, parse, told
+from jam.console import Console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -97,6 +97,14 @@ def add_check(parser: Parser) -> None:
     parser.add_argument("--check", action="store_true", help="compare the weights with their checksums first")
 
 
+def add_media(parser: Parser) -> None:
+    """``--allowed-media-path``, wherever documents are read."""
+    help = (
+        "folder below which files of pictures may lie, too; default: only in the folder of the documents; /: anywhere"
+    )
+    parser.add_argument("--allowed_media_path", type=Path | None, default=None, help=help)
+
+
 def add_speed(parser: Parser) -> None:
     """``--int8`` and ``--compile``, wherever a model is loaded to generate."""
     parser.add_argument("--int8", action="store_true", help="a quarter of the memory of float32 for layers; inexact")

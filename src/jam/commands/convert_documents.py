@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from jam.checkpoints.folders import refuse_existing
-from jam.commands.arguments import Parser, make_parser, require
+from jam.commands.arguments import Parser, add_media, make_parser, require
 from jam.commands.files import require_folder_of
+from jam.console import Console
 from jam.data import open_sources
 from jam.data.converters import HOW_TO_IMAGES, HOW_TO_RATING, RECIPES, balanced, fields_of, how_to
 from jam.data.records import Record, Records
@@ -45,6 +45,7 @@ def parser() -> Parser:
         "--least_rating", type=float, default=HOW_TO_RATING, help="howto: rated above this, of 100; 0: any"
     )
     made.add_argument("--most_images", type=int, default=HOW_TO_IMAGES, help="howto: most pictures of a document")
+    add_media(made)
     made.add_argument("--seed", type=int, default=0, help="of the draw of --documents")
     return made
 
@@ -54,8 +55,9 @@ def run(settings: Namespace) -> None:
     require(settings.most_images >= 0, "--most-images", settings.most_images, "0 or more")
     refuse_existing(settings.out)
     require_folder_of(settings.out, "--out")
-    rejected: Counter[str] = Counter()
-    converted = _convert(open_sources(settings.records), settings, rejected)
+    rejected, outside = Counter[str](), list[str]()
+    sources = open_sources(settings.records, settings.allowed_media_path)
+    converted = _convert(sources, settings, rejected, outside)
     documents = converted
     if settings.documents is not None:
         documents = iter(balanced(converted, settings.documents, settings.seed, settings.category))
@@ -76,13 +78,18 @@ def run(settings: Namespace) -> None:
     for reason, times in rejected.most_common(10):
         console.print(f"left out: {times} x {reason}", soft_wrap=True, markup=False)
     console.print(f"{settings.out}: {count} documents", soft_wrap=True, markup=False)
+    for folder in outside:
+        note = f"note: pictures lie in {folder}; what reads {settings.out} needs --allowed-media-path {folder}"
+        console.print(note, soft_wrap=True, markup=False)
 
 
-def _convert(sources: list[Records], settings: Namespace, rejected: Counter[str]) -> Iterator[Document]:
+def _convert(
+    sources: list[Records], settings: Namespace, rejected: Counter[str], outside: list[str]
+) -> Iterator[Document]:
     for source in sources:
         for record in source.read():
             try:
-                yield _beside(_document(record, settings), settings.out.parent)
+                yield _beside(_document(record, settings), settings.out.parent, outside)
             except ValueError as error:
                 rejected[str(error).removeprefix(record.where)] += 1
 
@@ -94,9 +101,14 @@ def _document(record: Record, settings: Namespace) -> Document:
     return RECIPES[settings.recipe](fields, record)
 
 
-def _beside(document: Document, folder: Path) -> Document:
-    """The same with paths of pictures relative to the folder of the new file."""
+def _beside(document: Document, folder: Path, outside: list[str]) -> Document:
+    """The same with paths of pictures relative to the folder of the new file.
+
+    `outside` is nothing, or the folder that has all pictures so far that do not lie in `folder`.
+    """
     for image in document.images:
-        if image.file is not None:
-            image.path = os.path.relpath(image.file, folder)
+        if (file := image.file) is not None:
+            image.path = os.path.relpath(file, folder)
+            if image.path.startswith(os.pardir + os.sep):
+                outside[:] = [os.path.commonpath([*outside, os.path.dirname(os.path.abspath(file))])]
     return document

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from jam.checkpoints.folders import refuse_existing
 from jam.codec import describe_image_tokenizer
 from jam.codec.chameleon_convert import convert_chameleon
 from jam.codec.files import extract_image_tokenizer, holds_image_tokenizer
 from jam.commands.arguments import Parser, make_parser
+from jam.console import Console
 
 EXAMPLES = """
 jam convert-tokenizer chameleon/tokenizer/vqgan.ckpt --out chameleon-vqgan

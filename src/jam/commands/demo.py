@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from jam.commands.arguments import Parser, make_parser, require
+from jam.console import Console
 
 EXAMPLES = """
 jam demo

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from jam.checkpoints import write_json
-from jam.commands.arguments import Parser, add_check, add_placement, make_parser, require
+from jam.commands.arguments import Parser, add_check, add_media, add_placement, make_parser, require
 from jam.commands.files import count_documents, read_all, require_folder_of, say_left_out
 from jam.commands.progress import progress_bar
+from jam.console import Console
 from jam.evaluation import evaluate
 from jam.model import load
 
@@ -27,6 +27,7 @@ def parser() -> Parser:
     made.add_argument("documents", nargs="+", type=Path, help="JSON-lines files of documents")
     made.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too")
     made.add_argument("--batch_size", type=int, default=4, help="packed sequences in one forward")
+    add_media(made)
     add_placement(made, device_map=True)
     add_check(made)
     return made
@@ -37,7 +38,7 @@ def run(settings: Namespace) -> None:
     require(settings.batch_size >= 1, "--batch-size", settings.batch_size, "1 or more")
     if settings.json is not None:
         require_folder_of(settings.json, "--json")
-    total = count_documents(settings.documents)
+    total = count_documents(settings.documents, settings.allowed_media_path)
     model = load(settings.model, settings.device, settings.dtype, settings.device_map, check=settings.check)
     with progress_bar(console, transient=True) as progress:
         left_out: list[str] = []
@@ -45,7 +46,7 @@ def run(settings: Namespace) -> None:
         report = evaluate(
             model.joint,
             model.codec,
-            read_all(settings.documents),
+            read_all(settings.documents, settings.allowed_media_path),
             settings.batch_size,
             lambda count: progress.advance(task, count),
             left_out.append,

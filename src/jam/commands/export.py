@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from jam.checkpoints import new_folder
 from jam.checkpoints.folders import refuse_existing
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.commands.arguments import Parser, make_parser
+from jam.console import Console
 from jam.files import FileError, read_json, reason
 from jam.model import load
 from jam.training import DataSource, TrainConfig

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from jsonargparse import Namespace
-from rich.console import Console
 
-from jam.commands.arguments import Parser, add_check, add_placement, add_speed, make_parser
+from jam.commands.arguments import Parser, add_check, add_media, add_placement, add_speed, make_parser
 from jam.commands.files import read_all
 from jam.commands.generate import check_page, show
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
+from jam.console import Console
 from jam.documents import Document, ending
 from jam.generation import GenerationSettings, settings_to_fill
 from jam.model import load
@@ -32,6 +32,7 @@ def parser() -> Parser:
     page = "page to write or replace: .html or .md; default: text on stdout"
     made.add_argument("--out", type=Path | None, default=None, help=page)
     add_settings(made, leave_out=("stop", "min_images", "max_images"), defaults={"guidance_scale": "1"})
+    add_media(made)
     add_placement(made, device_map=True)
     add_check(made)
     add_speed(made)
@@ -44,7 +45,7 @@ def run(settings: Namespace) -> None:
         check_page(settings.out)
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)
-    documents = list(read_all([settings.documents]))
+    documents = list(read_all([settings.documents], settings.allowed_media_path))
     model = load(
         settings.model,
         settings.device,

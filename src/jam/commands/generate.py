@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from jam.commands.arguments import Parser, add_check, add_placement, add_speed, make_parser
 from jam.commands.files import require_folder_of
 from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings
+from jam.console import Console, visible
 from jam.documents import Document, Image, Message, Text, ending
 from jam.generation import Finished, GenerationSettings, ImageDone, ImageProgress, ImageStarted, TextPiece
 from jam.model import Model, load
@@ -113,7 +113,7 @@ def live(
 
     def say(text: str, end: str = "") -> None:
         if shown:
-            print(text, end=end, flush=True)
+            print(visible(text), end=end, flush=True)
 
     events = model.stream(prompt, begin, **asdict(settings))
     say("\n".join(prompt.texts), "\n")
@@ -142,6 +142,6 @@ def show(document: Document) -> None:
     """Question and answer on stdout; a picture is named, not shown."""
     for part in document.parts:
         if isinstance(part, Text):
-            print(part.text.strip())
+            print(visible(part.text.strip()))
         elif isinstance(part, Image):
             print(PICTURE)

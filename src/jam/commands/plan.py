@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from jsonargparse import Namespace
-from rich.console import Console
 from rich.table import Table
 
 from jam.commands.arguments import Parser, make_parser
+from jam.console import Console
 from jam.planning import GPUS, Plan, find_gpu, make_plan
 from jam.planning.network import read_config
 from jam.training import TrainConfig

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from rich.console import Console
 
-from jam.commands.arguments import Parser, add_placement, make_parser
+from jam.commands.arguments import Parser, add_media, add_placement, make_parser
 from jam.commands.progress import progress_bar
+from jam.console import Console
 from jam.data import MAX_REJECTS, REJECTS, check_limit, open_sources, prepare, refuse_prepared, warm_up
 from jam.model import context_of, load_codec
 
@@ -42,6 +42,7 @@ def parser() -> Parser:
         default=MAX_REJECTS,
         help="documents that may be bad before the run stops: a number, or a share below 1",
     )
+    add_media(made)
     add_placement(made, dtype=False)
     return made
 
@@ -54,7 +55,7 @@ def run(settings: Namespace) -> None:
         raise ValueError(
             f"--workers is {settings.workers}; it must be 1 or more (this machine has {os.cpu_count()} cores)"
         )
-    sources = open_sources(settings.documents)
+    sources = open_sources(settings.documents, settings.allowed_media_path)
     warm_up(settings.workers)
     codec, context = load_codec(settings.model, settings.device), context_of(settings.model)
     summary: dict[str, Any] = {}

@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column
+
+from jam.console import Console
 
 if TYPE_CHECKING:
     from jam.tokenizer_training import TokenizerTrainer
@@ -64,13 +65,15 @@ def progress_bar(console: Console, transient: bool = False) -> Progress:
     """
     # In a narrow terminal the figures are cut, never the time that remains.
     return Lines(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("left", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}", table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")),
+        TextColumn(
+            "{task.fields[figures]}", markup=False, table_column=Column(ratio=3, no_wrap=True, overflow="ellipsis")
+        ),
         console=console,
         transient=transient,
         disable=transient and not console.is_terminal,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from jam.commands.arguments import Parser, make_parser
 from jam.commands.progress import run_training
+from jam.console import Console
 from jam.model import Model, load
 from jam.training import LEFT_OUT, RESULT, TrainConfig, Trainer
 from jam.training.distributed import World, join, leave

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from jam.commands.arguments import Parser, make_parser
 from jam.commands.progress import Smoothed, progress_bar, steps_of
+from jam.console import Console
 from jam.tokenizer_training import TOKENIZER, TokenizerConfig, TokenizerTrainer
 
 EXAMPLES = """

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text as RichText
 
 from jam.checkpoints import write_json
 from jam.codec import Codec
-from jam.commands.arguments import Parser, add_placement, make_parser, require
+from jam.commands.arguments import Parser, add_media, add_placement, make_parser, require
 from jam.commands.files import count_documents, read_all, require_folder_of, say_left_out
+from jam.console import Console
 from jam.data.prepare import encode_fitting
 from jam.documents import Document, Image, Text
 from jam.evaluation import Proof, verify
@@ -51,6 +52,7 @@ def parser() -> Parser:
     made.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too, as JSON")
     help = "most ids of each answer to ten built-in questions, which the text parent is asked, too; 0: do not ask"
     made.add_argument("--answer_ids", type=int, default=NEW_IDS, help=help)
+    add_media(made)
     add_placement(made)
     return made
 
@@ -63,10 +65,11 @@ def run(settings: Namespace) -> int:
     if settings.json is not None:
         require_folder_of(settings.json, "--json")
     if settings.documents:
-        count_documents(settings.documents)
+        count_documents(settings.documents, settings.allowed_media_path)
     device = choose_device(settings.device)
     codec = load_codec(settings.model, device)
-    found, left_out = read_all(settings.documents) if settings.documents else built_in(codec), list[str]()
+    given, left_out = settings.documents, list[str]()
+    found = read_all(given, settings.allowed_media_path) if given else built_in(codec)
     documents = list(encode_fitting(found, codec, context_of(settings.model) or 0, left_out.append))
     say_left_out(errors, left_out)
     if left_out and not documents:
@@ -86,7 +89,7 @@ def run(settings: Namespace) -> int:
             tolerance=tolerance,
             questions=questions,
             new_ids=settings.answer_ids,
-            say=status.update,
+            say=lambda text: status.update(RichText(text)),  # which a string's markup would not be
         )
     console.print(heading(proof), markup=False, soft_wrap=True)
     console.print(table(proof))

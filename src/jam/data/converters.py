@@ -10,11 +10,22 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from jam.data.records import Record
-from jam.documents import PICTURE_KEYS, Document, Image, Message, Part, Sample, Text, parse_record, present, shortened
+from jam.documents import (
+    MAX_RECORD,
+    PICTURE_KEYS,
+    Document,
+    Image,
+    Message,
+    Part,
+    Sample,
+    Text,
+    parse_record,
+    present,
+    shortened,
+)
 from jam.files import FileError, kind_of, parse_json
 
 TEXT_KEYS = ("text", "caption", "txt")
@@ -59,6 +70,8 @@ def fields_of(record: Record) -> dict[str, Any]:
     """
     value = record.value
     assert not isinstance(value, Document)
+    if isinstance(value, ValueError):
+        raise value
     if isinstance(value, bytes):
         return present(_object(value, record))
     for content in value.values():
@@ -185,6 +198,7 @@ def balanced(documents: Iterable[Document], count: int, seed: int, key: str = "c
 
 def _list_or_text(value: str) -> Any:
     """The list of objects that a text is in JSON; else the text."""
+    _require_short(value)
     try:
         parsed = parse_json(value, "") if value.lstrip().startswith("[") else None
     except FileError:
@@ -193,6 +207,7 @@ def _list_or_text(value: str) -> Any:
 
 
 def _object(line: bytes, record: Record) -> dict[str, Any]:
+    _require_short(line)
     fields = parse_json(line, "the record", "correct it")
     if not isinstance(fields, dict):
         raise ValueError(f"a record is an object; got {kind_of(fields)}")
@@ -216,7 +231,13 @@ def _text(fields: Mapping[str, Any]) -> str:
             f"no text; expected content or messages (a document), or one of the keys {', '.join(TEXT_KEYS)}; "
             f"got {_names(fields)}"
         )
+    _require_short(value)
     return value
+
+
+def _require_short(text: str | bytes) -> None:
+    if len(text) > MAX_RECORD:
+        raise ValueError(f"the record's text is longer than {MAX_RECORD} bytes; cut it")
 
 
 def _is_spoken(turn: Any) -> bool:
@@ -238,7 +259,8 @@ def _made(form: dict[str, Any], fields: Mapping[str, Any], record: Record) -> Do
 
 def _sample(fields: Mapping[str, Any], record: Record) -> Sample:
     files = {name: content for name, content in fields.items() if isinstance(content, bytes)}
-    return Sample(Path(record.source).parent, record.where, files, record.key.rpartition("/")[2])
+    key = record.key.rpartition("/")[2]
+    return Sample(record.folder, record.where, files, key, allowed_media_path=record.allowed_media_path)
 
 
 def _extra(fields: Mapping[str, Any]) -> dict[str, Any]:

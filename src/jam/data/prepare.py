@@ -21,7 +21,7 @@ from jam.checkpoints.folders import NOTHING, disk_full, is_disk_full, refuse_exi
 from jam.checkpoints.locks import only_one
 from jam.checkpoints.resume import place_beside
 from jam.codec import Codec, Encoded
-from jam.data.records import Documents, Records
+from jam.data.records import Documents, Record, Records, size_of
 from jam.data.shards import ORIGINS, Counts, ShardWriter
 from jam.data.split import why_unsplittable
 from jam.data.verdicts import Identities, Verdicts
@@ -29,8 +29,8 @@ from jam.data.workers import Block, Reject, encode_blocks
 from jam.documents import Document
 from jam.files import parse_json, read_json
 
-BLOCK = 64  # records that are encoded together
-READING = 2  # raised where records are read otherwise: a run that was begun before begins anew
+BLOCK, MAX_BLOCK = 64, 2**28  # records that are encoded together, and bytes from which on they are fewer
+READING = 3  # raised where records are read otherwise: a run that was begun before begins anew
 REJECTS = "rejects.jsonl"
 STATE, VERDICTS = "state.json", "verdicts.jsonl"
 KEPT = "what was prepared is kept; the same command goes on from there"
@@ -176,11 +176,22 @@ def _blocks(sources: Sequence[Records], state: State) -> Iterator[Block]:
     for number in range(first, len(sources)):
         records = sources[number].read(skip if number == first else 0)
         empty = not (skip and number == first)
-        while block := list(islice(records, BLOCK)):
+        while block := _next_block(records):
             empty = False
             yield Block(number, block)
         if empty and not isinstance(sources[number], Documents):
             raise ValueError(f"{sources[number].name}: there are no documents in it; leave it out")
+
+
+def _next_block(records: Iterator[Record]) -> list[Record]:
+    """`BLOCK` records, or fewer that hold `MAX_BLOCK` bytes."""
+    block, size = list[Record](), 0
+    for record in islice(records, BLOCK):
+        block.append(record)
+        size += size_of(record.value)
+        if size >= MAX_BLOCK:
+            break
+    return block
 
 
 def _advance(state: State, sources: Sequence[Records], block: Block, counts: Counts) -> None:
@@ -228,7 +239,7 @@ def _key(sources: Sequence[Records], codec: Codec, context: int | None) -> str |
     if None in identities:
         return None
     decisive = [READING, BLOCK, codec.vocabulary.hash, codec.fingerprint, codec.grammar.image_tokens, context]
-    return json.dumps([*decisive, identities])
+    return json.dumps([*decisive, identities, [str(source.allowed_media_path) for source in sources]])
 
 
 def refuse_prepared(out: Path) -> None:

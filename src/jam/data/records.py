@@ -8,21 +8,28 @@ from __future__ import annotations
 import copy
 import gzip
 import importlib
+import os
 import posixpath
-import tarfile
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qsl
 
-from jam.documents import Document, JsonError, json_records
-from jam.files import reason
+from jam.data.tar_files import Member, content_of, members
+from jam.documents import MAX_BYTES, WEB, Document, JsonError, json_records, require_media_path
+from jam.files import open_regular, reason
 
 LINES, TABLES, TARS = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), (".parquet",), (".tar", ".tar.gz", ".tgz")
 HUB = "datasets:"
+GZIP = b"\x1f\x8b"  # how such a file begins
+MAX_SAMPLE = MAX_BYTES  # bytes of a row, or of a sample's files in all, each of which counts for `EACH` more
+EACH = 2**10
+KEPT = 2**16  # files before a link that it may lead to
+ROWS = 64  # of a table, that are read together
 TEXTS = {"true": True, "false": False}
 # What `load_dataset` takes and its builder does not.
 LOADING = ("split", "streaming", "num_proc", "keep_in_memory", "save_infos", "verification_mode")
@@ -35,14 +42,18 @@ class Record:
     Args:
         source: file or data set.
         key: line, row or key within it.
-        value: a JSON line, the columns of a row, the files of a sample by extension, or a document.
+        value: a JSON line, the columns of a row, the files of a sample by extension, a document, or why it is none.
         share: how much of the source is read up to here; None where its size is not known.
+        folder: in which its pictures lie; None: it has none but its own.
+        allowed_media_path: another folder, below which they may lie, too.
     """
 
     source: str
     key: str
-    value: bytes | dict[str, Any] | Document
+    value: bytes | dict[str, Any] | Document | ValueError
     share: float | None = None
+    folder: Path | None = None
+    allowed_media_path: Path | None = None
 
     @property
     def where(self) -> str:
@@ -50,10 +61,15 @@ class Record:
 
 
 class Records(ABC):
-    """A source. `size` weighs it against the others for the time left; `identity` says whether it is still the same."""
+    """A source. `size` weighs it against the others for the time left; `identity` says whether it is still the same.
+
+    Its records' pictures lie in `folder` (None: in the records themselves), or below `allowed_media_path`.
+    """
 
     name: str
     size: float = 1.0
+    folder: Path | None = None
+    allowed_media_path: Path | None = None
 
     @abstractmethod
     def read(self, skip: int = 0) -> Iterator[Record]:
@@ -63,13 +79,17 @@ class Records(ABC):
         """What can be compared with an earlier run's; None: a run with this source cannot be gone on with."""
         return None
 
+    def record(self, key: object, value: Any, share: float | None) -> Record:
+        return Record(self.name, str(key), value, share, self.folder, self.allowed_media_path)
+
 
 class Files(Records):
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
+        if not path.exists():
             raise ValueError(f"{path}: no such file of documents")
-        self.path, self.name = path, str(path)
-        self.size = path.stat().st_size
+        self.path, self.name, self.folder = path, str(path), path.parent
+        with open_regular(path) as file:
+            self.size = file.seek(0, os.SEEK_END)
         if not self.size:
             raise ValueError(f"{path}: there are no documents in it; the file is empty")
 
@@ -88,11 +108,11 @@ class JsonLines(Files):
 
     def read(self, skip: int = 0) -> Iterator[Record]:
         key = "0"
-        with self.path.open("rb") as raw:
+        with open_regular(self.path) as raw:
             file: Any = gzip.GzipFile(fileobj=raw) if self.path.suffix == ".gz" else raw
             try:
                 for key, record in islice(json_records(file), skip, None):
-                    yield Record(self.name, key, record, raw.tell() / self.size)
+                    yield self.record(key, record, raw.tell() / self.size)
             except Exception as error:  # of damaged archives, readers raise what they like
                 raise self.broken(error, f"{'record' if isinstance(error, JsonError) else 'line'} {key}") from None
 
@@ -104,15 +124,17 @@ class Parquet(Files):
         parquet = _extra("pyarrow.parquet", "Parquet files")
         row = 0
         try:
-            with parquet.ParquetFile(self.path) as table:
-                total, groups = table.metadata.num_rows, list(range(table.num_row_groups))
-                while groups and skip >= row + table.metadata.row_group(groups[0]).num_rows:
-                    row += table.metadata.row_group(groups.pop(0)).num_rows
-                for batch in table.iter_batches(64, row_groups=groups):
-                    for value in batch.to_pylist():
+            with open_regular(self.path) as file, parquet.ParquetFile(file) as table:
+                total = table.metadata.num_rows
+                for number in range(table.num_row_groups):
+                    group = table.metadata.row_group(number)
+                    if skip >= row + group.num_rows:
+                        row += group.num_rows
+                        continue
+                    for value in _rows(table, number):
                         row += 1
                         if row > skip:
-                            yield Record(self.name, str(row), value, row / total)
+                            yield self.record(row, value, row / total)
         except Exception as error:  # of damaged tables, readers raise what they like
             raise self.broken(error, f"row {row}") from None
 
@@ -123,42 +145,43 @@ class Tar(Files):
     A link gives the file that it leads to, if that comes before it. Files whose names begin with a dot are none.
     """
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.folder = None
+
     def read(self, skip: int = 0) -> Iterator[Record]:
-        key, sample = "", dict[str, Any]()
-        seen: dict[str, tarfile.TarInfo] = {}
-        with self.path.open("rb") as raw:
+        key, sample, left = "", dict[str, Any](), MAX_SAMPLE
+        before: dict[str, Member] = {}
+        with open_regular(self.path) as raw:
+            is_packed = raw.read(len(GZIP)) == GZIP
+            raw.seek(0)
+            file: Any = gzip.GzipFile(fileobj=raw) if is_packed else raw
             try:
-                with tarfile.open(fileobj=raw, mode="r:*") as archive:
-                    for member in archive:
-                        folder, _, name = posixpath.normpath(member.name).rpartition("/")
-                        stem, _, extension = name.partition(".")
-                        if not (member.isfile() or member.islnk() or member.issym()) or not stem:
-                            continue
-                        stem = f"{folder}/{stem}" if folder else stem
-                        if stem != key and sample:
-                            if not skip:
-                                yield Record(self.name, key, sample, raw.tell() / self.size)
-                            skip = max(0, skip - 1)
-                            sample = {}
-                        key, extension = stem, extension.lower()
-                        target = seen[posixpath.normpath(member.name)] = _target(member, seen)
-                        if extension in sample:
-                            sample[extension] = ValueError(f"the sample has two files .{extension}; each needs its own")
-                        elif skip:
-                            sample[extension] = b""
-                        elif target.isfile():
-                            content = archive.extractfile(target)
-                            assert content is not None
-                            sample[extension] = content.read()
-                        else:
-                            sample[extension] = ValueError(
-                                f"the file {member.name:.80} is a link to {member.linkname:.80}, which is not before it"
-                            )
-                    _require_end(archive)
+                for member in members(file):
+                    folder, _, name = posixpath.normpath(member.name).rpartition("/")
+                    stem, _, extension = name.partition(".")
+                    if not stem:
+                        continue
+                    stem = f"{folder}/{stem}" if folder else stem
+                    if stem != key and sample:
+                        if not skip:
+                            yield self.record(key, sample, raw.tell() / self.size)
+                        skip = max(0, skip - 1)
+                        sample, left = {}, MAX_SAMPLE
+                    key, extension = stem, extension.lower()
+                    target = _target(member, before)
+                    _keep(before, posixpath.normpath(member.name), target)
+                    left -= target.size + EACH
+                    if extension in sample:
+                        sample[extension] = ValueError(f"the sample has two files .{extension}; each needs its own")
+                    elif skip:
+                        sample[extension] = b""
+                    else:
+                        sample[extension] = _content(file, target, left)
             except Exception as error:  # of damaged archives, readers raise what they like
                 raise self.broken(error, f"sample {key!r}") from None
         if sample and not skip:
-            yield Record(self.name, key, sample, 1.0)
+            yield self.record(key, sample, 1.0)
 
 
 class HubDataset(Records):
@@ -172,6 +195,17 @@ class HubDataset(Records):
         self.dataset, query = address.removeprefix(HUB).split("?", 1) if "?" in address else (address[len(HUB) :], "")
         self.options: dict[str, Any] = {key: TEXTS.get(value, value) for key, value in parse_qsl(query)}
         self.options.setdefault("split", "train")
+        self.folder = self._folder()
+
+    def _folder(self) -> Path:
+        """That of its files; of a data set of the hub, where what is fetched of it lies."""
+        named = self.options.get("data_dir") or self.options.get("data_files")
+        files = Path(self.dataset)
+        if not files.exists() and isinstance(named, str) and not WEB.match(named):
+            files = Path(re.split(r"[*?\[]", named, maxsplit=1)[0])
+        elif not files.exists():
+            return Path(_extra("huggingface_hub.constants", "data sets").HF_HUB_CACHE)
+        return files if files.is_dir() else files.parent
 
     @property
     def _is_saved(self) -> bool:
@@ -196,7 +230,7 @@ class HubDataset(Records):
         number = skip
         try:
             for number, value in enumerate(rows.skip(skip) if skip else rows, skip + 1):
-                yield Record(self.name, str(number), dict(value), number / total if total else None)
+                yield self.record(number, dict(value), number / total if total else None)
         except Exception as error:
             raise ValueError(f"{self.name}: cannot be read behind row {number} ({reason(error)})") from None
 
@@ -228,15 +262,19 @@ class Documents(Records):
     def read(self, skip: int = 0) -> Iterator[Record]:
         total = len(self.documents) if isinstance(self.documents, Sequence) else None
         for number, document in enumerate(islice(self.documents, skip, None), skip + 1):
-            yield Record(self.name, str(number), document, number / total if total else None)
+            yield self.record(number, document, number / total if total else None)
 
 
-def open_sources(names: Sequence[str | Path]) -> list[Records]:
+def open_sources(names: Sequence[str | Path], allowed_media_path: str | Path | None = None) -> list[Records]:
     """Sources by their names: files, folders of files, and ``datasets:...``; each must be there.
 
+    Args:
+        allowed_media_path: folder below which files of pictures may lie, beside the folder of their source.
+
     Raises:
-        ValueError: there is no such file, or none of a kind that is read.
+        ValueError: there is no such file or folder, or none of a kind that is read.
     """
+    allowed = require_media_path(allowed_media_path)
     kinds: list[tuple[tuple[str, ...], type[Files]]] = [(LINES, JsonLines), (TABLES, Parquet), (TARS, Tar)]
     known = tuple(suffix for suffixes, _ in kinds for suffix in suffixes)
     sources: list[Records] = []
@@ -253,23 +291,76 @@ def open_sources(names: Sequence[str | Path]) -> list[Records]:
             if kind is None and file.exists():
                 raise ValueError(f"{file}: not a known kind of file of documents; known: {', '.join(known)}")
             sources.append((kind or JsonLines)(file))
+    for source in sources:
+        source.allowed_media_path = allowed
     return sources
 
 
-def _require_end(archive: tarfile.TarFile) -> None:
-    """Raises TarError for an archive whose members end otherwise than in a block of zeros: a damaged or cut header."""
-    assert archive.fileobj is not None
-    archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("no header of a file, nor the end of an archive")
+def size_of(value: Any) -> int:
+    """Bytes and characters in a record's value."""
+    if isinstance(value, bytes | str):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(size_of, parts))
 
 
-def _target(member: tarfile.TarInfo, seen: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo:
+def _rows(table: Any, number: int) -> Iterator[dict[str, Any] | ValueError]:
+    """The rows of one of a table's groups; where one is too large, or has what Python has not, why it cannot be had.
+
+    As many are read together as would fit if each were as large as the group says its largest column is.
+    """
+    group = table.metadata.row_group(number)
+    largest = max((group.column(one).total_uncompressed_size for one in range(group.num_columns)), default=0)
+    if largest > MAX_SAMPLE * group.num_rows:
+        error = ValueError(f"the rows around it have {largest} bytes, more than {MAX_SAMPLE} each")
+        yield from [error] * group.num_rows
+        return
+    for batch in table.iter_batches(max(1, min(ROWS, MAX_SAMPLE // max(1, largest))), row_groups=[number]):
+        try:
+            yield from batch.to_pylist() if batch.nbytes <= MAX_SAMPLE else map(_row, _single(batch))
+        except (ValueError, OverflowError):
+            yield from map(_row, _single(batch))
+
+
+def _single(batch: Any) -> Iterator[Any]:
+    return (batch.slice(number, 1) for number in range(batch.num_rows))
+
+
+def _row(row: Any) -> dict[str, Any] | ValueError:
+    """A single row, or why it cannot be had: its size, bytes that are no UTF-8, a date after the last."""
+    if row.nbytes > MAX_SAMPLE:
+        return ValueError(f"the row has {row.nbytes} bytes, more than {MAX_SAMPLE}")
+    try:
+        return row.to_pylist()[0]
+    except (ValueError, OverflowError) as error:
+        return ValueError(f"the row cannot be read: {reason(error)}")
+
+
+def _target(member: Member, before: dict[str, Member]) -> Member:
     """The member that a link leads to, among those before it; else the member itself."""
-    if member.isfile():
+    if member.link is None:
         return member
-    folder = posixpath.dirname(member.name) if member.issym() else ""
-    return seen.get(posixpath.normpath(posixpath.join(folder, member.linkname)), member)
+    folder = posixpath.dirname(member.name) if member.is_symbolic else ""
+    return before.get(posixpath.normpath(posixpath.join(folder, member.link)), member)
+
+
+def _keep(before: dict[str, Member], name: str, member: Member) -> None:
+    """Note what a name leads to, and forget the oldest of too many."""
+    before.pop(name, None)
+    before[name] = member
+    if len(before) > KEPT:
+        del before[next(iter(before))]
+
+
+def _content(file: BinaryIO, member: Member, left: int) -> bytes | ValueError:
+    """The content of a sample's file, or why it cannot be had; `left` is negative where it is too large."""
+    if member.link is not None:
+        return ValueError(f"the file {member.name:.80} is a link to {member.link:.80}, which is not before it")
+    if left < 0:
+        return ValueError(
+            f"the sample's files up to {member.name:.80} have {MAX_SAMPLE - left} bytes, more than {MAX_SAMPLE}"
+        )
+    return content_of(file, member)
 
 
 def _stored(feature: Any, image: Any) -> Any:

@@ -183,8 +183,8 @@ class Shards:
         self.folder, self.vocabulary = folder, vocabulary
         self.digest: str | None = summary.get("digest")
         self._checksums: dict[str, str] = summary.get(OTHERS, {})
-        if missing := [name for name in TRAINED_ON if not (folder / name).is_file()]:
-            raise ValueError(f"{folder}: the token shards are incomplete: {', '.join(missing)}; prepare them again")
+        if absent := [name for name in TRAINED_ON if not (folder / name).is_file()]:
+            raise ValueError(f"{folder}: the token shards are incomplete: {', '.join(absent)}; prepare them again")
         for name in TRAINED_ON[1:]:
             self._compare(name)
         try:

@@ -12,7 +12,7 @@ import pickle
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from jam.data.converters import name_of, to_document
 from jam.data.records import Record
 from jam.data.split import why_unsplittable
 from jam.data.verdicts import Identities, identities
-from jam.documents import Document, Text, shortened
+from jam.documents import Document, PicturePathError, Text, shortened
 
 PRELOADED = [__name__, "diffusers.models.autoencoders.vq_model", "transformers.models.auto.tokenization_auto"]
 LONGEST_REASON = 500  # characters
@@ -83,13 +83,14 @@ def encode_block(codec: Codec, block: Block, context: int | None = None) -> Resu
             why = why_unsplittable(one, context, codec.vocabulary) if context is not None else None
             result.append(one if why is None else _reject(record, document, why))
         else:
-            result.append(_reject(record, document, str(one).removeprefix(record.where)))
+            looked_for = [one.path] if isinstance(one, PicturePathError) and one.path is not None else []
+            result.append(_reject(record, document, str(one).removeprefix(record.where), looked_for))
     return result
 
 
-def _reject(record: Record, document: Document, reason: str) -> Reject:
+def _reject(record: Record, document: Document, reason: str, looked_for: Sequence[str] = ()) -> Reject:
     name = name_of(record)
-    files = identities([image.file for image in document.images if image.file is not None])
+    files = identities([*looked_for, *(image.file for image in document.images if image.file is not None)])
     return Reject(
         record.source,
         shortened(record.key, LONGEST_REASON),

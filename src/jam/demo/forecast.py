@@ -6,8 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
+from jam.console import Console
 from jam.training import StepReport
 
 FIRST, LAST = 2, 4  # steps that are timed: the very first one also makes room in memory

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rich.console import Console
-
 from jam.codec.text import encode_text
 from jam.commands.progress import progress_bar
+from jam.console import Console
 from jam.documents import Document
 from jam.generation import GenerationSettings
 from jam.generation import Request as GenerationRequest

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -28,6 +27,7 @@ from jam.codec import Codec, ImageTokenizer, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.commands.progress import run_training, track
 from jam.commands.train import make_trainer
+from jam.console import Console
 from jam.demo.image_tokenizer import build_image_tokenizer, train_image_tokenizer
 from jam.demo.setup import VALIDATION_SEED, write_shards
 from jam.generation import GenerationSettings

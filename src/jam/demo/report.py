@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from jam.checkpoints import write_json
+from jam.console import Console
 from jam.demo.measure import pictures_from_captions
 from jam.demo.setup import REPORT, begin_folder, fuse_parents, perplexity, train, validation, write_corpus
 from jam.demo.story import SETTINGS

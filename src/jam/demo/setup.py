@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from jam.checkpoints.folders import refuse_existing
 from jam.codec import Codec, Encoded
 from jam.commands.progress import progress_bar, run_training
 from jam.commands.train import make_trainer
+from jam.console import Console
 from jam.data import prepare
 from jam.data.prepare import encode_all
 from jam.documents import Document

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from jam.checkpoints import new_folder, write_json
+from jam.console import Console
 from jam.demo.forecast import Forecast
 from jam.demo.measure import Answers, answer_prompts
 from jam.demo.page import write_page

@@ -17,10 +17,11 @@ from jam.documents.document import (
     to_html,
     to_markdown,
 )
-from jam.documents.json_files import JsonError, json_records
+from jam.documents.json_files import MAX_RECORD, JsonError, json_records
 from jam.documents.lost import READ_SUFFIXES
-from jam.documents.pictures import Image, data_uri, is_data_uri, shortened
-from jam.documents.pixels import PictureSizeError, png_bytes, to_rgb
+from jam.documents.picture_paths import PicturePathError, require_media_path, shortened
+from jam.documents.pictures import WEB, Image, data_uri, is_data_uri
+from jam.documents.pixels import MAX_BYTES, PictureSizeError, png_bytes, to_rgb
 from jam.documents.records import (
     parse_document,
     parse_record,
@@ -31,14 +32,18 @@ from jam.documents.records import (
 )
 
 __all__ = [
+    "MAX_BYTES",
+    "MAX_RECORD",
     "PICTURE_KEYS",
     "READ_SUFFIXES",
+    "WEB",
     "Document",
     "Gap",
     "Image",
     "JsonError",
     "Message",
     "Part",
+    "PicturePathError",
     "PictureSizeError",
     "Sample",
     "Text",
@@ -53,6 +58,7 @@ __all__ = [
     "png_bytes",
     "present",
     "read_documents",
+    "require_media_path",
     "require_parts",
     "shortened",
     "to_html",

@@ -38,20 +38,22 @@ class Place:
 class Sample:
     """What lies around a record: the folder of its file, and the files of its sample or columns of its row, by name.
 
-    `key` is what the names of a sample's files begin with; `used` are those that pictures were made of.
+    `folder` is None for a sample of an archive, which has no other files. `key` is what the names of a sample's files
+    begin with; `used` are those that pictures were made of; `allowed_media_path` is as in `read_documents`.
     """
 
-    folder: Path = field(default_factory=Path)
+    folder: Path | None = field(default_factory=Path)
     where: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict)
     key: str = ""
     used: set[str] = field(default_factory=set)
+    allowed_media_path: Path | None = None
 
     def picture(self, value: Any) -> Image:
         """A picture by its content or name: one of the sample's files, or one beside the record's file.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: it is neither, or lies where it may not (`picture_path`).
         """
         if isinstance(value, Image):
             return value
@@ -69,7 +71,7 @@ class Sample:
             if isinstance(data := self.files.get(name), bytes):
                 self.used.add(name)
                 return Image(data=data, path=value, where=self.where)
-        return Image.at(value, self.folder, self.where)
+        return Image.at(value, self.folder, self.where, self.allowed_media_path)
 
     def pictures(self, value: Any) -> list[Image]:
         """Those of a list, or the one that is there; what is empty is none."""

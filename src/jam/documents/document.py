@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
+from jam.documents.markdown import as_text, in_one_line
 from jam.documents.pictures import Image, data_uri, png_bytes
 from jam.files import as_path, replacing, write_text
 
@@ -136,7 +138,7 @@ def _told(document: Document) -> str:
 
 
 def to_markdown(document: Document, images: Path) -> str:
-    """Markdown text; its pictures are written into the folder `images`."""
+    """Markdown text; its pictures are written into the folder `images`. What texts have of Markdown shows as text."""
     text, pictures = _markdown(document, images.name)
     _write_pictures(images, pictures)
     return text
@@ -148,13 +150,14 @@ def _markdown(document: Document, folder: str) -> tuple[str, dict[str, bytes]]:
     pictures: dict[str, bytes] = {}
     for role, part in _shown(document):
         if isinstance(part, Text):
-            blocks.append(f"## {part.text.strip()}" if role == "user" else part.text.strip())
+            text = as_text(part.text.strip())
+            blocks.append(f"## {text}" if role == "user" else text)
         elif isinstance(part, Image):
             name = f"{len(pictures) + 1:02d}.png"
             pictures[name] = png_bytes(part.load())
-            blocks.append(f"![]({folder}/{name})")
+            blocks.append(f"![]({quote(folder)}/{name})")
     if told := _told(document):
-        blocks.append(f"*{told}*")
+        blocks.append(f"*{in_one_line(told)}*")
     return "\n\n".join(blocks) + "\n", pictures
 
 

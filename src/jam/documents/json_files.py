@@ -5,13 +5,16 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import BinaryIO
 
 from jam.files import reason
 
 STEP = 2**16  # bytes that are read at a time, until a record is longer
+MAX_RECORD = (
+    2**26
+)  # bytes of a record of text, with the data URIs in it: one of brackets takes 20 times as much in memory
 LONGEST_TOKEN = 16  # of JSON beside texts and numbers: an error so near to the end may be one of what is not read yet
 SPACE = re.compile(r"\s*")
 # What the first line of a record ends in that goes on in the next, and what that begins with then ("": anything).
@@ -22,25 +25,48 @@ class JsonError(ValueError):
     """A file cannot be read on: it is no JSON from here."""
 
 
-def json_records(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+def json_records(file: BinaryIO) -> Iterator[tuple[str, bytes | ValueError]]:
     """The records of a file, each with its number: the line's in JSON lines, else the record's.
 
-    What one line of JSON lines holds is for the caller to judge; an array is read as far as it is one.
+    What one line of JSON lines holds is for the caller to judge, and of a line that is too long an error comes in its
+    place; an array is read as far as it is one.
 
     Raises:
-        JsonError: an array, or a record of several lines, breaks off or is no JSON.
+        JsonError: an array, or a record of several lines, breaks off, is no JSON, or has a record that is too long.
     """
-    lines = enumerate(file, 1)
-    first, line = next(((number, line) for number, line in lines if line.strip()), (0, b""))
-    following = next(lines, (0, b""))[1]
+    first, line = 1, file.readline(MAX_RECORD + 1)
+    while line and len(line) <= MAX_RECORD and not line.strip():
+        first, line = first + 1, file.readline(MAX_RECORD + 1)
     start = line.removeprefix(codecs.BOM_UTF8).lstrip()
-    if start.startswith(b"[") or _goes_on(start.strip(), following.strip()):
-        for number, record in enumerate(_values(file, start + following, start.startswith(b"[")), 1):
-            yield str(number), record
+    if start.startswith(b"["):
+        yield from _numbered(_values(file, start, in_array=True))
         return
-    for number, record in chain([(first, line), (first + 1, following)], lines):
-        if record.strip():
+    record = _whole(file, line)
+    following = file.readline(MAX_RECORD + 1)
+    if isinstance(record, bytes) and _goes_on(start.strip(), following.strip()):
+        yield from _numbered(_values(file, start + following, in_array=False))
+        return
+    if isinstance(record, ValueError) or record.strip():
+        yield str(first), record
+    others = chain([following], iter(lambda: file.readline(MAX_RECORD + 1), b""))
+    for number, line in enumerate(others, first + 1):
+        record = _whole(file, line)
+        if isinstance(record, ValueError) or record.strip():
             yield str(number), record
+
+
+def _whole(file: BinaryIO, line: bytes) -> bytes | ValueError:
+    """A line of which `readline` gave the beginning; read to its end and not kept where it is too long."""
+    size = len(line)
+    if size <= MAX_RECORD:
+        return line
+    while not line.endswith(b"\n") and (line := file.readline(STEP)):
+        size += len(line)
+    return ValueError(f"the record has {size} bytes, more than {MAX_RECORD}; put its pictures into files")
+
+
+def _numbered(records: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    return ((str(number), record) for number, record in enumerate(records, 1))
 
 
 def _goes_on(line: bytes, following: bytes) -> bool:
@@ -111,6 +137,8 @@ class _Text:
                     raise
                 if self._is_end:
                     raise
+            if (end or len(self._window)) - self._place > MAX_RECORD:
+                raise JsonError(f"the next record has more than {MAX_RECORD} bytes; put its pictures into files")
             if (is_whole or not self._read(step)) and end:
                 value = self._window[self._place : end].encode()
                 self._place = end

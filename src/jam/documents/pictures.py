@@ -7,15 +7,17 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from PIL import Image as PILImage
 
-from jam.documents.pixels import PictureSizeError, check_size, png_bytes, read_file, read_pixels, to_rgb
+from jam.documents.json_files import MAX_RECORD
+from jam.documents.picture_paths import picture_path, shortened
+from jam.documents.pixels import MAX_BYTES, PictureSizeError, check_size, png_bytes, read_pixels, to_rgb
+from jam.files import FileError, read_bytes, reason
 
 DATA_URI = "data:image/"
 JPEG = b"\xff\xd8"  # how such a file begins
-SHOWN = 120  # characters of a name in a message
 # How the files of pictures begin in base64, behind which nothing but its letters comes.
 BASE64 = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/_=\s-]{40,}")
 WEB = re.compile(r"(?:https?|ftp|s3|gs|hf)://", re.IGNORECASE)
@@ -47,16 +49,19 @@ class Image:
             raise ValueError(f"{self.where}codes of a picture have {wrong[0]!r:.80}; they must be whole numbers")
 
     @classmethod
-    def at(cls, address: str, folder: Path, where: str = "") -> Image:
-        """The picture of a data URI, of a file's content in base64, or of a file (its name relative to `folder`)."""
+    def at(cls, address: str, folder: Path | None, where: str = "", allowed_media_path: Path | None = None) -> Image:
+        """The picture of a data URI, of a file's content in base64, or of a file, as `picture_path` finds it.
+
+        Raises:
+            PicturePathError: the file lies where it may not.
+        """
         if is_data_uri(address):
             return cls(path=address, where=where)
         if BASE64.fullmatch(address):
             return cls(path=f"data:;base64,{address}", where=where)
         if WEB.match(address):
             return cls(path=address, where=where)
-        name = unquote(address.removeprefix("file://")) if address.startswith("file://") else address
-        return cls(path=str(folder / name), where=where)
+        return cls(path=picture_path(address, folder, allowed_media_path, where), where=where)
 
     @property
     def file(self) -> str | None:
@@ -83,13 +88,14 @@ class Image:
                 check_size(self.pixels)
                 return to_rgb(self.pixels)
             return read_pixels(self._content())
-        except FileNotFoundError:
-            raise ValueError(f"{self.where}picture {self._name} does not exist") from None
+        except FileError as error:
+            raise ValueError(f"{self.where}picture {shortened(str(error), 300)}") from None
         except PictureSizeError as error:
             raise PictureSizeError(f"{self.where}picture {self._name} {error}") from None
         except Exception as error:  # decoders of damaged files raise what they like
-            reason = shortened(str(error) or type(error).__name__, 300)
-            raise ValueError(f"{self.where}picture {self._name} cannot be read ({reason}); is it truncated?") from None
+            raise ValueError(
+                f"{self.where}picture {self._name} cannot be read ({reason(error)}); is it truncated?"
+            ) from None
 
     @property
     def _name(self) -> str:
@@ -99,9 +105,11 @@ class Image:
 
     def _content(self) -> bytes:
         if self.data is not None:
+            if len(self.data) > MAX_BYTES:
+                raise PictureSizeError(f"has {len(self.data)} bytes, more than the {MAX_BYTES} of a picture's file")
             return self.data
         assert self.path is not None
-        return decode_data_uri(self.path) if is_data_uri(self.path) else read_file(self.path)
+        return decode_data_uri(self.path) if is_data_uri(self.path) else read_bytes(self.path, MAX_BYTES)
 
 
 def is_data_uri(address: str) -> bool:
@@ -112,8 +120,10 @@ def decode_data_uri(address: str) -> bytes:
     """What a data URI holds: base64 of either alphabet, with or without padding and line ends, or percent-encoded.
 
     Raises:
-        ValueError: it has other characters than those.
+        ValueError: it has other characters than those, or too many.
     """
+    if len(address) > MAX_RECORD:
+        raise ValueError(f"it has {len(address)} characters, more than the {MAX_RECORD} of a data URI")
     kind, _, content = address.partition(",")
     data = unquote_to_bytes(content.strip())
     if not kind.lower().replace(" ", "").endswith(";base64"):
@@ -124,11 +134,3 @@ def decode_data_uri(address: str) -> bytes:
 
 def data_uri(picture: PILImage.Image) -> str:
     return f"{DATA_URI}png;base64,{base64.b64encode(png_bytes(picture)).decode()}"
-
-
-def shortened(text: str, most: int = SHOWN) -> str:
-    """A text for a message: its beginning and end, where it is longer than `most` characters; on one line."""
-    text = text if text.isprintable() else repr(text)[1:-1]
-    if len(text) <= most:
-        return text
-    return f"{text[: most * 2 // 3]}...{text[-most // 4 :]} ({len(text)} characters)"

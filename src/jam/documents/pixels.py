@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import stat
 import warnings
 
 import numpy as np
@@ -18,7 +16,7 @@ FORMATS = (
 )
 # Of a picture that is read: one pixel shows nothing; a bomb, or a thread once its width is resized, fills the memory.
 MIN_SIDE, MAX_PIXELS, MAX_ASPECT = 2, 2**26, 100
-MAX_BYTES = 2**30
+MAX_BYTES = 2**30  # of a picture's file
 SIZES = (
     f"a side must have {MIN_SIDE} or more, the longer one {MAX_ASPECT} times the shorter or less, and the picture "
     f"{MAX_PIXELS // 2**20} million or fewer"
@@ -38,17 +36,6 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 class PictureSizeError(ValueError):
     """A picture is too small to show anything, or too large to be read."""
-
-
-def read_file(path: str) -> bytes:
-    """The content of a picture's file. Raises ValueError for what is no regular file, or too large; else OSError."""
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file")
-    if status.st_size > MAX_BYTES:
-        raise ValueError(f"it has {status.st_size} bytes, more than {MAX_BYTES}")
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def read_pixels(data: bytes) -> PILImage.Image:

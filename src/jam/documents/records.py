@@ -12,31 +12,43 @@ from jam.documents.attached import Place, Sample, attach
 from jam.documents.document import Document, Gap, Message, Part, Text
 from jam.documents.json_files import JsonError, json_records
 from jam.documents.lost import require_none
+from jam.documents.picture_paths import require_media_path
 from jam.documents.pictures import DATA_URI, JPEG, Image, data_uri
-from jam.files import as_path, kind_of, parse_json, replacing
+from jam.files import as_path, kind_of, open_regular, parse_json, replacing
 
 # Where a part of type image says what its picture is; `source` and objects are those of chat APIs.
 IMAGE_SOURCES = ("image", "image_url", "url", "path", "base64", "source")
 PART_KEYS = ("type", "text", "codes", "grid", "modality")
 
 
-def read_documents(path: str | Path) -> Iterator[Document]:
-    """Documents of a JSON-lines file, one by one. Raises ValueError that names file and line."""
-    path = as_path(path, "the file of documents")
-    if not path.is_file():
+def read_documents(path: str | Path, allowed_media_path: str | Path | None = None) -> Iterator[Document]:
+    """Documents of a JSON-lines file, one by one.
+
+    Args:
+        allowed_media_path: folder below which files of pictures may lie, beside the file's own folder.
+
+    Raises:
+        ValueError: it names file and line.
+    """
+    path, allowed = as_path(path, "the file of documents"), require_media_path(allowed_media_path)
+    if not path.exists():
         raise ValueError(f"{path}: no such file of documents")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             for key, record in json_records(file):
-                yield parse_document(record, path.parent, f"{path}:{key}: ")
+                if isinstance(record, ValueError):
+                    raise ValueError(f"{path}:{key}: {record}")
+                yield parse_document(record, path.parent, f"{path}:{key}: ", allowed)
         except JsonError as error:
             raise ValueError(f"{path}: cannot be read to its end ({error}); is it whole?") from None
 
 
-def parse_document(line: str | bytes, folder: Path = Path(), where: str = "") -> Document:
-    """One JSON line to a `Document`; paths of pictures are relative to `folder`."""
+def parse_document(
+    line: str | bytes, folder: Path = Path(), where: str = "", allowed_media_path: Path | None = None
+) -> Document:
+    """One JSON line to a `Document`; pictures lie in `folder`, or below `allowed_media_path`."""
     record = parse_json(line, f"{where}the record", "correct it")
-    return parse_record(record, Sample(folder, where))
+    return parse_record(record, Sample(folder, where, allowed_media_path=allowed_media_path))
 
 
 def present(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from torch import Tensor
 
 from jam.checkpoints import Hashes, Jobs, write_checkpoint
 from jam.checkpoints.manifest import version
 from jam.checkpoints.resume import Workplace
+from jam.console import Console
 from jam.fusion.pair import Pair
 from jam.fusion.parents import Parent
 from jam.fusion.plan import FusionPlan, PlannedTensor
@@ -117,5 +117,5 @@ def fingerprint(plan: FusionPlan, pair: Pair, options: dict[str, Any]) -> str:
 
 def progress_bar(console: Console) -> Progress:
     """Bytes, bytes per second and the time that remains; nothing where no one watches."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)

@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from jam.checkpoints import Hashes, Manifest, resumable_folder, write_json
 from jam.checkpoints.checksums import checksum_of
 from jam.checkpoints.folders import format_bytes
@@ -21,6 +19,7 @@ from jam.checkpoints.resume import Workplace, require_free
 from jam.checkpoints.tensors import KIND_OF
 from jam.codec import describe_image_tokenizer
 from jam.codec.files import InsideCheckpoint, OwnFolder, image_tokenizer_in
+from jam.console import Console
 from jam.files import reading
 from jam.fusion.config import FuseConfig, find_image_tokenizer
 from jam.fusion.cross import cross

@@ -73,6 +73,7 @@ class TokenizerConfig:
         keep_checkpoints: how many of the last checkpoints to keep; 0: all.
         cache_mb: MB of decoded pictures that are kept in memory.
         workers: threads that read pictures.
+        allowed_media_path: folder below which pictures of documents may lie, too (/: anywhere); default: beside them.
         max_unreadable: the run stops when a larger share (0 to 1) of the pictures cannot be read.
         resume: go on from the last checkpoint in `out`.
         seed: of weights, order and crops.
@@ -119,6 +120,7 @@ class TokenizerConfig:
     keep_checkpoints: int = 2
     cache_mb: int = 1024
     workers: int = 2
+    allowed_media_path: str | None = None
     max_unreadable: float = 0.1
     resume: bool = False
     seed: int = 0

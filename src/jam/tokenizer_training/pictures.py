@@ -29,8 +29,11 @@ class Picture:
     weight: float
 
 
-def find_pictures(sources: Sequence[PictureSource]) -> list[Picture]:
+def find_pictures(sources: Sequence[PictureSource], allowed_media_path: str | None = None) -> list[Picture]:
     """All pictures of the sources, each place once.
+
+    Args:
+        allowed_media_path: as in `read_documents`, for sources that are documents.
 
     Raises:
         ValueError: a source does not exist or has no pictures; its weight is not positive.
@@ -40,7 +43,7 @@ def find_pictures(sources: Sequence[PictureSource]) -> list[Picture]:
         if source.weight <= 0:
             raise ValueError(f"source {source.path}: weight is {source.weight}; it must be positive")
         count = 0
-        for image in _images(Path(source.path)):
+        for image in _images(Path(source.path), allowed_media_path):
             assert image.path is not None
             count += 1
             is_data = is_data_uri(image.path)
@@ -53,7 +56,7 @@ def find_pictures(sources: Sequence[PictureSource]) -> list[Picture]:
     return list(found.values())
 
 
-def _images(path: Path) -> Iterable[Image]:
+def _images(path: Path, allowed_media_path: str | None) -> Iterable[Image]:
     if path.is_dir():
         names = sorted(name for name in path.rglob("*") if name.suffix.lower() in SUFFIXES and name.is_file())
         return (Image(path=str(name)) for name in names)
@@ -61,7 +64,8 @@ def _images(path: Path) -> Iterable[Image]:
         raise ValueError(f"source {path}: no such folder or file")
     if path.suffix.lower() in SUFFIXES:
         return [Image(path=str(path))]
-    return (image for document in read_documents(path) for image in document.images if image.path is not None)
+    documents = read_documents(path, allowed_media_path)
+    return (image for document in documents for image in document.images if image.path is not None)
 
 
 def leave_out(pictures: list[Picture], count: int, seed: int) -> tuple[list[Picture], list[Picture]]:

@@ -39,7 +39,8 @@ SHOWN = 32  # pictures of a grid
 LOSSES = ("perceptual_loss", "commitment", "adversarial", "discriminator")  # that a step may be without
 LATENTS = 2**16  # that the codebook starts from, at most (and at least as many as it has codes)
 # What does not change what is computed. Pictures are compared by what they are.
-FREE = {"out", "sources", "validation", "resume", "device", "workers", "cache_mb", "validate_every", "checkpoint_every"}
+FREE = {"out", "sources", "validation", "allowed_media_path", "resume", "device", "workers", "cache_mb"}
+FREE |= {"validate_every", "checkpoint_every"}
 FREE |= {"keep_checkpoints", "max_unreadable"}
 
 
@@ -74,9 +75,9 @@ class TokenizerTrainer:
         self.config, self.folder = config, RunFolder(config, World(), TOKENIZER)
         self.run = self.folder.path
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        found = find_pictures(config.sources)
+        found = find_pictures(config.sources, config.allowed_media_path)
         if config.validation:
-            held = find_pictures(config.validation)
+            held = find_pictures(config.validation, config.allowed_media_path)
             keys = {picture.key for picture in held}
             learnt = [picture for picture in found if picture.key not in keys]
             held = leave_out(held, config.held_out, config.seed)[1] if len(held) > config.held_out else held
