@@ -331,7 +331,7 @@ def _eos_id(text: Parent, plan_only: bool) -> int:
         eos_id = eos_id[0]
     if eos_id is None and not plan_only:
         raise ValueError(
-            f"the tokenizer of the text parent {text.folder}, or without one its config.json, names no eos token, with which documents "
-            "begin and end; set eos_token there (in config.json eos_token_id)"
+            f"the tokenizer of the text parent {text.folder}, or without one its config.json, names no eos token, with "
+            "which documents begin and end; set eos_token there (in config.json eos_token_id)"
         )
     return eos_id or 0
