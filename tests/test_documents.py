@@ -62,7 +62,7 @@ def test_written_lines_are_read_back(folder):
         ('{"content": [', "not valid JSON"),
         ("[]", 'either "content" or "messages"'),
         ({"content": [], "messages": []}, 'either "content" or "messages"'),
-        ({"content": 3}, '"content" must be a list of parts; got int'),
+        ({"content": 3}, '"content" must be a list of parts; got a number'),
         ({"content": [{"type": "video"}]}, "a part is"),
         ({"content": [{"type": "image", "codes": [1, "x"]}]}, "a part is"),
         ({"messages": {"role": "user"}}, '"messages" must be a list; got an object'),
