@@ -229,7 +229,7 @@ def test_an_original_file_without_decoder_is_refused(tmp_path: Path) -> None:
         ({"resamp_with_conv": False}, "resamp_with_conv is False"),
         ({"tanh_out": True}, "tanh_out is True"),
         ({"attn_type": "linear"}, "attn_type is 'linear'; known: vanilla, none"),
-        ({"ch": "wide"}, "does not describe a VQGAN: .*base_channels"),
+        ({"ch": "wide"}, r"does not describe a VQGAN \(.*base_channels"),
     ],
 )
 def test_other_networks_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_other_networks_are_refused(changes: dict[str, Any], message: str, tmp_p
         ("model: {params: {n_embed: 4, embed_dim: 4}}", "has no 'ddconfig'; expected model.params"),
         ("model: {params: {n_embed: 4, embed_dim: 4, ddconfig: {ch: 32}}}", "has no 'ch_mult'"),
         ("- a\n- b\n", "does not describe a VQGAN"),
-        ("model: [1\n", "does not describe a VQGAN"),
+        ("model: [1\n", "is not valid YAML"),
     ],
 )
 def test_a_broken_description(text: str, message: str, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ class Foreign:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": {}, "callbacks": Foreign()}, "holds more than tensors, which is never unpickled here"),
+        ({"state_dict": {}, "callbacks": Foreign()}, r"holds more than tensors \(.*\), and is not unpickled"),
         ({"state_dict": {"a": 1}}, "holds no tensors by name"),
         ({}, "holds no tensors by name"),
     ],

@@ -62,12 +62,12 @@ def test_written_lines_are_read_back(folder):
         ('{"content": [', "no valid JSON"),
         ("[]", 'either "content" or "messages"'),
         ({"content": [], "messages": []}, 'either "content" or "messages"'),
-        ({"content": 3}, '"content" must be a list of parts; got int'),
+        ({"content": 3}, '"content" must be a list of parts; got a number'),
         ({"content": [{"type": "video"}]}, "a part is"),
         ({"content": [{"type": "image", "codes": [1, "x"]}]}, "a part is"),
-        ({"messages": {"role": "user"}}, '"messages" must be a list; got dict'),
+        ({"messages": {"role": "user"}}, '"messages" must be a list; got an object'),
         ({"messages": [{"role": "robot", "content": []}]}, 'a message needs a "role"'),
-        ({"messages": [{"role": "user"}]}, '"content" must be a list of parts; got NoneType'),
+        ({"messages": [{"role": "user"}]}, '"content" must be a list of parts; got null'),
     ],
 )
 def test_broken_lines_name_file_and_line(folder, line, message):

@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import random
-from pathlib import Path
 
 import pytest
 
@@ -93,7 +92,7 @@ def test_sources_and_documents_are_arrays_too(tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ['[]\n{"content": "a"}', '[{"content": "a"}]\n{"content": "b"}', "[1] 2"])
-def test_nothing_stands_behind_an_array(tmp_path: Path, text: str) -> None:
+def test_nothing_stands_behind_an_array(tmp_path, text):
     """What would not be read is said, not left out."""
     (tmp_path / "documents.json").write_text(text)
     with pytest.raises(ValueError, match="expected the end of the file behind the array"):

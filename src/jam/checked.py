@@ -12,7 +12,6 @@ ValueError: lr is null; it must be a number
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -33,8 +32,8 @@ def check_fields(settings: Any) -> None:
 
 
 @cache
-def _hints(kind: Hashable) -> dict[str, Any]:
-    return get_type_hints(kind)  # type: ignore[arg-type]
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def require_kind(hint: Any, value: Any, where: str) -> None:

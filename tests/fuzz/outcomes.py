@@ -23,7 +23,7 @@ MEMORY = 6 * 2**30  # bytes of address space that cases may take beyond what was
 # Words of parsers, of Python's inside and of test doubles, which say nothing to a person.
 JARGON = re.compile(
     r"Parser key|Union subtypes|Namespace\(|Does not validate|typehint|NoneType|subscriptable|object is not|"
-    r"has no attribute|unexpected keyword|positional argument|<class |Traceback|Error\(|at 0x[0-9a-f]+|"
+    r"has no attribute|unexpected keyword|positional argument|<class |Traceback|Error\(['\"]|at 0x[0-9a-f]+|"
     r"'(?:int|str|list|dict|float|bool)' object|instance of|PosixPath\("
 )
 

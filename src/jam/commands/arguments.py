@@ -164,7 +164,7 @@ def check_argument(hint: Any, text: str, where: str) -> None:
     if hint is None or fits(hint, text):
         return
     try:
-        value = parse_yaml(text, where)
+        value = parse_yaml(text, where) if text.strip() else text  # nothing is null in a recipe, and no value here
     except FileError:
         if text[:1] in ("[", "{"):
             raise

@@ -190,10 +190,12 @@ class Shards:
         try:
             offsets, answers = (np.load(folder / f"{name}.npy") for name in ("offsets", "answers"))
             found = (folder / IDS).stat().st_size
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # of damaged arrays, numpy raises what comes
             raise FileError(
                 f"{folder}: the token shards cannot be read ({reason(error)}); prepare them again"
             ) from None
+        if any(one.ndim != 1 or one.dtype.kind not in "iu" for one in (offsets, answers)):
+            raise FileError(f"{folder}: offsets.npy and answers.npy are no lists of numbers; prepare them again")
         if len(offsets) != len(answers) + 1:
             raise ValueError(
                 f"{folder}: answers.npy is of {len(answers)} documents and offsets.npy of "
@@ -201,6 +203,8 @@ class Shards:
             )
         if not len(answers):
             raise ValueError(f"{folder}: these shards hold no documents; prepare them from a source that has some")
+        if summary["dtype"] not in ("uint16", "uint32") or offsets[0] != 0 or (np.diff(offsets) < 0).any():
+            raise FileError(f"{folder}: {SUMMARY} and offsets.npy do not describe documents; prepare them again")
         dtype = np.dtype(summary["dtype"])
         expected = int(offsets[-1]) * dtype.itemsize
         if expected != found:
