@@ -59,7 +59,7 @@ def test_written_lines_are_read_back(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"content": [', "no valid JSON"),
+        ('{"content": [', "not valid JSON"),
         ("[]", 'either "content" or "messages"'),
         ({"content": [], "messages": []}, 'either "content" or "messages"'),
         ({"content": 3}, '"content" must be a list of parts; got a number'),
