@@ -186,3 +186,8 @@ def test_shards_are_read_back(tmp_path, made, codec):
     list(prepare(opened, codec, tmp_path / "out"))
     shards = Shards(tmp_path / "out", codec.vocabulary, codec.fingerprint)
     assert [shards[index] for index in range(COUNT)] == [codec.encode(document) for document in documents]
+
+
+def test_code_of_a_data_set_is_never_run() -> None:
+    with pytest.raises(ValueError, match="a data set's own code is never run; leave trust_remote_code out"):
+        open_sources(["datasets:owner/name?split=train&trust_remote_code=true"])

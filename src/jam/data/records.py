@@ -194,6 +194,8 @@ class HubDataset(Records):
         self.name = address
         self.dataset, query = address.removeprefix(HUB).split("?", 1) if "?" in address else (address[len(HUB) :], "")
         self.options: dict[str, Any] = {key: TEXTS.get(value, value) for key, value in parse_qsl(query)}
+        if "trust_remote_code" in self.options:
+            raise ValueError(f"{address}: a data set's own code is never run; leave trust_remote_code out")
         self.options.setdefault("split", "train")
         self.folder = self._folder()
 
