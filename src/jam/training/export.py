@@ -22,7 +22,7 @@ def restore(model: Any, config: TrainConfig, checkpoint: Path) -> dict[str, Tens
     """
     state = read_state(checkpoint)
     require_whole(checkpoint, state)
-    recipe = settings_of_run(config, {})
+    recipe = {key: value for key, value in settings_of_run(config, {}).items() if value is not None}
     compare(checkpoint, {key: value for key, value in state["settings"].items() if key in recipe}, recipe)
     choose_trained(model, config)
     before, now = state["settings"].get(FROZEN), frozen_digest(model)
