@@ -233,6 +233,7 @@ def _run(arguments: list[str], here: Path, limit: int | None, says: int) -> NoRe
         os.chdir(here)
         for stream in (1, 2):
             os.dup2(says, stream)
+        sys.stdout = sys.stderr = os.fdopen(says, "w", buffering=1)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         status = main(arguments)

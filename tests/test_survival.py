@@ -192,7 +192,7 @@ def test_the_first_process_decides_for_all(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(made, "validate", lambda: {"all_ppl": 3.0})
     monkeypatch.setattr(made, "world", Second([(False, None), (True, None)]))
     assert [made._validate_if_due() for _ in range(2)] == [False, True]
-    monkeypatch.setattr(made, "world", Second([[], False, (None, ValueError("run exists"))]))
+    monkeypatch.setattr(made.folder, "world", Second([(None, ValueError("run exists"))]))
     with pytest.raises(ValueError, match="run exists"):
         next(made.train())
 

@@ -243,7 +243,7 @@ def test_unreadable_pictures_are_counted_listed_and_skipped(tmp_path: Path) -> N
         ({"lr": 0.0}, "lr is 0.0; it must be positive"),
         ({"held_out": 24}, "none is left to learn from; lower held_out"),
         ({"perceptual_files": ["absent.pth"]}, "absent.pth does not exist"),
-        ({"schedule": "cosines"}, "choose one of cosine, linear, constant"),
+        ({"schedule": "cosines"}, "it must be cosine, linear or constant"),
     ],
 )
 def test_clear_errors(tmp_path: Path, changes: dict, message: str) -> None:

@@ -188,8 +188,8 @@ def test_folders_that_exist_are_refused(shards, tmp_path):
         ({"image_weight": -1.0}, "image_weight is -1.0; it must not be negative"),
         ({"sentinel_weight": -0.5}, "sentinel_weight is -0.5; it must not be negative"),
         ({"unconditional_rate": 1.5}, "unconditional_rate is 1.5; it must lie between 0 and 1"),
-        ({"checkpoint_every": "year"}, 'must be a number of steps or "epoch"'),
-        ({"optimizer": "Muon"}, "optimizer is 'Muon'; choose one of adamw, muon"),
+        ({"checkpoint_every": "year"}, "must be a whole number or epoch"),
+        ({"optimizer": "Muon"}, "optimizer is 'Muon'; it must be adamw or muon"),
         ({"momentum": -0.1}, "momentum is -0.1; it must lie between 0 and 1"),
     ],
 )

@@ -152,16 +152,16 @@ def prepare(
             summary = writer.finish()
         except OSError as error:
             if is_disk_full(error):
-                raise disk_full(out, None, KEPT if _goes_on(key, state) else NOTHING) from error
+                raise disk_full(out, None, KEPT if _goes_on(key, place) else NOTHING) from error
             raise
         refuse_existing(out)  # another process may have been faster
         made.rename(out)
     yield {**summary, **_figures(writer.counts, state)}
 
 
-def _goes_on(key: str | None, state: State) -> bool:
-    """Whether what was prepared stays for the next run."""
-    return key is not None and state.seen > 0
+def _goes_on(key: str | None, place: Path) -> bool:
+    """Whether there is something that the next run goes on from."""
+    return key is not None and (place / STATE).exists()
 
 
 def check_limit(limit: int | float) -> None:
@@ -264,7 +264,7 @@ def _place(out: Path, key: str | None) -> Iterator[tuple[Path, State]]:
         try:
             yield place, state
         except BaseException:
-            if not _goes_on(key, state):
+            if not _goes_on(key, place):
                 shutil.rmtree(place, ignore_errors=True)
             raise
         shutil.rmtree(place, ignore_errors=True)  # the result is whole, whatever becomes of it
