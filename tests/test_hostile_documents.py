@@ -24,7 +24,7 @@ import tiny
 from PIL import Image as PILImage
 
 from jam.cli import main
-from jam.data import converters, open_sources, records
+from jam.data import converters, open_sources, records, tables
 from jam.data.converters import to_document
 from jam.documents import Document, Image, json_files, pictures, read_documents
 from jam.documents.pixels import FORMATS
@@ -209,7 +209,7 @@ def test_large_rows_are_rejected_alone(tmp_path: Path, monkeypatch: pytest.Monke
 def test_rows_that_say_how_large_they_are_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(records, "MAX_SAMPLE", MANY)
-    monkeypatch.setattr(records, "_row", lambda row: pytest.fail("it is read"))
+    monkeypatch.setattr(tables, "_row", lambda *arguments: pytest.fail("it is read"))
     table = pyarrow.table({"text": ["A.", "x" * 2 * MANY, "B."]})
     parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1, compression="zstd")
     first, second, third = read(tmp_path / "a.parquet")
@@ -415,7 +415,9 @@ def test_other_formats_are_refused_everywhere(tmp_path: Path, kind: str, monkeyp
         path.write_bytes(b"SIMPLE  =                    T".ljust(2880))
     else:
         mode = {"MSP": "1", "SPIDER": "F"}.get(kind, "RGB")
-        tiny.picture(0, (16, 12)).convert(mode).save(path, format=kind)
+        buffer = io.BytesIO()  # saving a SPIDER file teaches Pillow its suffix
+        tiny.picture(0, (16, 12)).convert(mode).save(buffer, format=kind)
+        path.write_bytes(buffer.getvalue())
     content = path.read_bytes()
     monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: pytest.fail("another program is called"))
     images = (

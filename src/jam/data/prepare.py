@@ -21,7 +21,7 @@ from jam.checkpoints.folders import NOTHING, disk_full, is_disk_full, refuse_exi
 from jam.checkpoints.locks import only_one
 from jam.checkpoints.resume import place_beside
 from jam.codec import Codec, Encoded
-from jam.data.records import Documents, Record, Records, size_of
+from jam.data.records import Documents, Record, Records
 from jam.data.shards import ORIGINS, Counts, ShardWriter
 from jam.data.split import why_unsplittable
 from jam.data.verdicts import Identities, Verdicts
@@ -188,10 +188,18 @@ def _next_block(records: Iterator[Record]) -> list[Record]:
     block, size = list[Record](), 0
     for record in islice(records, BLOCK):
         block.append(record)
-        size += size_of(record.value)
+        size += _size_of(record.value)
         if size >= MAX_BLOCK:
             break
     return block
+
+
+def _size_of(value: Any) -> int:
+    """Bytes and characters in a record's value."""
+    if isinstance(value, bytes | str):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_size_of, parts))
 
 
 def _advance(state: State, sources: Sequence[Records], block: Block, counts: Counts) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl
 
+from jam.data.tables import rows_of
 from jam.data.tar_files import Member, content_of, members
 from jam.documents import MAX_BYTES, WEB, Document, JsonError, json_records, require_media_path
 from jam.files import open_regular, reason
@@ -29,7 +30,6 @@ GZIP = b"\x1f\x8b"  # how such a file begins
 MAX_SAMPLE = MAX_BYTES  # bytes of a row, or of a sample's files in all, each of which counts for `EACH` more
 EACH = 2**10
 KEPT = 2**16  # files before a link that it may lead to
-ROWS = 64  # of a table, that are read together
 TEXTS = {"true": True, "false": False}
 # What `load_dataset` takes and its builder does not.
 LOADING = ("split", "streaming", "num_proc", "keep_in_memory", "save_infos", "verification_mode")
@@ -131,7 +131,7 @@ class Parquet(Files):
                     if skip >= row + group.num_rows:
                         row += group.num_rows
                         continue
-                    for value in _rows(table, number):
+                    for value in rows_of(table, number, MAX_SAMPLE):
                         row += 1
                         if row > skip:
                             yield self.record(row, value, row / total)
@@ -296,46 +296,6 @@ def open_sources(names: Sequence[str | Path], allowed_media_path: str | Path | N
     for source in sources:
         source.allowed_media_path = allowed
     return sources
-
-
-def size_of(value: Any) -> int:
-    """Bytes and characters in a record's value."""
-    if isinstance(value, bytes | str):
-        return len(value)
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return sum(map(size_of, parts))
-
-
-def _rows(table: Any, number: int) -> Iterator[dict[str, Any] | ValueError]:
-    """The rows of one of a table's groups; where one is too large, or has what Python has not, why it cannot be had.
-
-    As many are read together as would fit if each were as large as the group says its largest column is.
-    """
-    group = table.metadata.row_group(number)
-    largest = max((group.column(one).total_uncompressed_size for one in range(group.num_columns)), default=0)
-    if largest > MAX_SAMPLE * group.num_rows:
-        error = ValueError(f"the rows around it have {largest} bytes, more than {MAX_SAMPLE} each")
-        yield from [error] * group.num_rows
-        return
-    for batch in table.iter_batches(max(1, min(ROWS, MAX_SAMPLE // max(1, largest))), row_groups=[number]):
-        try:
-            yield from batch.to_pylist() if batch.nbytes <= MAX_SAMPLE else map(_row, _single(batch))
-        except (ValueError, OverflowError):
-            yield from map(_row, _single(batch))
-
-
-def _single(batch: Any) -> Iterator[Any]:
-    return (batch.slice(number, 1) for number in range(batch.num_rows))
-
-
-def _row(row: Any) -> dict[str, Any] | ValueError:
-    """A single row, or why it cannot be had: its size, bytes that are no UTF-8, a date after the last."""
-    if row.nbytes > MAX_SAMPLE:
-        return ValueError(f"the row has {row.nbytes} bytes, more than {MAX_SAMPLE}")
-    try:
-        return row.to_pylist()[0]
-    except (ValueError, OverflowError) as error:
-        return ValueError(f"the row cannot be read: {reason(error)}")
 
 
 def _target(member: Member, before: dict[str, Member]) -> Member:
