@@ -26,7 +26,7 @@ LIST_OF = {int: "1, 2", float: "0.5, 1", str: "one, other"}
 
 def check_fields(settings: Any) -> None:
     """Raises ValueError, which names the first field of a dataclass with a value of another type than declared."""
-    hints = _hints(type(settings))
+    hints = _hints(type(settings))  # type: ignore[arg-type]
     for field in fields(settings):
         require_kind(hints[field.name], getattr(settings, field.name), field.name)
 
