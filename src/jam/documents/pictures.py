@@ -18,6 +18,7 @@ JPEG = b"\xff\xd8"  # how such a file begins
 SHOWN = 120  # characters of a name in a message
 # How the files of pictures begin in base64, behind which nothing but its letters comes.
 BASE64 = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/_=\s-]{40,}")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what ends a line among them
 WEB = re.compile(r"(?:https?|ftp|s3|gs|hf)://", re.IGNORECASE)
 
 
@@ -128,7 +129,7 @@ def data_uri(picture: PILImage.Image) -> str:
 
 def shortened(text: str, most: int = SHOWN) -> str:
     """A text for a message: its beginning and end, where it is longer than `most` characters; on one line."""
-    text = text if text.isprintable() else repr(text)[1:-1]
+    text = CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
     if len(text) <= most:
         return text
     return f"{text[: most * 2 // 3]}...{text[-most // 4 :]} ({len(text)} characters)"
