@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from jam.checkpoints import Manifest
 from jam.checkpoints.checksums import OTHERS, OWN, checksums_in, write_sealed
+from jam.checkpoints.manifest import UNSEALED
+
+
+def reseal(folder: Path) -> None:
+    """Compute the checksums of a model folder's manifest anew."""
+    _reseal(folder / "manifest.json", UNSEALED)
 
 
 def reseal_shards(folder: Path) -> None:
     """The same of a folder of token shards."""
-    summary = json.loads((folder / "shards.json").read_text())
-    del summary[OWN]
-    write_sealed(folder / "shards.json", summary | {OTHERS: checksums_in(folder, ("shards.json",))})
+    _reseal(folder / "shards.json", ("shards.json",))
 
 
-def reseal(folder: Path) -> None:
-    """Compute the checksums of a folder's manifest anew."""
-    Manifest.load(folder).save(folder)
+def _reseal(path: Path, left_out: tuple[str, ...]) -> None:
+    values = json.loads(path.read_text())
+    values.pop(OWN, None)
+    write_sealed(path, values | {OTHERS: checksums_in(path.parent, left_out)})

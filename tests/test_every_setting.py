@@ -92,9 +92,9 @@ def options() -> list[tuple[str, str]]:
 def test_an_option_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: str) -> None:
     monkeypatch.chdir(tmp_path)
     shown = f"--{option.replace('_', '-')}"
-    for value in (*BAD, "1e400", "[", "{a", "2026-01-01", "yes", "&a [*a]", "0x10"):
+    for value in (None, "", "x", float("inf"), 10**30, [None], {"x": 1}, DEEP, True, 2.5, "[", "2026-01-01", "&a [*a]"):
         text = value if isinstance(value, str) else json.dumps(value)
-        for given in ([shown, text], [f"{shown}={text}"], [shown]):
+        for given in ([shown, text] if text else [f"{shown}="],):
             message = message_of([command, *CALLS[command], *given])
             assert "\n" not in message and not JARGON.search(message), (given, message)
             assert "YAML" not in message or text[:1] in "[{&", (given, message)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jam.documents import Document, Sample, parse_record
 from jam.generation import GenerationSettings
 
-CASES = {"documents": 25, "recipes": 40, "checkpoints": 25, "runs": 12, "requests": 25}
+CASES = {"documents": 12, "recipes": 12, "checkpoints": 10, "runs": 4, "requests": 12}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ RECORDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True, deadline=None)
 @given(RECORDS | VALUES)
 def test_any_record_is_a_document_or_none(record: object) -> None:
     try:
@@ -95,7 +95,7 @@ def test_any_record_is_a_document_or_none(record: object) -> None:
         assert str(error).startswith("it: ")
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True, deadline=None)
 @given(st.dictionaries(st.sampled_from(list(GenerationSettings.__dataclass_fields__)), VALUES, max_size=3))
 def test_any_settings_are_some_or_none(values: dict[str, object]) -> None:
     try:

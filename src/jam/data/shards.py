@@ -203,8 +203,11 @@ class Shards:
             )
         if not len(answers):
             raise ValueError(f"{folder}: these shards hold no documents; prepare them from a source that has some")
-        if summary["dtype"] not in ("uint16", "uint32") or offsets[0] != 0 or (np.diff(offsets) < 0).any():
+        lengths = np.diff(offsets)
+        if summary["dtype"] not in ("uint16", "uint32") or offsets[0] != 0 or (lengths < 0).any():
             raise FileError(f"{folder}: {SUMMARY} and offsets.npy do not describe documents; prepare them again")
+        if ((answers < 0) | (answers > lengths)).any():
+            raise FileError(f"{folder}: answers.npy has answers that begin outside their documents; prepare them again")
         dtype = np.dtype(summary["dtype"])
         expected = int(offsets[-1]) * dtype.itemsize
         if expected != found:

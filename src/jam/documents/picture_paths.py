@@ -6,11 +6,13 @@ Documents come from others. One that named any file of the disk would have it re
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
 FILE_URL = "file://"
 LONGEST_PATH = 4096  # bytes, as of Linux: no longer one is of a file
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what ends a line among them
 SHOWN = 120  # characters of a name in a message
 
 
@@ -59,7 +61,7 @@ def require_media_path(folder: str | Path | None) -> Path | None:
 
 def shortened(text: str, most: int = SHOWN) -> str:
     """A text for a message: its beginning and end, where it is longer than `most` characters; on one line."""
-    text = text if text.isprintable() else repr(text)[1:-1]
+    text = CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
     if len(text) <= most:
         return text
     return f"{text[: most * 2 // 3]}...{text[-most // 4 :]} ({len(text)} characters)"
