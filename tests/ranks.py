@@ -206,9 +206,9 @@ def full(world: World, out: Path, name: str) -> None:
 FAST: dict[str, dict[str, Any]] = {
     "all": {"parent": {"dropout": 0.3}, "activation_checkpointing": True, "z_loss": 1e-3, "max_logits": 3000},
     "lora": {"train": "lora", "lora_rank": 4},
-    "muon": {"optimizer": "muon"},
 }
 SLOW: dict[str, dict[str, Any]] = {
+    "muon": {"optimizer": "muon"},
     "cross": {"train": "cross"},
     "plain": {},
     "single": {"kind": "single"},
@@ -217,14 +217,14 @@ SLOW: dict[str, dict[str, Any]] = {
 
 
 def fast(out: Path) -> None:
-    few = {"steps": 5, "warmup_steps": 2}
+    few = {"steps": 4, "warmup_steps": 1}
     for name, changes in FAST.items():
         on(1, run, out, f"{name}-1", few | changes)
         on(2, run, out, f"{name}-2", few | changes)
     on(2, stop, out, "resumed-2-1", 3, few | FAST["all"])
     on(1, run, out, "resumed-2-1", few | FAST["all"] | {"resume": True})
     on(2, refused, out, "refused")
-    killed(out, 1, kills=2, steps=9)
+    killed(out, 1, kills=1, steps=5)
     terminated(out)
 
 

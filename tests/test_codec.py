@@ -138,7 +138,7 @@ def test_tokenizers_without_end_of_text_are_refused(tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     with pytest.raises(ValueError, match="no eos_token"):
         load_tokenizer(tmp_path)
-    with pytest.raises(ValueError, match="there is no such folder of a tokenizer"):
+    with pytest.raises(ValueError, match="holds no tokenizer; copy its files into"):
         load_tokenizer(tmp_path / "nothing")
 
 

@@ -108,7 +108,7 @@ def test_commands_take_it(tmp_path: Path, capsys: Any, monkeypatch: pytest.Monke
     generate = ["generate", str(tmp_path / "out"), "abc", "--device", "cpu", "--max-new-tokens", "4"]
     assert main(generate) == 1 and "--device-map auto" in capsys.readouterr().err
     assert main([*generate, "--device-map", "auto"]) == 0
-    assert main([*generate, "--device-map", "autp"]) == 2 and "expected auto" in capsys.readouterr().err
+    assert main([*generate, "--device-map", "autp"]) == 2 and "it must be auto" in capsys.readouterr().err
     (tmp_path / "a.jsonl").write_text('{"id": "a", "content": [{"type": "text", "text": "abc"}]}\n')
     assert (
         main(["eval", str(tmp_path / "out"), str(tmp_path / "a.jsonl"), "--device", "cpu", "--device-map", "auto"]) == 0

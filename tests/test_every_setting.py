@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -70,13 +71,22 @@ def message_of(arguments: list[str]) -> str:
     return ""
 
 
+ALL = pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one value", "all"])
+
+
+def chosen(values: Sequence[Any], name: str, every: bool) -> Sequence[Any]:
+    """All values, or one of them, which depends on the name."""
+    return values if every else [values[sum(name.encode()) % len(values)]]
+
+
+@ALL
 @pytest.mark.parametrize(("command", "key"), KEYS, ids=[f"{command} {key}" for command, key in KEYS])
-def test_a_key_of_a_recipe(tmp_path: Path, command: str, key: str) -> None:
+def test_a_key_of_a_recipe(tmp_path: Path, command: str, key: str, every: bool) -> None:
     """A value of another type is refused, with the key named; and no other error comes of any value."""
     kind, values = BASES[command]
     hint = get_type_hints(kind).get(key)
     path = tmp_path / "recipe.yaml"
-    for value in BAD:
+    for value in chosen(BAD, key, every):
         path.write_text(yaml.safe_dump(values | {key: value}))
         message = message_of([command, str(path)])
         assert "\n" not in message and not JARGON.search(message), message
@@ -88,11 +98,17 @@ def options() -> list[tuple[str, str]]:
     return [(command, name) for command in SUMMARIES for name in sorted(parser(command).options.keys() - {"help"})]
 
 
+OTHERS = (None, "", "x", float("inf"), 10**30, [None], {"x": 1}, DEEP, True, 2.5, "[", "2026-01-01", "&a [*a]")
+
+
+@ALL
 @pytest.mark.parametrize(("command", "option"), options(), ids=[" --".join(one) for one in options()])
-def test_an_option_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: str) -> None:
+def test_an_option_of_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: str, every: bool
+) -> None:
     monkeypatch.chdir(tmp_path)
     shown = f"--{option.replace('_', '-')}"
-    for value in (None, "", "x", float("inf"), 10**30, [None], {"x": 1}, DEEP, True, 2.5, "[", "2026-01-01", "&a [*a]"):
+    for value in chosen(OTHERS, option, every):
         text = value if isinstance(value, str) else json.dumps(value)
         for given in ([shown, text] if text else [f"{shown}="],):
             message = message_of([command, *CALLS[command], *given])

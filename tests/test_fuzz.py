@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jam.documents import Document, Sample, parse_record
 from jam.generation import GenerationSettings
 
-CASES = {"documents": 12, "recipes": 12, "checkpoints": 10, "runs": 4, "requests": 12}
+CASES = {"documents": 6, "recipes": 6, "checkpoints": 4, "runs": 2, "requests": 6}
 
 
 @pytest.fixture(scope="module")

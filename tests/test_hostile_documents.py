@@ -335,6 +335,7 @@ MADE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory as Linux has them")
 def test_bombs_take_little_memory(tmp_path: Path) -> None:
     """A process that may take 600 MB more than it has reads all of them, and the records beside them."""

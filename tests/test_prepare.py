@@ -75,7 +75,7 @@ def test_rejects_are_listed_with_their_reasons(place, expected, capsys):
     ]
     assert [one["reason"].partition(":")[0].partition(" (")[0] for one in found] == [
         "the document is empty",
-        "the record is no valid JSON",
+        "the record is not valid JSON",
         "character 0 of a text is half a surrogate pair",
         f"picture {place}/a/images/d60-1.png cannot be read",
         "no text; expected content or messages",
