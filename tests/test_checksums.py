@@ -266,6 +266,18 @@ def test_every_file_of_a_checkpoint_is_compared(run: Path, shards: Path, tmp_pat
             next(trainer(shards, out, validation=[], resume=True).train())
 
 
+@pytest.mark.parametrize(
+    "change", [{"settings": None}, {"step": "2"}, {"checksums": ["x"]}, {"watch": 5}, {"place": None}]
+)
+def test_a_state_that_says_too_little_is_named(run: Path, shards: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    (checkpoint,) = checkpoints(out)
+    path = checkpoint / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"checksum": None} | change))
+    with pytest.raises(FileError, match=rf"{checkpoint.name}.* cannot be read .*; remove it, and --resume goes on"):
+        next(trainer(shards, out, validation=[], resume=True).train())
+
+
 def test_a_recipe_that_was_changed_is_not_exported(run: Path, shards: Path, tmp_path: Path, capsys: Any) -> None:
     out = Path(shutil.copytree(run, tmp_path / "run"))
     made = tiny.model(tmp_path / "made")

@@ -29,7 +29,7 @@ TABLE = """
 | codec       | files, documents, layout, vocabulary, grammar, checkpoints                    |
 | models      | layout, vocabulary, grammar, packed                                          |
 | fusion      | checked, console, files, layout, vocabulary, models, codec, checkpoints                         |
-| data        | files, documents, vocabulary, grammar, packed, cm3, codec, checkpoints        |
+| data        | checked, files, documents, vocabulary, grammar, packed, cm3, codec, checkpoints        |
 | training    | checked, files, models, data, checkpoints                                              |
 | tokenizer_training | checked, files, documents, checkpoints, training                                |
 | planning    | files, layout, vocabulary, models, training                                   |

@@ -24,7 +24,7 @@ from jam.commands import told as told_by_cli
 from jam.data import open_sources, prepare
 from jam.demo import page as demo_page
 from jam.documents import Document, Image, Text, to_markdown, write_documents
-from jam.files import replacing, write_bytes, write_text
+from jam.files import FileError, replacing, write_bytes, write_text
 from jam.model import Model
 
 OLD, NEW = "the old one", "the new one, which is longer"
@@ -280,3 +280,10 @@ def test_a_full_disk_is_known_by_what_libraries_say(tmp_path: Path, error: Excep
 def test_a_full_disk_without_a_name() -> None:
     said = told_by_cli(OSError(errno.ENOSPC, "No space left on device"))
     assert said == "the disk is full: make room or choose another place"
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "page.html" / "own").mkdir(parents=True)
+    with pytest.raises(FileError, match=r"page\.html is a folder, where a file is to be written; move it away"):
+        write_text(tmp_path / "page.html", "new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["page.html", "own"]

@@ -29,6 +29,7 @@ ANEW = "get this file anew"
 PANIC = "PanicException"  # of libraries in Rust, whose class is nowhere to be imported from, and no Exception
 # What other libraries say of Python's inside: addresses, classes, errors within errors.
 INSIDE = {r"(?: object)? at 0x[0-9a-fA-F]+": "", r"<class '([\w.]+)'>": r"\1", r"\b\w+Error\(['\"](.*?)['\"]\)": r"\1"}
+INSIDE |= {r"\b(?:Type|Value|Key)Error: ": "", r"\bNoneType\b": "null"}
 
 
 class FileError(ValueError):
@@ -241,6 +242,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 def rename_over(new: Path, path: Path) -> None:
     """Rename `new` to `path`. What is in the way of a folder is moved aside first: a rename cannot replace it."""
+    if path.is_dir() and not new.is_dir():
+        raise FileError(f"{path} is a folder, where a file is to be written; move it away")
     if not new.is_dir() or not os.path.lexists(path):
         os.replace(new, path)
         return

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jam.checked import require_kind
 from jam.checkpoints import sha256_of
 from jam.checkpoints.checksums import OTHERS, checksum_of, checksums_in, read_sealed, write_sealed
 from jam.codec import Encoded
@@ -264,7 +265,11 @@ class Shards:
         try:
             with (self.folder / ORIGINS).open(encoding="utf-8") as file:
                 lines = [parse_json(line, ORIGINS) for line in file]
+            for line in lines:
+                require_kind(dict[str, str | list[str]], line, ORIGINS)
         except (OSError, ValueError):  # of an earlier version, or damaged: numbers must do
+            return []
+        if not all({"source", "keys"} <= line.keys() for line in lines):
             return []
         ends = accumulate(len(line["keys"]) for line in lines)
         return list(zip(lines, [0, *ends], strict=False))

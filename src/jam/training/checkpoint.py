@@ -22,9 +22,10 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
+from jam.checked import require_kind
 from jam.checkpoints.checksums import OTHERS, changed, checksums_in, read_sealed, write_sealed
 from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full, sync
-from jam.files import FileError, reason
+from jam.files import FileError, reading, reason
 from jam.training.distributed import World
 from jam.training.plain_reader import PlainReader
 
@@ -32,6 +33,7 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on
 
 STATE = "run.json"
 MODEL, OPTIMIZER = "model", "optimizer"  # beginnings of the names of tensors
+STATED = {"step": int, "settings": dict[str, Any], OTHERS: dict[str, str] | None}
 REMEDY = "remove it, and --resume goes on from the one before it; `jam export --step` takes an earlier one, too"
 
 
@@ -72,7 +74,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def require_whole(checkpoint: Path, state: dict[str, Any]) -> None:
     """Raises FileError for a checkpoint whose files are not as they were written; `state` says how they were."""
-    if found := changed(checkpoint, state.get(OTHERS, {})):
+    with reading(checkpoint / STATE, REMEDY):
+        for name, hint in STATED.items():
+            require_kind(hint, state.get(name), name)
+    if found := changed(checkpoint, state.get(OTHERS) or {}):
         raise FileError(f"{checkpoint} is damaged: {', '.join(found)}: not as {STATE} says it was written; {REMEDY}")
 
 

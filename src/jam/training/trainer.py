@@ -14,14 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jam.checked import require_kind
 from jam.checkpoints import new_folder
 from jam.checkpoints.folders import disk_full, is_disk_full
 from jam.data import Batch, Loader, Objective, Shards, Source
 from jam.data.check import BackgroundCheck
 from jam.data.loader import START, Place
+from jam.files import reading
 from jam.models.scoring import Scores, weighted_loss
 from jam.training.allocator import keep_freed_blocks
-from jam.training.checkpoint import Checkpoints, Rule, checkpoints, kept, load_tensors, read_state, state_tensors
+from jam.training.checkpoint import (
+    REMEDY,
+    Checkpoints,
+    Rule,
+    checkpoints,
+    kept,
+    load_tensors,
+    read_state,
+    state_tensors,
+)
 from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard, shard
 from jam.training.forward import autocast, batch_hidden, is_image, select
@@ -332,9 +343,11 @@ class Trainer:
     def _load(self, checkpoint: Path, state: dict[str, Any]) -> None:
         compare(checkpoint, state["settings"], self._settings())
         load_tensors(checkpoint, self.parameters, self.optimizers, self.world)
-        self.watch.load_state(state["watch"])
-        self.step = state["step"]
-        self.place = state["place"]
+        with reading(checkpoint, REMEDY):
+            self.watch.load_state(state["watch"])
+            self.step = state["step"]
+            require_kind(Place, state.get("place"), "place")
+            self.place = state["place"]
         self.owes_validation = state.get("owes", False)
         self.stream = self._batches()
 
