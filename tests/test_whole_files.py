@@ -130,7 +130,7 @@ def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
     write_text(tmp_path / "link", NEW)
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == NEW
     (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(FileError, match="is a folder, where a file is to be written"):
         write_text(tmp_path / "folder", NEW)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "link", "pipe"]
 
@@ -287,3 +287,9 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"page\.html is a folder, where a file is to be written; move it away"):
         write_text(tmp_path / "page.html", "new")
     assert [path.name for path in tmp_path.rglob("*")] == ["page.html", "own"]
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "page.html")
+    with pytest.raises(FileError, match=r"page\.html is a pipe that nobody reads; remove it, or choose another place"):
+        write_text(tmp_path / "page.html", "new")

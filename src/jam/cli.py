@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command, settings = parse(arguments)
     except ValueError as error:
-        errors.print(f"jam: {error}", markup=False)
+        errors.print(f"jam: {told(error)}", markup=False)
         return 2
     try:
         return COMMANDS[command].run(settings) or 0

@@ -10,6 +10,7 @@ And ours, written in one way: beside their place, which they take when they are 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -212,6 +213,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     no folder (``/dev/stdout``, a pipe) is written to as it is, and a link stays one.
     """
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        _require_reader(path)
         yield Path(path)
         return
     path = Path(os.path.realpath(path))
@@ -225,6 +227,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         remove(partial)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)
+        raise
+
+
+def _require_reader(path: str | Path) -> None:
+    """Raises FileError for a pipe that nobody reads: to open it for writing would wait for ever."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise FileError(f"{path} is a pipe that nobody reads; remove it, or choose another place") from None
         raise
 
 

@@ -51,7 +51,7 @@ def told(error: Exception) -> str:
     if isinstance(error, OSError) and is_disk_full(error):
         where = f"cannot write {error.filename}; " if error.filename else ""
         return f"the disk is full: {where}make room or choose another place"
-    return str(error)
+    return " ".join(str(error).splitlines())  # names may have line ends in them
 
 
 def overview() -> str:

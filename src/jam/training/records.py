@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from jam.files import parse_json, write_text
+from jam.files import open_regular, parse_json, write_text
 
 RECORDS = "metrics.jsonl"
 VALIDATION = "validation_"  # begins the names of a validation's figures
@@ -30,7 +30,8 @@ class Records:
         path = folder / RECORDS
         if path.exists():
             last = step - 0.5 if validates else step
-            lines = path.read_text(errors="replace").splitlines(keepends=True)
+            with open_regular(path) as file:
+                lines = file.read().decode(errors="replace").splitlines(keepends=True)
             kept = [line for line in lines if _place_of(line) <= last]
             write_text(path, "".join(kept))
         self.file = path.open("a")
