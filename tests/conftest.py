@@ -18,6 +18,7 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_finish() -> None:
-    """Collections of garbage leave out what was imported: half a second each, and `jam verify` makes two."""
+    """Collections of garbage are rare, and leave out what was imported: that takes half a second each."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 50, 50)

@@ -205,9 +205,9 @@ def full(world: World, out: Path, name: str) -> None:
 
 FAST: dict[str, dict[str, Any]] = {
     "all": {"parent": {"dropout": 0.3}, "activation_checkpointing": True, "z_loss": 1e-3, "max_logits": 3000},
-    "lora": {"train": "lora", "lora_rank": 4},
 }
 SLOW: dict[str, dict[str, Any]] = {
+    "lora": {"train": "lora", "lora_rank": 4},
     "muon": {"optimizer": "muon"},
     "cross": {"train": "cross"},
     "plain": {},
@@ -224,7 +224,7 @@ def fast(out: Path) -> None:
     on(2, stop, out, "resumed-2-1", 3, few | FAST["all"])
     on(1, run, out, "resumed-2-1", few | FAST["all"] | {"resume": True})
     on(2, refused, out, "refused")
-    killed(out, 1, kills=1, steps=5)
+    killed(out, 1, kills=1, steps=4)
     terminated(out)
 
 

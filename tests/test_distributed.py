@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -150,15 +151,25 @@ def test_what_is_frozen_has_neither_gradient_nor_state(tmp_path):
 
 
 def test_results_of_two_processes_load(fast):
-    """Adapters are merged: the folder holds the model's own tensors, and nothing of PEFT is needed to open it."""
-    base = trainer(fast / "shards", fast / "base")
-    for name in ranks.FAST:
-        loaded = jam.load(fast / f"{name}-2" / RESULT).joint.state_dict()
-        single = jam.load(fast / f"{name}-1" / RESULT).joint.state_dict()
+    assert_results_load(fast, ranks.FAST)
+
+
+def assert_results_load(folder: Path, names: Iterable[str]) -> None:
+    base = trainer(folder / "shards", folder / "base")
+    for name in names:
+        loaded = jam.load(folder / f"{name}-2" / RESULT).joint.state_dict()
+        single = jam.load(folder / f"{name}-1" / RESULT).joint.state_dict()
         assert loaded.keys() == base.model.state_dict().keys()
         for key, value in loaded.items():
             torch.testing.assert_close(value, single[key], rtol=0, atol=1e-4)
-    lora, start = jam.load(fast / "lora-2" / RESULT).joint.state_dict(), base.model.state_dict()
+
+
+@pytest.mark.slow
+def test_merged_adapters_load(slow):
+    """The folder holds the model's own tensors, and nothing of PEFT is needed to open it."""
+    assert_results_load(slow, ["lora"])
+    base = trainer(slow / "shards", slow / "again")
+    lora, start = jam.load(slow / "lora-2" / RESULT).joint.state_dict(), base.model.state_dict()
     changed = {name for name, value in lora.items() if not torch.equal(value, start[name])}
     assert any("q_proj.weight" in name and "tower" in name for name in changed)
     assert not any("embed_tokens" in name or name.endswith("lm_head.weight") for name in changed)

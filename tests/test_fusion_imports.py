@@ -77,7 +77,9 @@ def test_a_plan_needs_neither(tmp_path: Path, method: str) -> None:
     assert imported(*arguments(tmp_path, method), "--plan") == []
 
 
-@pytest.mark.parametrize("method", ["cross", "uniform", "width"])
+@pytest.mark.parametrize(
+    "method", ["cross", *(pytest.param(one, marks=pytest.mark.slow) for one in ("uniform", "width"))]
+)
 def test_a_fusion_needs_torch(tmp_path: Path, method: str) -> None:
     save_pair(tmp_path, opt_config)
     assert "transformers" not in imported(*arguments(tmp_path, method), "--out", tmp_path / "out")

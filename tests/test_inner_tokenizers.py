@@ -220,7 +220,7 @@ def test_blocks_of_rows_are_read(holder: str, tmp_path: Path, monkeypatch: pytes
     assert_same_tensors(tmp_path / "out", expected)
 
 
-@pytest.mark.parametrize("at", ["tokenizer 7", "manifest"])
+@pytest.mark.parametrize("at", ["tokenizer 7", pytest.param("manifest", marks=pytest.mark.slow)])
 def test_killed_and_gone_on_with(at: str, tmp_path: Path) -> None:
     save_pair("janus", tmp_path)
     options = {"every": 1, "shard_mb": 0.05}

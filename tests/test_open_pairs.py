@@ -21,7 +21,10 @@ from jam.documents import Document, Text, write_documents
 from jam.documents import Image as DocumentImage
 from jam.models import CrossForCausalLM
 
-PAIRS = pytest.mark.parametrize("name", OPEN_PAIRS)
+OFTEN = ("unequal shapes", "Qwen2.5, SimpleAR", "Gemma, Liquid", "Emu3-Chat, Emu3-Gen")
+PAIRS = pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in OPEN_PAIRS]
+)
 
 
 @pytest.fixture

@@ -81,7 +81,14 @@ def ended_in_validation(made: Any, monkeypatch: pytest.MonkeyPatch, step: int, b
     assert len(seen) == batch
 
 
-@pytest.mark.parametrize(("step", "by"), [(4, "SIGTERM"), (4, "Ctrl-C"), (6, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("step", "by"),
+    [
+        (4, "SIGTERM"),
+        pytest.param(4, "Ctrl-C", marks=pytest.mark.slow),
+        pytest.param(6, "SIGTERM", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_validation_comes_again(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole, step: int, by: str
 ) -> None:
@@ -130,7 +137,7 @@ def interrupting(module: Any, monkeypatch: pytest.MonkeyPatch, step: int, valida
     monkeypatch.setattr(module, "Records", Interrupted)
 
 
-@pytest.mark.parametrize(("step", "validates"), [(3, False), (4, True)])
+@pytest.mark.parametrize(("step", "validates"), [pytest.param(3, False, marks=pytest.mark.slow), (4, True)])
 def test_an_interrupt_costs_no_record(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole, step: int, validates: bool
 ) -> None:
@@ -151,7 +158,7 @@ def tokenizer(photographs: Path, tmp_path: Path) -> Callable[..., TokenizerTrain
     return lambda name, **changes: TokenizerTrainer(pictures.recipe(photographs, tmp_path / name, **(rules | changes)))
 
 
-@pytest.mark.parametrize("step", [4, 6, 8])
+@pytest.mark.parametrize("step", [4, pytest.param(6, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])
 def test_an_interrupted_measurement_comes_again(
     tokenizer: Callable[..., TokenizerTrainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -175,7 +182,10 @@ def test_an_interrupted_measurement_comes_again(
     assert grids[0] == grids[1]
 
 
-@pytest.mark.parametrize(("step", "validates"), [(3, False), (4, True), (8, True)])
+@pytest.mark.parametrize(
+    ("step", "validates"),
+    [pytest.param(3, False, marks=pytest.mark.slow), (4, True), pytest.param(8, True, marks=pytest.mark.slow)],
+)
 def test_an_interrupt_costs_no_record_of_a_tokenizer(
     tokenizer: Callable[..., TokenizerTrainer],
     tmp_path: Path,

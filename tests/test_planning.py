@@ -152,7 +152,7 @@ def shared_ends() -> CrossConfig:
 
 
 @needs_peft
-@pytest.mark.parametrize("make", [cross, single, pytest.param(shared_ends, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("make", [single, *(pytest.param(one, marks=pytest.mark.slow) for one in (cross, shared_ends))])
 def test_adapters(make: Callable[[], PretrainedConfig]) -> None:
     """Adapters are trained, and what they lie beside is not; each keeps what it goes through in the narrow middle."""
     config, plain = make(), recipe(train="lora", lora_rank=2)

@@ -84,7 +84,7 @@ def test_rejects_are_listed_with_their_reasons(place, expected, capsys):
     assert len(Shards(place / "expected", codec.vocabulary, codec.fingerprint)) == COUNT - BAD
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_workers_change_nothing(place, expected, tmp_path, workers):
     assert run(place, tmp_path / "out", "--workers", str(workers)) == 0
     assert hashes(tmp_path / "out") == expected

@@ -97,7 +97,7 @@ def test_codes_move_four_times_as_much_as_latents(tmp_path: Path) -> None:
     torch.testing.assert_close(model.quantize.embedding.weight.grad, of_codes)
 
 
-@pytest.mark.parametrize("step", [1, 3, 6])
+@pytest.mark.parametrize("step", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_exactly(tmp_path: Path, step: int) -> None:
     """Before codes begin, behind their revival, and with the discriminator."""
     source = pictures.folder(tmp_path / "pictures")

@@ -175,7 +175,7 @@ def test_a_parent_changed_by_one_weight_is_refused(tmp_path: Path, jam_verify: A
 
 
 @LLAMA_FIRST
-@pytest.mark.parametrize("role", ["text", "image"])
+@pytest.mark.parametrize("role", ["image", pytest.param("text", marks=pytest.mark.slow)])
 def test_a_fused_folder_changed_by_one_weight_fails(tmp_path: Path, jam_verify: Any, make: Any, role: str) -> None:
     save_pair(tmp_path, make)
     fuse(tmp_path)
