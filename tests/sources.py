@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import tiny
 
+from jam.data import open_sources
+from jam.data.converters import to_document
+from jam.documents import Document
+
 
 def png(seed: int, size: tuple[int, int] = (9, 6)) -> bytes:
     buffer = io.BytesIO()
@@ -87,3 +91,14 @@ def write_parquet(path: Path, made: list[dict[str, Any]]) -> Path:
     rows = [{"content": None, "messages": None} | record for record in made]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=7)
     return path
+
+
+def read_source(path: Path) -> list[Document | str]:
+    """The documents of a source, and in the places of records that are none the reasons."""
+    found: list[Document | str] = []
+    for record in open_sources([path])[0].read():
+        try:
+            found.append(to_document(record))
+        except ValueError as error:
+            found.append(str(error))
+    return found

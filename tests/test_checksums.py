@@ -274,7 +274,9 @@ def test_a_state_that_says_too_little_is_named(run: Path, shards: Path, tmp_path
     (checkpoint,) = checkpoints(out)
     path = checkpoint / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"checksum": None} | change))
-    with pytest.raises(FileError, match=rf"{checkpoint.name}.* cannot be read .*; remove it, and --resume goes on"):
+    with pytest.raises(
+        FileError, match=rf"{checkpoint.name}.* cannot be read .*; remove .*{checkpoint.name}, and --resume goes on"
+    ):
         next(trainer(shards, out, validation=[], resume=True).train())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sources
 import tiny
+from sources import read_source
 
 from jam.data import open_sources
 from jam.data.converters import to_document
@@ -178,16 +179,6 @@ def archive_of(path: Path, files: dict[str, bytes], links: dict[str, tuple[bytes
     return path
 
 
-def samples(path: Path) -> list[Document | str]:
-    found: list[Document | str] = []
-    for record in open_sources([path])[0].read():
-        try:
-            found.append(to_document(record))
-        except ValueError as error:
-            found.append(str(error))
-    return found
-
-
 @pytest.mark.parametrize("kind", ["tif", "tiff", "gif", "bmp", "ppm", "avif", "jp2", "image.png", "JPG", "a.b.webp"])
 def test_pictures_of_samples(tmp_path, kind):
     buffer = io.BytesIO()
@@ -195,7 +186,7 @@ def test_pictures_of_samples(tmp_path, kind):
     names = {"tif": "TIFF", "jp2": "JPEG2000", "jpg": "JPEG"}
     tiny.picture(1, (16, 16)).save(buffer, format=names.get(suffix, suffix.upper()))
     path = archive_of(tmp_path / "a.tar", {f"x/1.{kind}": buffer.getvalue(), "x/1.txt": b"A.", "x/2.txt": b"B."})
-    first, second = samples(path)
+    first, second = read_source(path)
     assert first.texts == ["A."] and first.images[0].load().size == (16, 16)
     assert shown(second) == ["B."]
 
@@ -209,7 +200,7 @@ def test_links_in_archives(tmp_path, name):
         "x/4.png": (tarfile.SYMTYPE, "/etc/x.png"),
     }
     path = archive_of(tmp_path / name, files, links)
-    *found, lost = samples(path)
+    *found, lost = read_source(path)
     assert [shown(one) for one in found] == [[text, pixels(1, (9, 6))] for text in ("A.", "B.", "C.")]
     assert lost == "the file x/4.png is a link to /etc/x.png, which is not before it"
     assert [record.key for record in open_sources([path])[0].read(2)] == ["x/3", "x/4"]
@@ -219,7 +210,7 @@ def test_links_in_archives(tmp_path, name):
 def test_archives_end_as_their_format_says(tmp_path, name):
     """A header with a flipped bit, and an archive that is cut between two files, are no shorter archives."""
     path = archive_of(tmp_path / name, {f"{number}.txt": b"A." for number in range(6)})
-    assert len(samples(path)) == 6
+    assert len(read_source(path)) == 6
     opened = gzip.open if name == "a.tgz" else open
     with opened(path, "rb") as file:
         content = file.read()
@@ -227,7 +218,7 @@ def test_archives_end_as_their_format_says(tmp_path, name):
         with opened(path, "wb") as file:
             file.write(damaged)
         with pytest.raises(ValueError, match=rf"{name}: cannot be read behind sample '\d' .*; is it whole"):
-            samples(path)
+            read_source(path)
 
 
 def test_samples_whose_pictures_are_not_all_read(tmp_path):
@@ -243,7 +234,7 @@ def test_samples_whose_pictures_are_not_all_read(tmp_path):
         **{"7.cls": b"3", "7.npy": b"\x93NUMPY", "7.txt": b"A."},
         **{".hidden": png, "x/._8.png": png, "8.txt": b"A."},
     }
-    one, two, three, four, five, six, seven, eight = samples(archive_of(tmp_path / "a.tar", files))
+    one, two, three, four, five, six, seven, eight = read_source(archive_of(tmp_path / "a.tar", files))
     assert "pictures under 'png' and 'mask.png'" in one and 'under "bin" looks like a picture' in two
     assert shown(four) == [pixels(1, (9, 6)), ", then ", pixels(2, (9, 6))]
     assert shown(five) == ["A.", pixels(1, (9, 6))] and shown(seven) == shown(eight) == ["A."]
@@ -254,7 +245,7 @@ def test_samples_whose_pictures_are_not_all_read(tmp_path):
         for content in (png, sources.png(2)):
             sources.add(archive, "1.png", content)
         sources.add(archive, "1.txt", b"A.")
-    assert samples(tmp_path / "twice.tar") == ["the sample has two files .png; each needs its own"]
+    assert read_source(tmp_path / "twice.tar") == ["the sample has two files .png; each needs its own"]
 
 
 def test_columns_of_tables(tmp_path):
@@ -274,7 +265,7 @@ def test_columns_of_tables(tmp_path):
     names = {name for row in rows for name in row}
     full = [{name: row.get(name) for name in names} for row in rows]
     parquet.write_table(pyarrow.Table.from_pylist(full), tmp_path / "a.parquet")
-    *found, source, scan, more, vector, raw = samples(tmp_path / "a.parquet")
+    *found, source, scan, more, vector, raw = read_source(tmp_path / "a.parquet")
     assert [shown(one) for one in found] == [["A.", pixels(1, (9, 6))]] * 3 and shown(vector) == ["A."]
     for key, message in (("source", source), ("scan", scan), ("more", more), ("image_raw", raw)):
         assert f'under "{key}" looks like a picture' in message
@@ -299,5 +290,5 @@ def test_cases_have_their_pictures(kind):
     paths = sorted(CASES.glob(kind))
     assert paths
     for path in paths:
-        for document in samples(path):
+        for document in read_source(path):
             assert isinstance(document, Document) and [image.load().size for image in document.images] == [(96, 128)]

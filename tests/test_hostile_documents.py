@@ -22,10 +22,10 @@ import pytest
 import sources
 import tiny
 from PIL import Image as PILImage
+from sources import read_source
 
 from jam.cli import main
 from jam.data import converters, open_sources, records, tables
-from jam.data.converters import to_document
 from jam.documents import Document, Image, json_files, pictures, read_documents
 from jam.documents.pixels import FORMATS
 from jam.tokenizer_training import PictureSource
@@ -33,16 +33,6 @@ from jam.tokenizer_training.pictures import Pictures, find_pictures
 
 SOURCE = Path(__file__).parents[1]
 MANY = 10_000
-
-
-def read(path: Path) -> list[Document | str]:
-    found: list[Document | str] = []
-    for record in open_sources([path])[0].read():
-        try:
-            found.append(to_document(record))
-        except ValueError as error:
-            found.append(str(error))
-    return found
 
 
 # What is no regular file
@@ -120,7 +110,7 @@ def test_a_long_line_costs_one_record(
     lines.insert(place, long)
     text = b"\n".join(lines)
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
-    found = read(tmp_path / name)
+    found = read_source(tmp_path / name)
     problem = found.pop(place)
     assert isinstance(problem, str)
     assert re.fullmatch(r"the record has \d{5} bytes, more than 9999; put its pictures into files", problem)
@@ -149,20 +139,20 @@ def test_arrays_stop_at_a_record_that_is_too_long(
     with pytest.raises(
         ValueError, match=r"a.json: cannot be read behind record 1 \(the next record has more than 9999"
     ):
-        read(tmp_path / "a.json")
+        read_source(tmp_path / "a.json")
 
 
 def test_one_line_with_a_long_array_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_files, "MAX_RECORD", 100)
     (tmp_path / "a.json").write_bytes(b"[" + b", ".join(map(whole, range(500))) + b"]")
-    assert len(read(tmp_path / "a.json")) == 500
+    assert len(read_source(tmp_path / "a.json")) == 500
 
 
 @pytest.mark.parametrize("text", [b"[%s]" % (b"1" * 5000), b'[{"n": %s}]' % (b"1" * 5000)])
 def test_numbers_of_many_digits_name_the_file(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(ValueError, match=r"a.json: cannot be read behind record 0 \(Exceeds the limit"):
-        read(tmp_path / "a.json")
+        read_source(tmp_path / "a.json")
 
 
 def archive(path: Path, files: dict[str, bytes]) -> Path:
@@ -185,7 +175,7 @@ def test_large_samples_are_rejected_alone(tmp_path: Path, name: str, monkeypatch
         "4.txt": b"A.",
     }
     files |= {f"5.{number}": b"" for number in range(20)} | {"6.txt": b"A."}
-    one, two, three, four, five, six = read(archive(tmp_path / name, files))
+    one, two, three, four, five, six = read_source(archive(tmp_path / name, files))
     assert [document.texts for document in (one, four, six) if isinstance(document, Document)] == [["A."]] * 3
     assert two == "the sample's files up to 2.txt have 11024 bytes, more than 10000"
     assert three == "the sample's files up to 3.b have 11074 bytes, more than 10000"
@@ -198,7 +188,7 @@ def test_large_rows_are_rejected_alone(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(records, "MAX_SAMPLE", MANY)
     texts = ["A.", "x" * MANY, "A.", *["y" * 400] * 100]
     parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet", row_group_size=60, compression="zstd")
-    found = read(tmp_path / "a.parquet")
+    found = read_source(tmp_path / "a.parquet")
     assert len(found) == len(texts) and isinstance(found[1], str)
     assert re.fullmatch(r"the row has 100\d\d bytes, more than 10000", found[1])
     assert [one.texts[0] for one in found if isinstance(one, Document)] == [texts[0], *texts[2:]]
@@ -212,7 +202,7 @@ def test_rows_that_say_how_large_they_are_are_not_read(tmp_path: Path, monkeypat
     monkeypatch.setattr(tables, "_row", lambda *arguments: pytest.fail("it is read"))
     table = pyarrow.table({"text": ["A.", "x" * 2 * MANY, "B."]})
     parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1, compression="zstd")
-    first, second, third = read(tmp_path / "a.parquet")
+    first, second, third = read_source(tmp_path / "a.parquet")
     assert isinstance(first, Document) and isinstance(third, Document) and isinstance(second, str)
     assert re.fullmatch(r"the rows around it have \d{5} bytes, more than 10000 each", second)
 
@@ -225,12 +215,12 @@ def test_rows_that_python_cannot_have_are_rejected_alone(tmp_path: Path) -> None
         [None, pyarrow.py_buffer(struct.pack("<4i", 0, 2, 4, 6)), pyarrow.py_buffer(b"A.\xff\xfeB.")],
     )
     parquet.write_table(pyarrow.table({"text": bad}), tmp_path / "a.parquet")
-    first, second, third = read(tmp_path / "a.parquet")
+    first, second, third = read_source(tmp_path / "a.parquet")
     assert isinstance(first, Document) and isinstance(third, Document)
     assert isinstance(second, str) and second.startswith("the row cannot be read: 'utf-8' codec can't decode")
     days = pyarrow.array([1, 2**60], pyarrow.timestamp("us"))
     parquet.write_table(pyarrow.table({"text": ["A.", "B."], "made": days}), tmp_path / "b.parquet")
-    first, second = read(tmp_path / "b.parquet")
+    first, second = read_source(tmp_path / "b.parquet")
     assert isinstance(first, Document) and isinstance(second, str) and "the row cannot be read" in second
 
 
@@ -238,7 +228,7 @@ def test_texts_of_tables_and_samples_are_bounded(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(converters, "MAX_RECORD", 100)
     long = b"x" * 101
     files = {"1.txt": long, "2.json": b'{"content": "%s"}' % long, "3.txt": b"A."}
-    one, two, three = read(archive(tmp_path / "a.tar", files))
+    one, two, three = read_source(archive(tmp_path / "a.tar", files))
     assert one == two == "the record's text is longer than 100 bytes; cut it" and isinstance(three, Document)
 
 

@@ -67,10 +67,9 @@ def reason(error: BaseException) -> str:
     if isinstance(error, TypeError | AttributeError | IndexError):  # of code that took a value for what it is not
         return "a value in it is of another type, or in another place, than it should be"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
     for inside, plain in INSIDE.items():
-        first = re.sub(inside, plain, first)
-    text = first
+        text = re.sub(inside, plain, text)
     text = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
     if isinstance(error, KeyError) and len(error.args) == 1:
         return f"it lacks {text}"

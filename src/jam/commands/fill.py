@@ -10,11 +10,10 @@ from jam.commands.arguments import Parser, add_check, add_media, add_placement, 
 from jam.commands.files import read_all
 from jam.commands.generate import check_page, show
 from jam.commands.progress import progress_bar
-from jam.commands.settings import add_settings, chosen_settings
+from jam.commands.settings import add_settings, chosen_settings, load_chosen
 from jam.console import Console
 from jam.documents import Document, ending
 from jam.generation import GenerationSettings, settings_to_fill
-from jam.model import load
 
 EXAMPLES = """
 jam fill runs/instruct/model gaps.json --out page.html
@@ -46,15 +45,7 @@ def run(settings: Namespace) -> None:
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)
     documents = list(read_all([settings.documents], settings.allowed_media_path))
-    model = load(
-        settings.model,
-        settings.device,
-        settings.dtype,
-        settings.device_map,
-        settings.int8,
-        settings.compile,
-        settings.check,
-    )
+    model = load_chosen(settings)
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("filling", total=sum(len(document.gaps) for document in documents), figures="")
 

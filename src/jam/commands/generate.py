@@ -10,11 +10,11 @@ from jsonargparse import Namespace
 from jam.commands.arguments import Parser, add_check, add_placement, add_speed, make_parser
 from jam.commands.files import require_folder_of
 from jam.commands.progress import progress_bar
-from jam.commands.settings import add_settings, chosen_settings
+from jam.commands.settings import add_settings, chosen_settings, load_chosen
 from jam.console import Console, visible
 from jam.documents import Document, Image, Message, Text, ending
 from jam.generation import Finished, GenerationSettings, ImageDone, ImageProgress, ImageStarted, TextPiece
-from jam.model import Model, load
+from jam.model import Model
 
 EXAMPLES = """
 jam generate runs/instruct/model "How do I draw a red house?" --out page.html
@@ -46,15 +46,7 @@ def run(settings: Namespace) -> None:
         check_page(settings.out)
     chosen = chosen_settings(settings)
     GenerationSettings(**chosen)  # a mistake is named before the model is loaded
-    model = load(
-        settings.model,
-        settings.device,
-        settings.dtype,
-        settings.device_map,
-        settings.int8,
-        settings.compile,
-        settings.check,
-    )
+    model = load_chosen(settings)
     if model.manifest.stage == "fused" and model.codec.vocabulary.layout is None:
         console.print(
             f"note: {settings.model} was fused and never aligned: it writes no <break>, so it begins no picture; "

@@ -1,4 +1,4 @@
-"""Options for `GenerationSettings`, wherever a model writes."""
+"""Options for `GenerationSettings`, and the model that they are for, wherever a model writes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from jam.commands.arguments import Parser
 from jam.generation import GenerationSettings
+from jam.model import Model, load
 
 HELP = {
     "max_new_tokens": "most tokens to write; a picture that would not fit whole is not begun",
@@ -50,3 +51,9 @@ def chosen_settings(settings: Namespace) -> dict[str, Any]:
     names = [field.name for field in fields(GenerationSettings)]
     given = {name: getattr(settings, name, None) for name in names}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def load_chosen(settings: Namespace) -> Model:
+    """The model that the options of placement, speed and checking ask for."""
+    names = ("model", "device", "dtype", "device_map", "int8", "compile", "check")
+    return load(*(getattr(settings, name) for name in names))

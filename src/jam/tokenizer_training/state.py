@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jam.checkpoints import new_folder
 from jam.checkpoints.checksums import OTHERS, checksums_in, write_sealed
 from jam.files import reading
-from jam.training.checkpoint import REMEDY, STATE, checkpoints, kept, remove
+from jam.training.checkpoint import STATE, checkpoints, kept, remedy, remove
 
 TENSORS = "state.safetensors"
 
@@ -63,5 +63,5 @@ def restore(name: str, tensors: dict[str, Tensor], module: nn.Module, optimizer:
 def load_tensors(checkpoint: Path) -> dict[str, Tensor]:
     """Raises FileError for a file that is damaged."""
     path = checkpoint / TENSORS
-    with reading(path, REMEDY.replace("it,", f"{checkpoint},", 1)):
+    with reading(path, remedy(checkpoint)):
         return load_file(path)

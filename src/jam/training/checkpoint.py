@@ -34,7 +34,6 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on
 STATE = "run.json"
 MODEL, OPTIMIZER = "model", "optimizer"  # beginnings of the names of tensors
 STATED = {"step": int, "settings": dict[str, Any], OTHERS: dict[str, str] | None}
-REMEDY = "remove it, and --resume goes on from the one before it; `jam export --step` takes an earlier one, too"
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -67,18 +66,24 @@ def kept(run: Path) -> str:
     return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
 
+def remedy(checkpoint: Path) -> str:
+    """What to do about a checkpoint that is damaged, as the end of a sentence."""
+    return f"remove {checkpoint}, and --resume goes on from the one before; `jam export --step` takes that, too"
+
+
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint's `STATE` says. Raises FileError for one that is damaged."""
-    return read_sealed(checkpoint / STATE, REMEDY.replace("it,", f"{checkpoint},", 1))
+    return read_sealed(checkpoint / STATE, remedy(checkpoint))
 
 
 def require_whole(checkpoint: Path, state: dict[str, Any]) -> None:
     """Raises FileError for a checkpoint whose files are not as they were written; `state` says how they were."""
-    with reading(checkpoint / STATE, REMEDY):
+    with reading(checkpoint / STATE, remedy(checkpoint)):
         for name, hint in STATED.items():
             require_kind(hint, state.get(name), name)
     if found := changed(checkpoint, state.get(OTHERS) or {}):
-        raise FileError(f"{checkpoint} is damaged: {', '.join(found)}: not as {STATE} says it was written; {REMEDY}")
+        files = ", ".join(found)
+        raise FileError(f"{checkpoint}: {files}: not as {STATE} says it was written; {remedy(checkpoint)}")
 
 
 @dataclass(frozen=True)
@@ -290,4 +295,4 @@ def load_tensors(
 
 
 def _damaged(checkpoint: Path, error: BaseException) -> ValueError:
-    return FileError(f"{checkpoint} is damaged ({reason(error)}); {REMEDY}")
+    return FileError(f"{checkpoint} is damaged ({reason(error)}); {remedy(checkpoint)}")

@@ -24,13 +24,13 @@ from jam.files import reading
 from jam.models.scoring import Scores, weighted_loss
 from jam.training.allocator import keep_freed_blocks
 from jam.training.checkpoint import (
-    REMEDY,
     Checkpoints,
     Rule,
     checkpoints,
     kept,
     load_tensors,
     read_state,
+    remedy,
     state_tensors,
 )
 from jam.training.config import TrainConfig
@@ -343,7 +343,7 @@ class Trainer:
     def _load(self, checkpoint: Path, state: dict[str, Any]) -> None:
         compare(checkpoint, state["settings"], self._settings())
         load_tensors(checkpoint, self.parameters, self.optimizers, self.world)
-        with reading(checkpoint, REMEDY):
+        with reading(checkpoint, remedy(checkpoint)):
             self.watch.load_state(state["watch"])
             self.step = state["step"]
             require_kind(Place, state.get("place"), "place")
