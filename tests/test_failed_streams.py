@@ -74,7 +74,7 @@ def test_a_conversation_goes_on_behind_a_stream_that_failed(model: Model, broken
 def test_jam_generate_ends_with_the_error(
     model: Model, broken: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(generate, "load", lambda *_: model)
+    monkeypatch.setattr(generate, "load_chosen", lambda *_: model)
     command = ["generate", str(model.folder), QUESTION, "--max-images", "0", "--max-new-tokens", "24"]
     for page in ([], ["--out", str(tmp_path / "page.html")]):
         broken(9)

@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_is_named(make: Make, tmp_path: Path, damage: str) 
         path.unlink()
     else:
         path.write_bytes(whole[:-1] + (bytes([whole[-1] ^ 1]) if damage == "flipped" else b""))
-    with pytest.raises(ValueError, match=rf"{last} is damaged: {path.name}.*: not as run.json says .*; remove it"):
+    with pytest.raises(ValueError, match=rf"{last} is damaged: {path.name}.*: not as run.json says .*; remove {last}"):
         next(make(resume=True).train())
     last.rename(tmp_path / "aside")
     assert next(make(resume=True).train()).step == 2 and first.name == "step-000001"

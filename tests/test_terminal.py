@@ -140,7 +140,7 @@ def test_answers_on_a_terminal(tmp_path: Path, capsys: Any, monkeypatch: pytest.
     from jam.commands import generate
 
     made = tiny.model(tmp_path / "made")
-    monkeypatch.setattr(generate, "load", lambda *arguments: made)
+    monkeypatch.setattr(generate, "load_chosen", lambda *arguments: made)
     words = ["generate", "model", *["red \x1b[2J"] * questions, "--begin", "\x9b31m\u202e", "--max-new-tokens", "4"]
     assert main(words) == 0
     captured = capsys.readouterr()

@@ -199,7 +199,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_jam_generate_keeps_the_old_page(
     model: Model, tmp_path: Path, full: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, name: str
 ) -> None:
-    monkeypatch.setattr(generate, "load", lambda *_: model)
+    monkeypatch.setattr(generate, "load_chosen", lambda *_: model)
     drawn("red").save(tmp_path / name)
     before = content(tmp_path)
     full(1 if name == "page.md" else 0)

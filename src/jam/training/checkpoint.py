@@ -83,7 +83,7 @@ def require_whole(checkpoint: Path, state: dict[str, Any]) -> None:
             require_kind(hint, state.get(name), name)
     if found := changed(checkpoint, state.get(OTHERS) or {}):
         files = ", ".join(found)
-        raise FileError(f"{checkpoint}: {files}: not as {STATE} says it was written; {remedy(checkpoint)}")
+        raise FileError(f"{checkpoint} is damaged: {files}: not as {STATE} says it was written; {remedy(checkpoint)}")
 
 
 @dataclass(frozen=True)
