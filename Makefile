@@ -6,6 +6,8 @@ TORCH  ?= torch==2.13.0
 MINUTES ?= 2
 SEED   ?= 0
 BIN    := $(VENV)/bin
+# Tests start many processes, each of which would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 READY  := $(VENV)/.ready
 
 .PHONY: demo report long test test-all check fuzz kill parents setup clean

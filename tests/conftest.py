@@ -4,17 +4,20 @@ time, and results do not depend on the machine."""
 from __future__ import annotations
 
 import gc
+import logging
 import os
 
 import jam  # noqa: F401  it says how threads wait, before torch is imported
 
 # isort: split
 import torch
-from transformers.utils import logging
+from transformers.utils.logging import disable_progress_bar
 
-logging.disable_progress_bar()  # what a test prints does not depend on the tests before it
+disable_progress_bar()  # what a test prints does not depend on the tests before it
+logging.disable(logging.DEBUG)  # torch's checkpoints write hundreds of such records, and pytest keeps them
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+os.fsync = lambda file: None  # a kill loses nothing without it; a cut of the power is not tested
 
 
 def pytest_collection_finish() -> None:

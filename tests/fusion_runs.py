@@ -15,8 +15,7 @@ from typing import Any
 from fusion_parents import CODES, TEXT_SIZE, llama_config, run, save_parent
 from transformers import AutoModelForCausalLM
 
-FORKS = multiprocessing.get_context("forkserver")  # a child has everything imported
-FORKS.set_forkserver_preload(["jam.fusion", "transformers.models.llama.modeling_llama"])
+FORKS = multiprocessing.get_context("fork")  # a child has everything imported
 
 
 def save_llamas(folder: Path, **changes: Any) -> None:

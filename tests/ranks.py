@@ -1,7 +1,7 @@
-"""Runs of one process and of several, for tests to compare: ``python ranks.py OUT [slow | ends]``.
+"""Runs of one process and of several, for tests to compare.
 
-Processes are forked from one that has imported everything, since that takes longer than the runs. The result of a
-run is ``OUT/NAME.pt``.
+Processes are forked from the test's own, which has imported everything, since that takes longer than the runs. The
+result of a run is ``OUT/NAME.pt``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -256,7 +255,8 @@ def ends(out: Path) -> None:
         torch.save([process.exitcode for process in processes], out / f"{name}.pt")
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    write_corpora(folder / "shards")
-    {"fast": fast, "slow": slow, "ends": ends}[sys.argv[2] if sys.argv[2:] else "fast"](folder)
+def results(out: Path, runs: Callable[[Path], None]) -> Path:
+    """The folder, with the results of `fast`, `slow` or `ends`."""
+    write_corpora(out / "shards")
+    runs(out)
+    return out

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,25 +19,18 @@ from jam.training.checkpoint import checkpoints, read_state
 from jam.training.distributed import World
 from jam.training.parts import part_of
 
-TESTS = Path(__file__).parent
 # Gradients that are none: attention does not see what all keys have in common, and the image parent has all rows.
 ZERO = ("self_attn.k_proj.bias", "image_tower.absent_input")
 
 
-def results(folder: Path, *options: str) -> Path:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "ranks.py", str(folder), *options], cwd=TESTS, env=environment, check=True)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def fast(tmp_path_factory):
-    return results(tmp_path_factory.mktemp("fast"))
+    return ranks.results(tmp_path_factory.mktemp("fast"), ranks.fast)
 
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
-    return results(tmp_path_factory.mktemp("slow"), "slow")
+    return ranks.results(tmp_path_factory.mktemp("slow"), ranks.slow)
 
 
 def assert_equal_runs(folder: Path, first: str, second: str, losses: float = 1e-4, gradients: float = 1e-5) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import torch
 from runs import trainer, write_corpora
 
@@ -25,11 +23,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of two processes."""
-    folder, environment = tmp_path_factory.mktemp("ends"), os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "ranks.py", str(folder), "ends"], cwd=Path(__file__).parent, env=environment, check=True
-    )
-    return folder
+    return ranks.results(tmp_path_factory.mktemp("ends"), ranks.ends)
 
 
 @pytest.mark.parametrize(

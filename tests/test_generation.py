@@ -81,7 +81,10 @@ def make_model(kind: str) -> JointModel:
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=["opt-exact", "llama-exact", "opt-paper", "llama-paper", "opt-single"])
+SELDOM = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("llama-exact", "opt-paper")]
+
+
+@pytest.fixture(scope="module", params=["opt-exact", *SELDOM, "llama-paper", "opt-single"])
 def model(request: pytest.FixtureRequest) -> JointModel:
     return make_model(request.param)
 

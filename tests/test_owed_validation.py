@@ -30,7 +30,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpora(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["last", "best"])
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["last", "best"])
 def whole(request: pytest.FixtureRequest, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """An undisturbed run, and its rules."""
     rules = RULES | {"keep_best": request.param}

@@ -195,6 +195,7 @@ def test_a_run_that_does_not_fit_says_what_would() -> None:
     assert more.advice[-1] == f"{count} of these GPUs, sharding full: fits"
 
 
+@pytest.mark.slow
 @needs_peft
 def test_a_decoder_that_does_not_fit_is_advised_adapters() -> None:
     """As a single decoder has no cross blocks to train alone; each line has what that change needs."""
@@ -216,6 +217,7 @@ def test_advice_leaves_out_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         make_plan(single(), recipe(train="lora"), GPUS["h100-80gb"])
 
 
+@pytest.mark.slow
 def test_advice_about_gpus_after_a_batch_that_they_could_not_divide() -> None:
     """Two GPUs take two sequences, to the nearest; twice the batch of 96 tokens would be too few for four."""
     odd = recipe(train="cross", activation_checkpointing=True, dtype="bfloat16", batch_tokens=96)

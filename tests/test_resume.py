@@ -30,7 +30,7 @@ def shards(tmp_path_factory):
     ("kind", "dropout", "optimizer"),
     [
         ("cross", 0.3, "adamw"),
-        ("cross", 0.0, "muon"),
+        pytest.param("cross", 0.0, "muon", marks=pytest.mark.slow),
         pytest.param("cross", 0.0, "adamw", marks=pytest.mark.slow),
         pytest.param("single", 0.0, "adamw", marks=pytest.mark.slow),
     ],

@@ -108,7 +108,7 @@ def test_a_run_without_a_checkpoint_is_begun_anew_by_resume_alone(make: Make, tm
     assert next(make(resume=True).train()).step == 1
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("damage", ["flipped", pytest.param("cut", marks=pytest.mark.slow), "gone"])
 def test_a_damaged_checkpoint_is_named(make: Make, tmp_path: Path, damage: str) -> None:
     """And the one before it does, once it is removed."""
     begin(make(checkpoint_every=1, keep_checkpoints=0), 2)

@@ -237,7 +237,12 @@ def test_a_source_of_another_vocabulary(shards, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "choice", "tied"),
-    [("cross", "all", False), ("cross", "lora", True), ("single", "lora", False), ("single", "all", True)],
+    [
+        pytest.param("cross", "all", False, marks=pytest.mark.slow),
+        ("cross", "lora", True),
+        ("single", "lora", False),
+        ("single", "all", True),
+    ],
 )
 def test_a_checkpoint_is_exported_as_a_model(shards, tmp_path, kind, choice, tied):
     """Of a run that has not ended: equal to the model that the run would have saved there."""

@@ -202,7 +202,7 @@ def test_a_row_that_no_document_reads_counts_too(tmp_path: Path, jam_verify: Any
     assert "tensors that are not the parents': text: model.embed_tokens.weight" in last(printed)
 
 
-@pytest.mark.parametrize("direction", ["to_text", "to_image"])
+@pytest.mark.parametrize("direction", ["to_text", pytest.param("to_image", marks=pytest.mark.slow)])
 def test_an_exchange_that_is_no_identity_is_run_whole(tmp_path: Path, jam_verify: Any, direction: str) -> None:
     save_pair(tmp_path, llama_config)
     fuse(tmp_path, every=1)
@@ -229,7 +229,7 @@ def test_weights_that_are_no_numbers_fail(tmp_path: Path, jam_verify: Any) -> No
     ("options", "reason"),
     [
         ({"method": "uniform"}, "uniform fusion averages the parents"),
-        ({"method": "width"}, "width fusion mixes the parents"),
+        pytest.param({"method": "width"}, "width fusion mixes the parents", marks=pytest.mark.slow),
         ({"readout": "paper", "every": 1}, "the readout paper has one new head"),
     ],
     ids=["uniform", "width", "paper"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,21 @@ def joined(first: int, second: int, length: int) -> int:
 
     To append zeros is linear in the bits of a CRC; squaring its matrix appends twice as many.
     """
-    step = [POLYNOMIAL, *(1 << bit for bit in range(31))]  # one zero bit
-    for _ in range(3):
-        step = _squared(step)
+    power = 3  # a byte is eight zero bits
     while length:
         if length & 1:
-            first = _times(step, first)
-        step, length = _squared(step), length >> 1
+            first = _times(_zeros(power), first)
+        power, length = power + 1, length >> 1
     return first ^ second
+
+
+@cache
+def _zeros(power: int) -> list[int]:
+    """The matrix that appends 2 ** power zero bits."""
+    if power == 0:
+        return [POLYNOMIAL, *(1 << bit for bit in range(31))]
+    half = _zeros(power - 1)
+    return [_times(half, column) for column in half]
 
 
 def _times(matrix: list[int], vector: int) -> int:
@@ -104,7 +112,3 @@ def _times(matrix: list[int], vector: int) -> int:
             product ^= matrix[bit]
         vector, bit = vector >> 1, bit + 1
     return product
-
-
-def _squared(matrix: list[int]) -> list[int]:
-    return [_times(matrix, column) for column in matrix]

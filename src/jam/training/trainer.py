@@ -203,7 +203,10 @@ class Trainer:
     def _seed_dropout(self, number: int) -> None:
         """Make dropout a function of (seed, step, micro-batch), so that a run resumes exactly, on any processes."""
         seeds = np.random.SeedSequence([self.config.seed, 4, self.step, number])
-        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+        seed = int(seeds.generate_state(1, np.uint64)[0] >> 1)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds kinds of device that are not there
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def _set_lr(self) -> float:
         c = self.config
