@@ -28,7 +28,7 @@ from jam.generation import Engine, GenerationSettings
 from jam.generation.guidance import unconditional_prefix
 from jam.generation.request import Request
 from jam.grammar import State
-from jam.models import CrossConfig, CrossForCausalLM, SingleStream, compile_layers, quantize
+from jam.models import CrossConfig, CrossForCausalLM, SingleDecoder, compile_layers, quantize
 from jam.vocabulary import ParentRows, Vocabulary
 
 PROMPT, SCALE, ROUNDS = 64, 3.0, 3
@@ -172,7 +172,7 @@ def write(
 
 def generate(model: Any, tokens: int, image: bool = False, scale: float = 1.0) -> tuple[float, float]:
     """Seconds of `transformers.generate` for one token and for `tokens` more."""
-    shown = model.model if isinstance(model, SingleStream) else model
+    shown = model.model if isinstance(model, SingleDecoder) else model
     if isinstance(model, CrossForCausalLM):
         model.__class__, model.state = Shown, State.IMAGE if image else State.TEXT
         model.generation_config = GenerationConfig()
@@ -205,11 +205,11 @@ def small_cross() -> CrossForCausalLM:
     return cross(llama(16_384, 8), llama(vocabulary.size, 8), vocabulary, ParentRows(16_384), rows, [16, 16], "exact")
 
 
-def small_llama() -> SingleStream:
+def small_llama() -> SingleDecoder:
     vocabulary = Vocabulary(text_size=16_384, image_size=8_192, eos_id=2)
     rows = ParentRows(16_384, vocabulary.image_start, vocabulary.control_start, vocabulary.control_size)
     torch.manual_seed(0)
-    return SingleStream(LlamaForCausalLM(llama(vocabulary.size, 24)), vocabulary, [16, 16], rows).eval()
+    return SingleDecoder(LlamaForCausalLM(llama(vocabulary.size, 24)), vocabulary, [16, 16], rows).eval()
 
 
 def llama(rows: int, layers: int) -> LlamaConfig:

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from jam.api.loading import load
 from jam.documents import Document, Gap, Image, Message, Text
 from jam.generation import GenerationSettings, settings_to_fill
-from jam.model import load
 from jam.tutorials.checker import picture_shows
 from jam.tutorials.corpora import interleaved_tutorials
 from jam.tutorials.texts import read_steps

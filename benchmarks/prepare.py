@@ -53,7 +53,7 @@ from pathlib import Path
 from jam.data import Loader, Objective, Shards, Source, example_length
 from jam.data.loader import START
 from jam.grammar import Grammar
-from jam.model import load_codec
+from jam.api.loading import load_codec
 
 codec = load_codec(Path(sys.argv[1]), "cpu")
 shards = Shards(sys.argv[2], codec.vocabulary, codec.fingerprint)

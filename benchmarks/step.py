@@ -31,7 +31,7 @@ import jam  # it says how threads wait, before torch is imported
 import torch
 from rich.console import Console
 
-from jam.commands.train import make_trainer
+from jam.api.training import make_trainer
 from jam.demo.setup import fuse_parents, read_recipe, write_corpus
 from jam.models.towers import attention
 from jam.training import DataSource, TrainConfig, optimizers

@@ -25,6 +25,7 @@ import matplotlib.pyplot as plt
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from jam.api.model import Model
 from jam.checkpoints import Manifest, new_folder, write_json
 from jam.cli import main as jam
 from jam.codec import Codec, load_image_tokenizer
@@ -35,8 +36,7 @@ from jam.demo.parents import build_text_tokenizer
 from jam.documents import Document, Image, Part, Text, read_documents, write_documents
 from jam.generation import GenerationSettings
 from jam.grammar import Grammar
-from jam.model import Model
-from jam.models import SingleStream
+from jam.models import SingleDecoder
 from jam.vocabulary import ParentRows, Vocabulary
 
 CONTEXT, SENTINELS, TEXT_SIZE = 1024, 64, 8192
@@ -196,7 +196,7 @@ def save_parent(folder: Path, vocabulary: Vocabulary, rows: ParentRows, codec: C
     print(f"{folder}: {network.num_parameters() / 1e6:.1f}M parameters, {vocabulary.size} ids")
     grid = codec.image_tokenizer.info.grid if codec.image_tokenizer else (0, 0)
     manifest = Manifest("parent", vocabulary=vocabulary.to_dict(), image_grid=list(grid), rows=asdict(rows))
-    model = Model(files, SingleStream(network, vocabulary, grid, rows), codec, manifest, GenerationSettings())
+    model = Model(files, SingleDecoder(network, vocabulary, grid, rows), codec, manifest, GenerationSettings())
     with new_folder(folder) as new:
         model.save(new)
 

@@ -19,6 +19,8 @@ from jsonargparse import ArgumentParser, Namespace
 from jam.checked import fits, kind, require_kind, shown
 from jam.files import FileError, parse_yaml, read_yaml
 
+MOST_DIGITS = 1000  # of a number on the command line
+
 
 class Parser(ArgumentParser):
     """A parser that shows options with dashes; made by `make_parser` (jsonargparse makes others of its own)."""
@@ -161,6 +163,8 @@ def check_recipe(parser: Parser, path: Path) -> None:
 
 def check_argument(hint: Any, text: str, where: str) -> None:
     """Raises ValueError unless an argument, as it stands on the command line, is a value of a type; None: any is."""
+    if re.fullmatch(rf"[+-]?[0-9_]{{{MOST_DIGITS},}}", text):  # which a parser reads as a number before it is a path
+        raise ValueError(f"{where} is {shown(text)}; a number has fewer than {MOST_DIGITS} digits")
     if hint is None or fits(hint, text):
         return
     try:

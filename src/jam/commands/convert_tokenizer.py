@@ -6,10 +6,8 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from jam.checkpoints.folders import refuse_existing
+from jam.api.converting import convert_tokenizer
 from jam.codec import describe_image_tokenizer
-from jam.codec.chameleon_convert import convert_chameleon
-from jam.codec.files import extract_image_tokenizer, holds_image_tokenizer
 from jam.commands.arguments import Parser, make_parser
 from jam.console import Console
 
@@ -41,21 +39,10 @@ def parser() -> Parser:
 
 def run(settings: Namespace) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    refuse_existing(settings.out)
-    decodes = convert(settings.source, settings.out, settings.yaml)
+    decodes = convert_tokenizer(settings.source, settings.out, settings.yaml)
     info = describe_image_tokenizer(settings.out)
     height, width = info.grid
     pictures = f"pictures of {info.resolution} x {info.resolution} pixels are {height} x {width} tokens"
     if not decodes:
         console.print("note: it only encodes, for the checkpoint has no decoder; vqgan.ckpt has one", markup=False)
     console.print(f"{settings.out}: {info.codebook_size:,} codes, {pictures}", markup=False)
-
-
-def convert(source: Path, out: Path, description: Path | None) -> bool:
-    """Write the folder `out`; whether its image tokenizer can decode."""
-    if not holds_image_tokenizer(source):
-        return convert_chameleon(source, out, description)
-    if description:
-        raise ValueError(f"{source} is a folder, which its config.json describes; leave {description} out")
-    extract_image_tokenizer(source, out)
-    return True

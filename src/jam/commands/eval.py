@@ -7,13 +7,14 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from jam.api.documents import count_documents
+from jam.api.loading import load
+from jam.api.measuring import evaluate
 from jam.checkpoints import write_json
 from jam.commands.arguments import Parser, add_check, add_media, add_placement, make_parser, require
-from jam.commands.files import count_documents, read_all, require_folder_of, say_left_out
-from jam.commands.progress import progress_bar
+from jam.commands.files import require_folder_of, say_left_out
 from jam.console import Console
-from jam.evaluation import evaluate
-from jam.model import load
+from jam.console.progress import progress_bar
 
 EXAMPLES = """
 jam eval fused captions.jsonl
@@ -44,12 +45,12 @@ def run(settings: Namespace) -> None:
         left_out: list[str] = []
         task = progress.add_task("measuring", total=total, figures="")
         report = evaluate(
-            model.joint,
-            model.codec,
-            read_all(settings.documents, settings.allowed_media_path),
+            model,
+            settings.documents,
             settings.batch_size,
-            lambda count: progress.advance(task, count),
-            left_out.append,
+            allowed_media_path=settings.allowed_media_path,
+            on_documents=lambda count: progress.advance(task, count),
+            leave_out=left_out.append,
         )
     say_left_out(console, left_out)
     if len(left_out) == total:

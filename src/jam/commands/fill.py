@@ -6,12 +6,12 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from jam.api.documents import read_all
 from jam.commands.arguments import Parser, add_check, add_media, add_placement, add_speed, make_parser
-from jam.commands.files import read_all
 from jam.commands.generate import check_page, show
-from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings, load_chosen
 from jam.console import Console
+from jam.console.progress import progress_bar
 from jam.documents import Document, ending
 from jam.generation import GenerationSettings, settings_to_fill
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+from typing import TYPE_CHECKING
+
 from jsonargparse import Namespace
+from rich.table import Table
 
 from jam.checkpoints import Hashes
 from jam.commands.arguments import Parser, make_parser
+from jam.console import Console
+from jam.console.progress import bytes_bar
 from jam.fusion.config import FuseConfig, parents_files
+
+if TYPE_CHECKING:
+    from jam.fusion import FusionPlan, PlannedTensor
 
 EXAMPLES = """
 jam fuse --text llm --image image-model --out fused
@@ -23,23 +33,60 @@ RECIPE = True
 def parser() -> Parser:
     made = make_parser("fuse", "Fuse two checkpoints into one model folder, or show the plan of it.", EXAMPLES)
     made.add_argument("--config", action="config", help="a recipe (YAML); may stand first without --config")
-    made.add_class_arguments(FuseConfig, skip={"plan", "json"})
+    made.add_class_arguments(FuseConfig, skip={"plan"})
     made.add_argument("--plan", action="store_true", help="show what would happen; each parent's config.json is enough")
     made.add_argument("--json", action="store_true", help="with --plan: as JSON on stdout, all else on stderr")
     return made
 
 
 def read_config(settings: Namespace) -> FuseConfig:
-    return FuseConfig(**{key: value for key, value in vars(settings).items() if key != "config"})
+    return FuseConfig(**{key: value for key, value in vars(settings).items() if key not in ("config", "json")})
 
 
 def run(settings: Namespace) -> None:
     config = read_config(settings)
-    with Hashes() as hashes:
+    console = Console(stderr=settings.json, highlight=False, soft_wrap=True)
+    with Hashes() as hashes, bytes_bar(console) as on_bytes:
         if not config.plan:
             for path in parents_files(config):
                 hashes.begin(path)
         # Torch and transformers are imported while the parents are hashed already.
         from jam.fusion import fuse
 
-        fuse(config, hashes=hashes)
+        plan = fuse(config, say=console.print, on_bytes=on_bytes, hashes=hashes)
+    if settings.json:
+        print(json.dumps(plan.to_json(config.max_shard_bytes), indent=1))
+    elif config.plan:
+        console.print(table(plan), soft_wrap=False)
+    if config.plan:
+        for note in plan.notes:
+            console.print(f"note: {note}")
+
+
+def table(plan: FusionPlan) -> Table:
+    """A table to print; tensors that differ in the layer's number only share a line."""
+    groups: dict[tuple[str, ...], list[PlannedTensor]] = {}
+    for tensor in plan.tensors:
+        key = (_any_layer(tensor.name), " x ".join(map(str, tensor.shape)), _origin(tensor), tensor.operation)
+        groups.setdefault(key, []).append(tensor)
+    made = Table(title=plan.summary, title_justify="left")
+    made.add_column("tensor", overflow="fold")
+    for heading in ("shape", "number", "parameters"):
+        made.add_column(heading, justify="right")
+    for heading in ("from", "operation"):
+        made.add_column(heading, overflow="fold", max_width=34)
+    for (name, shape, origin, operation), members in groups.items():
+        parameters = sum(tensor.info.count for tensor in members)
+        made.add_row(name, shape, str(len(members)), f"{parameters:,}", origin, operation)
+    return made
+
+
+def _any_layer(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", name)
+
+
+def _origin(tensor: PlannedTensor) -> str:
+    """The sources in short: roles alone where the name is the parent's own."""
+    roles = " + ".join(dict.fromkeys(source.role for source in tensor.sources)) or "-"
+    names = {_any_layer(source.name) for source in tensor.sources if not tensor.name.endswith(source.name)}
+    return f"{roles}: {', '.join(sorted(names))}" if names else roles

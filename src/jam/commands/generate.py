@@ -7,14 +7,14 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from jam.api.model import Model
 from jam.commands.arguments import Parser, add_check, add_placement, add_speed, make_parser
 from jam.commands.files import require_folder_of
-from jam.commands.progress import progress_bar
 from jam.commands.settings import add_settings, chosen_settings, load_chosen
 from jam.console import Console, visible
+from jam.console.progress import progress_bar
 from jam.documents import Document, Image, Message, Text, ending
 from jam.generation import Finished, GenerationSettings, ImageDone, ImageProgress, ImageStarted, TextPiece
-from jam.model import Model
 
 EXAMPLES = """
 jam generate runs/instruct/model "How do I draw a red house?" --out page.html

@@ -8,10 +8,10 @@ from typing import Any
 from jsonargparse import Namespace
 from rich.table import Table
 
+from jam.api.planning import plan
 from jam.commands.arguments import Parser, make_parser
 from jam.console import Console
-from jam.planning import GPUS, Plan, find_gpu, make_plan
-from jam.planning.network import read_config
+from jam.planning import GPUS, Plan
 from jam.training import TrainConfig
 
 EXAMPLES = """
@@ -47,20 +47,19 @@ def parser() -> Parser:
 
 def run(settings: Namespace) -> None:
     recipe = TrainConfig(out="", **{key: value for key, value in vars(settings).items() if key not in OWN})
-    plan = make_plan(
-        read_config(recipe.model),
+    planned = plan(
         recipe,
-        find_gpu(settings.gpu),
         settings.gpus,
-        settings.mfu,
-        settings.image_share,
-        None if settings.tokens is None else int(settings.tokens),
-        settings.gpus_per_node,
+        settings.gpu,
+        mfu=settings.mfu,
+        image_share=settings.image_share,
+        tokens=None if settings.tokens is None else int(settings.tokens),
+        gpus_per_node=settings.gpus_per_node,
     )
     if settings.json:
-        print(json.dumps(plan.to_json(), indent=2))
+        print(json.dumps(planned.to_json(), indent=2))
     else:
-        show(plan, recipe, Console(soft_wrap=True, highlight=False))
+        show(planned, recipe, Console(soft_wrap=True, highlight=False))
 
 
 def show(plan: Plan, recipe: TrainConfig, console: Console) -> None:

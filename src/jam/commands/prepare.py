@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
+from jam.api.preparing import prepare
 from jam.commands.arguments import Parser, add_media, add_placement, make_parser
-from jam.commands.progress import progress_bar
 from jam.console import Console
-from jam.data import MAX_REJECTS, REJECTS, check_limit, open_sources, prepare, refuse_prepared, warm_up
-from jam.model import context_of, load_codec
+from jam.console.progress import progress_bar
+from jam.data import MAX_REJECTS, REJECTS
 
 EXAMPLES = """
 jam prepare captions.jsonl howto.jsonl --model fused --out shards
@@ -49,27 +48,29 @@ def parser() -> Parser:
 
 def run(settings: Namespace) -> None:
     console = Console()
-    refuse_prepared(settings.out)
-    check_limit(settings.max_rejects)
-    if settings.workers < 1:
-        raise ValueError(
-            f"--workers is {settings.workers}; it must be 1 or more (this machine has {os.cpu_count()} cores)"
-        )
-    sources = open_sources(settings.documents, settings.allowed_media_path)
-    warm_up(settings.workers)
-    codec, context = load_codec(settings.model, settings.device), context_of(settings.model)
-    summary: dict[str, Any] = {}
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("preparing", total=None, figures="")
         first: dict[str, Any] = {}
         started = time.perf_counter()
-        for summary in prepare(sources, codec, settings.out, settings.workers, settings.max_rejects, context):
-            first = first or summary  # a run that goes on begins with what is there
-            done, share = summary["documents"], summary["share"]
+
+        def on_progress(counts: dict[str, Any]) -> None:
+            first.update(first or counts)  # a run that goes on begins with what is there
+            done, share = counts["documents"], counts["share"]
             seconds = max(1e-9, time.perf_counter() - started)
-            rates = [f"{(summary[key] - first[key]) / seconds:.0f} {key}/s" for key in ("documents", "images")]
-            figures = f"{', '.join(rates)}, {summary['tokens']} tokens, {summary['rejects']} rejected"
+            rates = [f"{(counts[key] - first[key]) / seconds:.0f} {key}/s" for key in ("documents", "images")]
+            figures = f"{', '.join(rates)}, {counts['tokens']} tokens, {counts['rejects']} rejected"
             progress.update(task, completed=done, total=round(done / share) if share else None, figures=figures)
+
+        summary = prepare(
+            settings.documents,
+            settings.model,
+            settings.out,
+            workers=settings.workers,
+            max_rejects=settings.max_rejects,
+            device=settings.device,
+            allowed_media_path=settings.allowed_media_path,
+            on_progress=on_progress,
+        )
     rejected = f", {summary['rejects']} rejected (see {settings.out / REJECTS})" if summary["rejects"] else ""
     console.print(
         f"{settings.out}: {summary['documents']} documents, {summary['images']} pictures, {summary['tokens']} tokens"

@@ -8,9 +8,10 @@ from typing import Any, get_type_hints
 
 from jsonargparse import Namespace
 
+from jam.api.loading import load
+from jam.api.model import Model
 from jam.commands.arguments import Parser
 from jam.generation import GenerationSettings
-from jam.model import Model, load
 
 HELP = {
     "max_new_tokens": "most tokens to write; a picture that would not fit whole is not begun",

@@ -6,11 +6,11 @@ import json
 
 from jsonargparse import Namespace
 
+from jam.api.training import open_trainer
 from jam.commands.arguments import Parser, make_parser
-from jam.commands.progress import run_training
 from jam.console import Console
-from jam.model import Model, load
-from jam.training import LEFT_OUT, RESULT, TrainConfig, Trainer
+from jam.console.training import run_training
+from jam.training import LEFT_OUT, RESULT, TrainConfig
 from jam.training.distributed import World, join, leave
 
 EXAMPLES = """
@@ -39,16 +39,6 @@ def read_config(settings: Namespace) -> TrainConfig:
     return TrainConfig(**{key: value for key, value in vars(settings).items() if key != "config"})
 
 
-def make_trainer(model: Model, config: TrainConfig, world: World | None = None) -> Trainer:
-    """A trainer of a model folder's network.
-
-    Raises:
-        ValueError: shards are of other tokenizers, or the model could not be saved: known before training, not after.
-    """
-    model.image_tokenizer_folder()  # every checkpoint takes a copy
-    return Trainer(model.joint, config, model.save, model.codec.fingerprint, world)
-
-
 def run(settings: Namespace) -> None:
     config = read_config(settings)
     world = join(config.device)
@@ -60,9 +50,7 @@ def run(settings: Namespace) -> None:
 
 
 def train(config: TrainConfig, world: World, console: Console) -> None:
-    # Several processes load into the system's memory; each then puts its part where it computes.
-    model = load(config.model, config.device if world.size == 1 else "cpu", config.dtype, check=True)
-    trainer = make_trainer(model, config, world)
+    model, trainer = open_trainer(config, world)
     processes = f" on {world.size} processes" if world.size > 1 else ""
     console.print(
         f"{trainer.steps} steps of {trainer.accumulation} x {config.micro_batch_size} x {trainer.context} tokens "

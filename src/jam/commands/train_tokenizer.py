@@ -5,8 +5,9 @@ from __future__ import annotations
 from jsonargparse import Namespace
 
 from jam.commands.arguments import Parser, make_parser
-from jam.commands.progress import Smoothed, progress_bar, steps_of
 from jam.console import Console
+from jam.console.progress import Smoothed, progress_bar
+from jam.console.training import steps_of
 from jam.tokenizer_training import TOKENIZER, TokenizerConfig, TokenizerTrainer
 
 EXAMPLES = """

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import random
 import reprlib
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
-import torch
 from jsonargparse import Namespace
 from rich.table import Table
 from rich.text import Text as RichText
 
+from jam.api.documents import count_documents
+from jam.api.verifying import verify
 from jam.checkpoints import write_json
-from jam.codec import Codec
 from jam.commands.arguments import Parser, add_media, add_placement, make_parser, require
-from jam.commands.files import count_documents, read_all, require_folder_of, say_left_out
+from jam.commands.files import require_folder_of, say_left_out
 from jam.console import Console
-from jam.data.prepare import encode_fitting
-from jam.documents import Document, Image, Text
-from jam.evaluation import Proof, verify
+from jam.evaluation import Proof
 from jam.evaluation.proof import BEYOND, DAMAGED, EXACT, MEASURED, NOT_PROMISED
-from jam.evaluation.questions import NEW_IDS, QUESTIONS, Difference
+from jam.evaluation.questions import NEW_IDS, Difference
 from jam.evaluation.tensors import ChangedRows, ChangedSetting
-from jam.model import choose_device, context_of, load, load_codec
-from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
 
 EXAMPLES = """
 jam verify fused
 jam verify fused --text llm --image image-model --dtype bfloat16 --json proof.json
 jam verify fused --documents captions.jsonl text.jsonl --tolerance 1e-4
 """
-TEXTS, CAPTIONS, LESSONS, SEED = 8, 4, 4, 11  # built-in documents
 
 
 def parser() -> Parser:
@@ -66,31 +58,22 @@ def run(settings: Namespace) -> int:
         require_folder_of(settings.json, "--json")
     if settings.documents:
         count_documents(settings.documents, settings.allowed_media_path)
-    device = choose_device(settings.device)
-    codec = load_codec(settings.model, device)
-    given, left_out = settings.documents, list[str]()
-    found = read_all(given, settings.allowed_media_path) if given else built_in(codec)
-    documents = list(encode_fitting(found, codec, context_of(settings.model) or 0, left_out.append))
-    say_left_out(errors, left_out)
-    if left_out and not documents:
-        raise ValueError("no document can be compared on; all of them are longer than the model's context")
-    questions = {question: codec.encode_prompt(question) for question in QUESTIONS} if settings.answer_ids else {}
-    grammar = codec.grammar
-    del codec  # its image tokenizer takes memory too
+    left_out: list[str] = []
     with errors.status("") as status:
         proof = verify(
             settings.model,
-            documents,
-            grammar,
-            lambda dtype: load(settings.model, device, dtype).joint,
-            parents={"text": settings.text, "image": settings.image},
-            device=device,
-            dtype=getattr(torch, settings.dtype) if settings.dtype else None,
+            settings.documents,
+            text=settings.text,
+            image=settings.image,
+            device=settings.device,
+            dtype=settings.dtype,
             tolerance=tolerance,
-            questions=questions,
-            new_ids=settings.answer_ids,
+            answer_ids=settings.answer_ids,
+            allowed_media_path=settings.allowed_media_path,
             say=lambda text: status.update(RichText(text)),  # which a string's markup would not be
+            leave_out=left_out.append,
         )
+    say_left_out(errors, left_out)
     console.print(heading(proof), markup=False, soft_wrap=True)
     console.print(table(proof))
     for note in proof.notes:
@@ -101,27 +84,6 @@ def run(settings: Namespace) -> int:
         console.print(f"{settings.json}: the report", markup=False, soft_wrap=True)
     console.print(last_line(proof), markup=False, soft_wrap=True)
     return int(proof.verdict in (BEYOND, DAMAGED))
-
-
-def built_in(codec: Codec) -> Iterator[Document]:
-    """Drawing lessons, captioned pictures, and lessons with a picture behind the first step.
-
-    Without an image tokenizer a picture is random codes.
-    """
-    rng = random.Random(SEED)
-
-    def picture(image: Image) -> Image:
-        if codec.image_tokenizer is not None:
-            return image
-        return Image(codes=[rng.randrange(codec.vocabulary.image_size) for _ in range(codec.grammar.image_tokens)])
-
-    for lesson in islice(text_tutorials(SEED), TEXTS):
-        yield Document([Text("\n".join(lesson.texts))])
-    for document in islice(captioned_pictures(SEED), CAPTIONS):
-        yield Document([Text(document.texts[0]), picture(document.images[0])])
-    for lesson in islice(interleaved_tutorials(SEED), LESSONS):
-        question, first, *others = lesson.texts
-        yield Document([Text(f"{question}\n{first}"), picture(lesson.images[0]), Text("\n".join(others))])
 
 
 def heading(proof: Proof) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from jam.api.model import Model
 from jam.codec.text import encode_text
-from jam.commands.progress import progress_bar
 from jam.console import Console
+from jam.console.progress import progress_bar
 from jam.documents import Document
 from jam.generation import GenerationSettings
 from jam.generation import Request as GenerationRequest
-from jam.model import Model
 from jam.tutorials.checker import Verdict, check_answer, picture_shows
 from jam.tutorials.scenes import Scene
 from jam.tutorials.texts import Request

@@ -22,18 +22,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from jam.api.model import Model
+from jam.api.training import make_trainer
 from jam.checkpoints import Manifest, new_folder, write_json
 from jam.codec import Codec, ImageTokenizer, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
-from jam.commands.progress import run_training, track
-from jam.commands.train import make_trainer
 from jam.console import Console
+from jam.console.progress import track
+from jam.console.training import run_training
 from jam.demo.image_tokenizer import build_image_tokenizer, train_image_tokenizer
 from jam.demo.setup import VALIDATION_SEED, write_shards
 from jam.generation import GenerationSettings
 from jam.grammar import Grammar
-from jam.model import Model
-from jam.models import SingleStream
+from jam.models import SingleDecoder
 from jam.training import DataSource, TrainConfig
 from jam.tutorials.corpora import captioned_pictures, text_tutorials
 from jam.tutorials.things import RESOLUTION
@@ -102,7 +103,7 @@ def parent(network: LlamaForCausalLM, vocabulary: Vocabulary, rows: ParentRows, 
     """A parent that can be trained, measured and saved as any other model."""
     grid = codec.image_tokenizer.info.grid if codec.image_tokenizer else (0, 0)
     manifest = Manifest("parent", vocabulary=vocabulary.to_dict(), image_grid=list(grid), rows=asdict(rows))
-    return Model(folder, SingleStream(network, vocabulary, grid, rows), codec, manifest, GenerationSettings())
+    return Model(folder, SingleDecoder(network, vocabulary, grid, rows), codec, manifest, GenerationSettings())
 
 
 def train_parent(model: Model, config: TrainConfig, out: Path, console: Console, what: str) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 from rich.table import Table
 
+from jam.api.loading import load
+from jam.api.model import Model
 from jam.checkpoints import write_json
 from jam.console import Console
 from jam.demo.measure import pictures_from_captions
 from jam.demo.setup import REPORT, begin_folder, fuse_parents, perplexity, train, validation, write_corpus
 from jam.demo.story import SETTINGS
-from jam.model import Model, load
 from jam.tutorials import PARENTS
 from jam.tutorials.corpora import held_out_captions
 

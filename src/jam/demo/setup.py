@@ -10,18 +10,20 @@ from typing import Any
 
 import torch
 
+from jam.api.loading import load
+from jam.api.model import Model
+from jam.api.training import make_trainer
 from jam.checkpoints.folders import refuse_existing
 from jam.codec import Codec, Encoded
-from jam.commands.progress import progress_bar, run_training
-from jam.commands.train import make_trainer
 from jam.console import Console
+from jam.console.progress import progress_bar
+from jam.console.training import run_training
 from jam.data import prepare
 from jam.data.prepare import encode_all
 from jam.documents import Document
 from jam.evaluation.perplexity import measure
 from jam.files import read_yaml
 from jam.fusion import FuseConfig, fuse
-from jam.model import Model, load
 from jam.models import JointModel
 from jam.models.scoring import Perplexity
 from jam.training import RESULT, DataSource, StepReport, TrainConfig
@@ -58,7 +60,7 @@ def begin_folder(out: Path) -> None:
 def fuse_parents(out: Path, console: Console, **options: object) -> Model:
     """Fuse the built-in parents into the new folder `out` and load the result."""
     config = FuseConfig(text=str(PARENTS / "text"), image=str(PARENTS / "image"), out=str(out), **options)  # type: ignore[arg-type]
-    fuse(config, console=console)
+    fuse(config, say=console.print)
     return load(out, device="cpu")
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from jam.api.loading import load
+from jam.api.model import Model
 from jam.checkpoints import new_folder, write_json
 from jam.console import Console
 from jam.demo.forecast import Forecast
@@ -25,8 +27,7 @@ from jam.demo.setup import (
 )
 from jam.evaluation import compare_with_parents
 from jam.generation import GenerationSettings
-from jam.model import Model, load
-from jam.models import SingleStream
+from jam.models import SingleDecoder
 from jam.tutorials import PARENTS
 from jam.tutorials.corpora import held_out_prompts
 
@@ -97,7 +98,7 @@ def answer_all(model: Model, prompts: int, scales: Sequence[float], console: Con
 def step_zero(model: Model, console: Console) -> dict[str, Any]:
     """Nothing was lost: logits and perplexities of the parents and of the model that was just fused."""
     text, image = load(PARENTS / "text", device="cpu"), load(PARENTS / "image", device="cpu")
-    assert isinstance(text.joint, SingleStream) and isinstance(image.joint, SingleStream)
+    assert isinstance(text.joint, SingleDecoder) and isinstance(image.joint, SingleDecoder)
     texts, captions = validation("texts", model.codec), validation("captions", model.codec)
     kept = compare_with_parents(
         model.joint, text.joint, image.joint, [d.ids for d in texts[:32]], [d.ids for d in captions[:32]]

@@ -12,7 +12,7 @@ from transformers.initialization import no_init_weights
 from jam.checkpoints import CheckpointReader, check_tensors
 from jam.fusion import Parent
 from jam.fusion.skeleton import tensor_shapes
-from jam.models import CrossConfig, JointTower, SingleStream
+from jam.models import CrossConfig, JointTower, SingleDecoder
 from jam.vocabulary import ParentRows, Vocabulary
 
 WRITING = ("o_proj.weight", "fc2.weight")  # the matrices of a cross block that write to its stream
@@ -26,7 +26,7 @@ def load_parent(
     device: str | torch.device,
     dtype: torch.dtype,
     made_in: torch.dtype | None = None,
-) -> SingleStream:
+) -> SingleDecoder:
     """A parent that reads and writes joint ids.
 
     Args:
@@ -37,7 +37,7 @@ def load_parent(
     """
     parent.check_weights()
     with _without_weights(device, dtype):
-        stream = SingleStream(parent.config, vocabulary, image_grid, rows)
+        stream = SingleDecoder(parent.config, vocabulary, image_grid, rows)
     stream.model.tie_weights()
     _fill(stream.model, parent.skeleton.shapes, lambda name: parent_tensor(parent, name, made_in or parent.dtype))
     return stream.eval()

@@ -40,9 +40,9 @@ from jam.evaluation.retention import (
 from jam.evaluation.samples import Sample, pictures_of, text_behind_pictures, text_of
 from jam.evaluation.tensors import ChangedRows, ChangedSetting, Changes, find_changes
 from jam.fusion import Parent
-from jam.fusion.documents import opening_of
+from jam.fusion.document_layout import opening_of
 from jam.grammar import Grammar
-from jam.models import CrossConfig, JointModel, SingleStream
+from jam.models import CrossConfig, JointModel, SingleDecoder
 from jam.models.towers import decoder_config
 from jam.vocabulary import ParentRows, Vocabulary
 
@@ -218,7 +218,7 @@ class _Case:
         self.say(f"running the {role} parent")
         return compare(traced, self.load_parent(role), self.grammar, image=role == "image")
 
-    def load_parent(self, role: str) -> SingleStream:
+    def load_parent(self, role: str) -> SingleDecoder:
         assert self.manifest.image_grid is not None
         return load_parent(
             self.parents[role],

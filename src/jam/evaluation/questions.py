@@ -17,9 +17,9 @@ from transformers import GenerationConfig
 
 from jam.evaluation.retention import Network
 from jam.fusion import Parent
-from jam.fusion.documents import opening_of
+from jam.fusion.document_layout import opening_of
 from jam.grammar import Grammar, State
-from jam.models import SingleStream
+from jam.models import SingleDecoder
 from jam.vocabulary import Vocabulary
 
 QUESTIONS = (
@@ -95,7 +95,7 @@ def own_prompt(parent: Parent, question: str, vocabulary: Vocabulary) -> list[in
 
 
 @torch.inference_mode()
-def ask(parent: SingleStream, prompts: dict[str, list[int]], vocabulary: Vocabulary, new_ids: int) -> list[Asked]:
+def ask(parent: SingleDecoder, prompts: dict[str, list[int]], vocabulary: Vocabulary, new_ids: int) -> list[Asked]:
     """The parent's greedy answers in text, by `generate` of its own class, in one batch.
 
     Long questions are left out, and so are all of a parent that has no such class (the decoder inside a Chameleon).

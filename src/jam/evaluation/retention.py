@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from jam.evaluation.samples import Sample, pictures_of, text_of
 from jam.grammar import Grammar, State
-from jam.models import CrossForCausalLM, JointModel, JointTower, SingleStream, Tower
+from jam.models import CrossForCausalLM, JointModel, JointTower, SingleDecoder, Tower
 from jam.models.scoring import Perplexity
 
 SLICE = 256  # positions whose logits are in memory at once
@@ -133,7 +133,7 @@ def trace(network: Network, samples: Sequence[Sample], tower: JointTower | None 
     for sample in samples:
         ids = sample.inputs.to(network.device)[None]
         made.hidden.append(network.hidden(ids)[0])
-        lacking = tower is not None and bool((tower.joint.parent_row[ids] < 0).any())
+        lacking = tower is not None and bool((tower.joint_rows.parent_row[ids] < 0).any())
         made.read.append(tower.embed(ids)[0] if tower is not None and lacking else None)
     return made
 
@@ -141,7 +141,7 @@ def trace(network: Network, samples: Sequence[Sample], tower: JointTower | None 
 def drop_all_but_heads(network: nn.Module) -> None:
     """Free what a network needs no more when it has traced all samples."""
     for module in list(network.modules()):
-        if isinstance(module, SingleStream):
+        if isinstance(module, SingleDecoder):
             module.forget_whole()
         if isinstance(module, Tower):
             module.take(module.family.layers)
@@ -153,7 +153,7 @@ def drop_all_but_heads(network: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def compare(fused: Trace, parent: SingleStream, grammar: Grammar, image: bool) -> Kept:
+def compare(fused: Trace, parent: SingleDecoder, grammar: Grammar, image: bool) -> Kept:
     """Run a parent on the samples of a trace.
 
     Args:
@@ -162,9 +162,9 @@ def compare(fused: Trace, parent: SingleStream, grammar: Grammar, image: bool) -
         image: compare image codes; else text.
     """
     device, grammars = parent.device, (grammar, parent.grammar)
-    new = slice(grammar.vocabulary.control_start + parent.joint.controls, None)
+    new = slice(grammar.vocabulary.control_start + parent.joint_rows.controls, None)
     allowed = [one.allowed().to(device) for one in grammars]
-    text = allowed[0][State.TEXT, : parent.joint.rows.text_size].nonzero().flatten()
+    text = allowed[0][State.TEXT, : parent.joint_rows.rows.text_size].nonzero().flatten()
     own = [slice(one.vocabulary.image_start, one.vocabulary.control_start) if image else text for one in grammars]
     counts = Perplexity(), Perplexity()
     difference, changed, new_probability = 0.0, 0, 0.0
@@ -204,8 +204,8 @@ def perplexity_of(fused: Trace, grammar: Grammar) -> tuple[float | None, int]:
 
 def compare_with_parents(
     fused: JointModel,
-    text_parent: SingleStream,
-    image_parent: SingleStream,
+    text_parent: SingleDecoder,
+    image_parent: SingleDecoder,
     texts: Iterable[Sequence[int]],
     pictures: Iterable[Sequence[int]],
 ) -> Retention:
@@ -226,12 +226,12 @@ def tower_of(fused: JointModel, image: bool) -> JointTower | None:
     return tower if isinstance(tower, JointTower) else None
 
 
-def _parent_hidden(parent: SingleStream, inputs: Tensor, read: Tensor | None) -> Tensor:
+def _parent_hidden(parent: SingleDecoder, inputs: Tensor, read: Tensor | None) -> Tensor:
     """States ``[T, H]`` of a parent on joint ids ``[T]``; `read`, ``[T, D]``, is put in where it has no row."""
     ids = inputs[None]
     if read is None:
         return parent.hidden(ids)[0]
-    row = parent.joint.parent_row[ids]
+    row = parent.joint_rows.parent_row[ids]
     embedded = torch.where((row >= 0)[..., None], parent.tower.embedding(row.clamp(min=0)), read[None])
     return parent.tower(embedded, torch.arange(len(inputs), device=inputs.device)[None])[0]
 

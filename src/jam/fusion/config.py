@@ -44,8 +44,7 @@ class FuseConfig:
             tokens or the size of its table say.
         dtype: data type of the result; default: the parents'.
         shard_mb: size of the result's files in MB; a run that was killed goes on behind its last whole file.
-        plan: print what would happen, and stop; config.json of each parent is enough.
-        json: print the plan as JSON on stdout.
+        plan: only plan; config.json of each parent is enough.
         seed: seed of new weights.
     """
 
@@ -67,7 +66,6 @@ class FuseConfig:
     dtype: DTypeName | None = None
     shard_mb: float = 2000
     plan: bool = False
-    json: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from torch import Tensor
 
 from jam.checkpoints import Hashes, Jobs, write_checkpoint
 from jam.checkpoints.manifest import version
 from jam.checkpoints.resume import Workplace
-from jam.console import Console
 from jam.fusion.pair import Pair
 from jam.fusion.parents import Parent
 from jam.fusion.plan import FusionPlan, PlannedTensor
@@ -28,7 +26,12 @@ FileHashes = dict[str, str]
 
 
 def write_weights(
-    plan: FusionPlan, pair: Pair, work: Workplace, max_shard_bytes: float, hashes: Hashes, console: Console
+    plan: FusionPlan,
+    pair: Pair,
+    work: Workplace,
+    max_shard_bytes: float,
+    hashes: Hashes,
+    on_bytes: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, FileHashes], dict[str, str]]:
     """Write the planned tensors into `work.folder`, but for the files that an earlier run has finished.
 
@@ -47,8 +50,7 @@ def write_weights(
             work.journal.record_hash(entry, found.result())
 
     files = {hash_entry(parent, path): path for parent in (pair.text, pair.image) for path in parent.files}
-    with progress_bar(console) as progress, Jobs(max(2, torch.get_num_threads())) as jobs:
-        task = progress.add_task("fusing", total=plan.bytes)
+    with Jobs(max(2, torch.get_num_threads())) as jobs:
         # The hashes' own threads read ahead of those that compute and write.
         for entry, path in files.items():
             if entry not in work.journal.hashes:
@@ -60,7 +62,7 @@ def write_weights(
             jobs,
             work.journal,
             max_shard_bytes,
-            on_written=lambda done: progress.advance(task, done),
+            on_written=lambda done: on_bytes(done, plan.bytes) if on_bytes is not None else None,
         )
         known = {entry: work.journal.hashes.get(entry) or hashes.of(path) for entry, path in files.items()}
     of_parents = {
@@ -113,9 +115,3 @@ def fingerprint(plan: FusionPlan, pair: Pair, options: dict[str, Any]) -> str:
     rows = [asdict(pair.text_rows), asdict(pair.image_rows)]
     described = [version(), plan.to_json(), plan.settings, options, rows, files]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def progress_bar(console: Console) -> Progress:
-    """Bytes, bytes per second and the time that remains; nothing where no one watches."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from jam.checkpoints.tensors import KINDS
-from jam.fusion.documents import Conventions, find_conventions, find_layout
-from jam.fusion.layout import CodebookInfo, find_image_size, find_rows, find_text_image_ids
+from jam.fusion.code_rows import CodebookInfo, find_image_size, find_rows, find_text_image_ids
+from jam.fusion.document_layout import Conventions, find_conventions, find_layout
 from jam.fusion.parents import Parent
 from jam.fusion.pieces import Pieces, find_pieces
 from jam.fusion.tokenizers import difference

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from rich.markup import escape
-from rich.table import Table
 
 from jam.checkpoints import TensorInfo
 from jam.checkpoints.folders import format_bytes
@@ -153,23 +149,6 @@ class FusionPlan:
             ],
         }
 
-    def table(self) -> Table:
-        """A table to print; tensors that differ in the layer's number only share a line."""
-        groups: dict[tuple[str, ...], list[PlannedTensor]] = {}
-        for tensor in self.tensors:
-            key = (_any_layer(tensor.name), " x ".join(map(str, tensor.shape)), _origin(tensor), tensor.operation)
-            groups.setdefault(key, []).append(tensor)
-        table = Table(title=self.summary, title_justify="left")
-        table.add_column("tensor", overflow="fold")
-        for heading in ("shape", "number", "parameters"):
-            table.add_column(heading, justify="right")
-        for heading in ("from", "operation"):
-            table.add_column(heading, overflow="fold", max_width=34)
-        for (name, shape, origin, operation), members in groups.items():
-            parameters = sum(tensor.info.count for tensor in members)
-            table.add_row(name, shape, str(len(members)), f"{parameters:,}", origin, escape(operation))
-        return table
-
     @property
     def summary(self) -> str:
         v = self.vocabulary
@@ -178,14 +157,3 @@ class FusionPlan:
             f"{format_bytes(self.bytes)}; vocabulary {v.size:,} = {v.text_size:,} text + {v.image_size:,} image "
             f"+ {v.control_size:,} control; layout of documents: {v.documents_are}"
         )
-
-
-def _any_layer(name: str) -> str:
-    return re.sub(r"\.\d+\.", ".*.", name)
-
-
-def _origin(tensor: PlannedTensor) -> str:
-    """The sources in short: roles alone where the name is the parent's own."""
-    roles = " + ".join(dict.fromkeys(source.role for source in tensor.sources)) or "-"
-    names = {_any_layer(source.name) for source in tensor.sources if not tensor.name.endswith(source.name)}
-    return f"{roles}: {', '.join(sorted(names))}" if names else roles

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from importlib import metadata
@@ -19,7 +19,6 @@ from jam.checkpoints.resume import Workplace, require_free
 from jam.checkpoints.tensors import KIND_OF
 from jam.codec import describe_image_tokenizer
 from jam.codec.files import InsideCheckpoint, OwnFolder, image_tokenizer_in
-from jam.console import Console
 from jam.files import reading
 from jam.fusion.config import FuseConfig, find_image_tokenizer
 from jam.fusion.cross import cross
@@ -32,6 +31,14 @@ from jam.fusion.width import width
 
 if TYPE_CHECKING:
     from jam.fusion.execute import FileHashes
+
+Say = Callable[[str], None]
+OnBytes = Callable[[int, int], None]
+
+
+def silent(line: str) -> None:
+    """Says nothing."""
+
 
 # The options that decide what a method writes.
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -104,21 +111,23 @@ def _plan_of(config: FuseConfig, pair: Pair) -> FusionPlan:
 def fuse(
     config: FuseConfig,
     image_tokenizer_info: CodebookInfo | None = None,
-    console: Console | None = None,
+    *,
+    say: Say = silent,
+    on_bytes: OnBytes | None = None,
     hashes: Hashes | None = None,
 ) -> FusionPlan:
-    """Fuse two parents into the folder `config.out`, or only print the plan (`config.plan`).
+    """Fuse two parents into the folder `config.out`, or only plan it (`config.plan`); returns the plan.
 
     Args:
         image_tokenizer_info: codebook size and (height, width) in tokens of the image tokenizer; default: as the one
             that `find_image_tokenizer` names says.
-        console: where progress and results are printed; the plan as JSON goes to stdout.
+        say: is called with lines about what is done: notes of the plan, warnings, the result.
+        on_bytes: is called with the bytes that were written since its last call, and with those of all tensors.
         hashes: of the parents' files, as far as they are known or under way.
 
     Raises:
         ValueError: the parents don't fit together or to their weights, `out` exists, or the disk is full.
     """
-    console = console or Console(stderr=config.json)
     check_options(config)
     if not config.plan:
         if config.out is None:
@@ -129,27 +138,27 @@ def fuse(
         image_tokenizer_info = described.codebook_size, described.grid
     pair = make_pair(config, image_tokenizer_info)
     plan = make_plan(config, pair)
-    if config.json:
-        print(json.dumps(plan.to_json(config.max_shard_bytes), indent=1))
-    elif config.plan:
-        console.print(plan.table())
-    for note in plan.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
     if config.out is not None and not config.plan:
+        for note in plan.notes:
+            say(f"note: {note}")
         with hashes or Hashes() as known:
-            write(plan, pair, config, Path(os.path.abspath(config.out)), known, console)
+            write(plan, pair, config, Path(os.path.abspath(config.out)), known, say, on_bytes)
     return plan
 
 
-def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, hashes: Hashes, console: Console) -> None:
+def write(
+    plan: FusionPlan,
+    pair: Pair,
+    config: FuseConfig,
+    out: Path,
+    hashes: Hashes,
+    say: Say = silent,
+    on_bytes: OnBytes | None = None,
+) -> None:
     """Write the fused folder. It appears whole or not at all; files that a killed run has finished are kept."""
     from jam.fusion.execute import fingerprint, write_weights  # which import torch
 
     started = time.monotonic()
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
     for parent in (pair.text, pair.image):
         parent.check_weights()
     folder = find_image_tokenizer(config)
@@ -167,7 +176,7 @@ def write(plan: FusionPlan, pair: Pair, config: FuseConfig, out: Path, hashes: H
         if work.journal.shards:
             say(f"going on: {len(work.journal.shards)} finished files of an earlier run are checked and kept")
         try:
-            found, checksums = write_weights(plan, pair, work, config.max_shard_bytes, hashes, console)
+            found, checksums = write_weights(plan, pair, work, config.max_shard_bytes, hashes, on_bytes)
         except KeyboardInterrupt:
             if work.journal.shards:
                 say(f"{len(work.journal.shards)} finished files are kept; the same command goes on from there")

@@ -1,5 +1,6 @@
 """Decoding: requests, settings, sampling, guidance, the engine, its events, conversations and gaps."""
 
+from jam.generation.active_request import ActiveRequest
 from jam.generation.chat import Chat
 from jam.generation.documents import document_of, request_for
 from jam.generation.engine import Engine
@@ -7,10 +8,10 @@ from jam.generation.events import Event, Finished, ImageDone, ImageProgress, Ima
 from jam.generation.fill import filled, request_to_fill, settings_to_fill
 from jam.generation.request import Request, Session
 from jam.generation.result import FinishReason, Generation
-from jam.generation.row import Row
 from jam.generation.settings import GenerationSettings
 
 __all__ = [
+    "ActiveRequest",
     "Chat",
     "Engine",
     "Event",
@@ -22,7 +23,6 @@ __all__ = [
     "ImageProgress",
     "ImageStarted",
     "Request",
-    "Row",
     "Session",
     "TextPiece",
     "document_of",

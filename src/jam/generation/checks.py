@@ -9,7 +9,7 @@ from jam.generation.settings import GenerationSettings
 from jam.grammar import Grammar, State
 
 if TYPE_CHECKING:
-    from jam.generation.row import Row
+    from jam.generation.active_request import ActiveRequest
 
 
 def check_settings(settings: GenerationSettings, grammar: Grammar, context: int, can_read: bool) -> None:
@@ -40,7 +40,7 @@ def check_unconditional(ids: list[int], grammar: Grammar) -> None:
         raise ValueError(f"the unconditional prompt holds {wrong[0]!r}; the ids of this model are 0 to {size - 1}")
 
 
-def check_budget(row: Row, length: int) -> None:
+def check_budget(row: ActiveRequest, length: int) -> None:
     """Raises ValueError, with what fits, if what a row must write is more than its budget."""
     prompt, settings, grammar = len(row.prompt), row.settings, row.grammar
     if prompt >= length:

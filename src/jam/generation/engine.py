@@ -1,8 +1,8 @@
 """The decode engine: text until `<break>`, one whole picture, text again, until `</s>`, for many documents at once.
 
 Documents join and leave while others are written. A step is one forward for all rows that are ready, whether they are
-in text or in a picture; a guided row brings a second, unconditional stream while it is in a picture (guidance.py). Both
-kinds of stream live in one cache with a length per slot; a document's own is never rebuilt, the unconditional one is
+in text or in a picture; a guided row brings a second, unconditional slot while it is in a picture (guidance.py). Both
+kinds of slot live in one cache with a length per slot; a document's own is never rebuilt, the unconditional one is
 read anew for every picture. New prompts are read in chunks between the steps.
 
 Shapes: R rows, G guided ones among them, V vocabulary.
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from jam.generation.decoder import Decoder, bytes_per_token
+from jam.generation.active_request import ActiveRequest, Slot
 from jam.generation.events import Event
 from jam.generation.guidance import guide
+from jam.generation.model_runner import ModelRunner, bytes_per_token
 from jam.generation.prefixes import common_length, share
 from jam.generation.request import Request, Session, requests_of
 from jam.generation.result import Generation
-from jam.generation.row import Row, Stream
 from jam.generation.sampling import Choices, penalise, sample
 from jam.generation.scheduler import Scheduler
 from jam.generation.settings import GenerationSettings
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SLOTS = 32
 CHUNK = 512  # ids of a prompt that are read between two steps
 
-OnStep = Callable[[Sequence[Row]], None]
+OnStep = Callable[[Sequence[ActiveRequest]], None]
 
 
 class Engine:
@@ -49,8 +49,8 @@ class Engine:
     Args:
         model: the network.
         codec: of the model, to read text: without it there are no text events, stop strings or sentence ends.
-        slots: streams in the cache at a time: one a document, two with guidance. Others wait.
-        length: ids of a stream (None: the model's context).
+        slots: of the cache: one a document, two with guidance. Others wait.
+        length: ids of a slot (None: the model's context).
         memory: bytes that the cache may take; fewer slots then. None: no limit.
 
     Raises:
@@ -75,14 +75,14 @@ class Engine:
             )
         if memory is not None:
             slots = min(slots, _slots_in(memory, length, model))
-        self.decoder = Decoder(model, slots, length)
+        self.runner = ModelRunner(model, slots, length)
         self.scheduler = Scheduler(slots)
         self.allowed = model.grammar.allowed().to(self.device)  # [states, V]
         self.offered = self.allowed.clone()
         self.offered[:, self.vocabulary.sentinel_start :] = False  # mask tokens are set, not chosen
         self.lock = new_lock()
         self._events: list[Event] = []
-        self._unwanted: deque[Row] = deque()  # to be cancelled
+        self._unwanted: deque[ActiveRequest] = deque()  # to be cancelled
 
     @classmethod
     def sized_for(
@@ -90,7 +90,7 @@ class Engine:
     ) -> Engine:
         """An engine whose cache is no larger than these requests need, and than `memory` allows."""
         context = model.context_length
-        rows = [Row(request, model.grammar, context, context, codec) for request in requests]
+        rows = [ActiveRequest(request, model.grammar, context, context, codec) for request in requests]
         length = max((len(row.prompt) + row.budget for row in rows), default=1)
         if any(row.is_guided for row in rows):
             length = max(length, *(min(context, row.unconditional_length) for row in rows if row.is_guided))
@@ -98,18 +98,18 @@ class Engine:
         return cls(model, codec, max(1, slots), length, memory)
 
     @in_one_thread
-    def submit(self, request: Request) -> Row:
+    def submit(self, request: Request) -> ActiveRequest:
         """Put a request at the end of the queue.
 
         Raises:
-            ValueError: it cannot be met (`Row`, `Scheduler.submit`).
+            ValueError: it cannot be met (`ActiveRequest`, `Scheduler.submit`).
         """
         self._end_unwanted()
         row = self._row(request)
         self.scheduler.submit(row)
         return row
 
-    def cancel(self, *rows: Row) -> None:
+    def cancel(self, *rows: ActiveRequest) -> None:
         """End documents now, or with the step that another thread begins next; what is whole of them stays.
 
         Of a finished one nothing changes.
@@ -145,16 +145,16 @@ class Engine:
         for row in self.scheduler.admit():
             self._begin(row)
         rows = self.scheduler.running
-        unread = [row for row in rows if any(stream.is_unread for stream in _streams(row))]
+        unread = [row for row in rows if any(slot.is_unread for slot in _slots_of(row))]
         with self._failing(unread):
-            self._prefill([stream for row in unread for stream in _streams(row) if stream.is_unread])
-        ready = [row for row in rows if all(len(stream.pending) == 1 for stream in _streams(row))]
+            self._prefill([slot for row in unread for slot in _slots_of(row) if slot.is_unread])
+        ready = [row for row in rows if all(len(slot.pending) == 1 for slot in _slots_of(row))]
         with self._failing(ready):
             if ready:
                 self._write(ready)
         for row in ready:
             if row.unconditional is not None and row.guiding is None:
-                self.decoder.truncate(row.unconditional.slot)
+                self.runner.truncate(row.unconditional.index)
             self._events += row.take_events()
         self._release([row for row in ready if row.finish_reason is not None])
         events, self._events = self._events, []
@@ -165,7 +165,7 @@ class Engine:
         while not self.is_idle:
             yield from self.step()
 
-    def events_of(self, row: Row) -> Generator[Event]:
+    def events_of(self, row: ActiveRequest) -> Generator[Event]:
         """Step until a document has ended; left early, it is cancelled. Events of others stay for whoever asks."""
         try:
             while row.finish_reason is None or any(event.row is row for event in self._events):
@@ -176,12 +176,12 @@ class Engine:
                 self._take_events(row)
 
     @in_one_thread
-    def _step_for(self, row: Row) -> list[Event]:
+    def _step_for(self, row: ActiveRequest) -> list[Event]:
         self._events = self.step() + self._events
         return self._take_events(row)
 
     @in_one_thread
-    def _take_events(self, row: Row) -> list[Event]:
+    def _take_events(self, row: ActiveRequest) -> list[Event]:
         own = [event for event in self._events if event.row is row]
         self._events = [event for event in self._events if event.row is not row]
         return own
@@ -206,7 +206,7 @@ class Engine:
             ValueError: a request cannot be met; then none runs. Or one failed, when all have ended.
         """
         rows = dict.fromkeys(self._row(request) for request in requests_of(prompts, settings))
-        submitted: list[Row] = []
+        submitted: list[ActiveRequest] = []
         of_others: list[Event] = []
         try:
             for row in rows:
@@ -228,21 +228,21 @@ class Engine:
         if session.busy:
             raise ValueError("this session is answering; cancel its request first, or wait for its end")
         if session.slot is not None:
-            self.decoder.truncate(session.slot)
+            self.runner.truncate(session.slot)
         self.scheduler.end(session)
 
-    def _row(self, request: Request) -> Row:
-        return Row(request, self.model.grammar, self.decoder.length, self.model.context_length, self.codec)
+    def _row(self, request: Request) -> ActiveRequest:
+        return ActiveRequest(request, self.model.grammar, self.runner.length, self.model.context_length, self.codec)
 
-    def _begin(self, row: Row) -> None:
+    def _begin(self, row: ActiveRequest) -> None:
         """Keep what a session's slot has in common with the prompt; the last id is read with the first step."""
-        assert row.stream is not None
-        common = common_length(self.decoder.ids[row.stream.slot], row.prompt[:-1])
-        self.decoder.truncate(row.stream.slot, common)
+        assert row.slot is not None
+        common = common_length(self.runner.ids[row.slot.index], row.prompt[:-1])
+        self.runner.truncate(row.slot.index, common)
         row.begin(common)
 
     @contextmanager
-    def _failing(self, rows: Sequence[Row]) -> Iterator[None]:
+    def _failing(self, rows: Sequence[ActiveRequest]) -> Iterator[None]:
         """An error ends the rows that it may have left with half a step: none of them would ever be ready again."""
         try:
             yield
@@ -253,44 +253,42 @@ class Engine:
             self._release(rows)
             raise
 
-    def _release(self, rows: Sequence[Row]) -> None:
+    def _release(self, rows: Sequence[ActiveRequest]) -> None:
         """Take rows out; their memory is free again, but for what a session keeps."""
         for row in rows:
-            for stream in (row.stream, row.unconditional):
-                if stream is not None and row.finish_reason == "failed":
-                    self.decoder.wipe(stream.slot)
-        for slot in self.scheduler.release(rows):
-            self.decoder.truncate(slot)
+            for slot in (row.slot, row.unconditional):
+                if slot is not None and row.finish_reason == "failed":
+                    self.runner.wipe(slot.index)
+        for index in self.scheduler.release(rows):
+            self.runner.truncate(index)
         for row in rows:
             self._events += row.take_events()
 
-    def _prefill(self, streams: list[Stream]) -> None:
-        """Read a chunk of each stream's pending ids, but never the last one; what streams share is read once."""
-        if not streams:
+    def _prefill(self, slots: list[Slot]) -> None:
+        """Read a chunk of each slot's pending ids, but never the last one; what slots share is read once."""
+        if not slots:
             return
-        for stream in streams:
-            if stream.restart:
-                self.decoder.truncate(stream.slot)
-                stream.restart = stream.is_planned = False
-        running = [one for row in self.scheduler.running for one in (row.stream, row.unconditional) if one is not None]
-        if reading := share(streams, running, self.decoder):
-            chunks = [stream.pending[: min(CHUNK, len(stream.pending) - 1)] for stream in reading]
-            self.decoder.prefill([stream.slot for stream in reading], chunks)
-            for stream, chunk in zip(reading, chunks, strict=True):
-                stream.pending = stream.pending[len(chunk) :]
-            share(streams, running, self.decoder)
+        for slot in slots:
+            if slot.restart:
+                self.runner.truncate(slot.index)
+                slot.restart = slot.is_planned = False
+        running = [one for row in self.scheduler.running for one in (row.slot, row.unconditional) if one is not None]
+        if reading := share(slots, running, self.runner):
+            chunks = [slot.pending[: min(CHUNK, len(slot.pending) - 1)] for slot in reading]
+            self.runner.prefill([slot.index for slot in reading], chunks)
+            for slot, chunk in zip(reading, chunks, strict=True):
+                slot.pending = slot.pending[len(chunk) :]
+            share(slots, running, self.runner)
 
-    def _write(self, rows: list[Row]) -> None:
+    def _write(self, rows: list[ActiveRequest]) -> None:
         """One forward, and one token for every row."""
         guided = [index for index, row in enumerate(rows) if row.guiding is not None]
-        own = [row.stream for row in rows if row.stream is not None]
-        streams = [*own, *(row.guiding for row in rows if row.guiding is not None)]
+        own = [row.slot for row in rows if row.slot is not None]
+        slots = [*own, *(row.guiding for row in rows if row.guiding is not None)]
         states = [*(row.state for row in rows), *(State.IMAGE for _ in guided)]
-        logits = self.decoder.forward(
-            [stream.slot for stream in streams], [stream.pending[0] for stream in streams], states
-        )
-        for stream in streams:
-            stream.pending = []
+        logits = self.runner.forward([slot.index for slot in slots], [slot.pending[0] for slot in slots], states)
+        for slot in slots:
+            slot.pending = []
         logits_RV, unconditional_GV = logits.split([len(rows), len(guided)])
         states_R = self._tensor([row.state for row in rows])
         log_probs_RV = logits_RV.masked_fill(~self.allowed[states_R], -torch.inf).log_softmax(-1)
@@ -302,7 +300,7 @@ class Engine:
         for row, token, log_prob in zip(rows, tokens_R.tolist(), chosen_R.tolist(), strict=True):
             row.take(token, log_prob)
 
-    def _choose(self, rows: list[Row], logits_RV: Tensor, states_R: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose(self, rows: list[ActiveRequest], logits_RV: Tensor, states_R: Tensor) -> tuple[Tensor, Tensor]:
         """One token a row, [R], within the grammar and the row's rules; and whether its logits let it be found, [R]."""
         offered_RV = self.offered[states_R]
         rules = [row.rules() for row in rows]
@@ -325,9 +323,9 @@ class Engine:
         return torch.tensor(values, device=self.device)
 
 
-def _streams(row: Row) -> list[Stream]:
+def _slots_of(row: ActiveRequest) -> list[Slot]:
     """What the next token of a row waits for."""
-    return [stream for stream in (row.stream, row.guiding) if stream is not None]
+    return [slot for slot in (row.slot, row.guiding) if slot is not None]
 
 
 def _slots_in(memory: int, length: int, model: JointModel) -> int:
@@ -335,7 +333,7 @@ def _slots_in(memory: int, length: int, model: JointModel) -> int:
     size = length * bytes_per_token(model)
     if memory < size:
         raise ValueError(
-            f"a stream of {length} tokens takes {size / 2**20:.1f} MiB of cache, and the memory for it is "
+            f"a slot of {length} tokens takes {size / 2**20:.1f} MiB of cache, and the memory for it is "
             f"{memory / 2**20:.1f} MiB; {memory * length // size} tokens would fit: set max_new_tokens, give a shorter "
             "length, or more memory"
         )

@@ -15,15 +15,15 @@ from PIL.Image import Image
 if TYPE_CHECKING:
     from jam.codec import Codec
     from jam.documents import Document
+    from jam.generation.active_request import ActiveRequest
     from jam.generation.result import Generation
-    from jam.generation.row import Row
 
 
 @dataclass(frozen=True)
 class TextPiece:
     """More text; never half a character."""
 
-    row: Row = field(repr=False)
+    row: ActiveRequest = field(repr=False)
     text: str
 
 
@@ -31,7 +31,7 @@ class TextPiece:
 class ImageStarted:
     """A picture begins. `index` counts the new pictures of the document, from 0."""
 
-    row: Row = field(repr=False)
+    row: ActiveRequest = field(repr=False)
     index: int
 
 
@@ -39,7 +39,7 @@ class ImageStarted:
 class ImageProgress:
     """One more row of codes is there: `done` of `total` codes."""
 
-    row: Row = field(repr=False)
+    row: ActiveRequest = field(repr=False)
     index: int
     codes: list[int] = field(repr=False)
     total: int
@@ -59,7 +59,7 @@ class ImageProgress:
 class ImageDone:
     """A picture is whole."""
 
-    row: Row = field(repr=False)
+    row: ActiveRequest = field(repr=False)
     index: int
     codes: list[int] = field(repr=False)
     grid: tuple[int, int] | None
@@ -80,7 +80,7 @@ class Finished:
             raise where the engine says that a row has "failed".
     """
 
-    row: Row = field(repr=False)
+    row: ActiveRequest = field(repr=False)
     generation: Generation
     document: Document | None = None
 

@@ -1,6 +1,6 @@
 """Streams that begin alike: what they have in common is read once and copied.
 
-A stream that is to be read follows the one that holds the longest beginning of it, or will: it waits until that one has
+A slot that is to be read follows the one that holds the longest beginning of it, or will: it waits until that one has
 read what they share. A copy is made only of ids that are there, so that a leader may leave, or read something else.
 """
 
@@ -9,35 +9,35 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from jam.generation.decoder import Decoder
-from jam.generation.row import Stream
+from jam.generation.active_request import Slot
+from jam.generation.model_runner import ModelRunner
 
 LEAST = 4  # ids for which a copy is worth its while
 
 
-def share(streams: Sequence[Stream], running: Sequence[Stream], decoder: Decoder) -> list[Stream]:
-    """Copy what other streams have read of these; those that are to read now themselves, while the others wait.
+def share(slots: Sequence[Slot], running: Sequence[Slot], runner: ModelRunner) -> list[Slot]:
+    """Copy what other slots have read of these; those that are to read now themselves, while the others wait.
 
     Args:
-        streams: with ids to be read, but for the last one of each, which is read when the next is written.
-        running: all streams, these among them.
+        slots: with ids to be read, but for the last one of each, which is read when the next is written.
+        running: all slots, these among them.
     """
-    reading, leaders = set(streams), Leaders(decoder)
-    for stream in running if any(not one.is_planned or one.leader for one in streams) else ():
-        if stream.is_planned and stream.leader is None:
-            leaders.add(stream, stream in reading)
-    for stream in streams:
-        if stream.is_planned and stream.leader is None:
+    reading, leaders = set(slots), Leaders(runner)
+    for slot in running if any(not one.is_planned or one.leader for one in slots) else ():
+        if slot.is_planned and slot.leader is None:
+            leaders.add(slot, slot in reading)
+    for slot in slots:
+        if slot.is_planned and slot.leader is None:
             continue
-        if stream.leader is not None and not _copy(stream, decoder) and stream.leader not in reading:
-            stream.is_planned = False
-        if not stream.is_planned:
-            stream.leader, stream.shared = leaders.best(stream)
-            stream.is_planned = True
-            _copy(stream, decoder)
-        if stream.leader is None:
-            leaders.add(stream, True)
-    return [stream for stream in streams if stream.leader is None and len(stream.pending) > 1]
+        if slot.leader is not None and not _copy(slot, runner) and slot.leader not in reading:
+            slot.is_planned = False
+        if not slot.is_planned:
+            slot.leader, slot.shared = leaders.best(slot)
+            slot.is_planned = True
+            _copy(slot, runner)
+        if slot.leader is None:
+            leaders.add(slot, True)
+    return [slot for slot in slots if slot.leader is None and len(slot.pending) > 1]
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
@@ -57,36 +57,36 @@ def common_length(one: Sequence[int], other: Sequence[int]) -> int:
 class Leaders:
     """Streams that wait for nobody, in the order of their ids: the one that begins most alike is a neighbour."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
+    def __init__(self, runner: ModelRunner) -> None:
+        self.runner = runner
         self._ids: list[list[int]] = []
-        self._streams: list[Stream] = []
+        self._slots: list[Slot] = []
 
-    def add(self, stream: Stream, reads: bool) -> None:
+    def add(self, slot: Slot, reads: bool) -> None:
         """`reads`: what it is to read counts, too."""
-        ids = self.decoder.ids[stream.slot] + (stream.pending[:-1] if reads else [])
+        ids = self.runner.ids[slot.index] + (slot.pending[:-1] if reads else [])
         place = bisect_right(self._ids, ids)
         self._ids.insert(place, ids)
-        self._streams.insert(place, stream)
+        self._slots.insert(place, slot)
 
-    def best(self, stream: Stream) -> tuple[Stream | None, int]:
-        """The one with which a stream shares most, and how many ids; None where that is not worth a copy."""
-        held = self.decoder.ids[stream.slot]
-        wanted = held + stream.pending[:-1]
+    def best(self, slot: Slot) -> tuple[Slot | None, int]:
+        """The one with which a slot shares most, and how many ids; None where that is not worth a copy."""
+        held = self.runner.ids[slot.index]
+        wanted = held + slot.pending[:-1]
         place = bisect_right(self._ids, wanted)
         near = [(common_length(wanted, self._ids[at]), at) for at in (place - 1, place) if 0 <= at < len(self._ids)]
         shared, at = max(near, key=lambda one: one[0], default=(0, 0))
-        return (self._streams[at], shared) if shared >= len(held) + LEAST else (None, 0)
+        return (self._slots[at], shared) if shared >= len(held) + LEAST else (None, 0)
 
 
-def _copy(stream: Stream, decoder: Decoder) -> bool:
-    """Whether the leader held what is shared, and the stream has it now."""
-    if stream.leader is None:
+def _copy(slot: Slot, runner: ModelRunner) -> bool:
+    """Whether the leader held what is shared, and the slot has it now."""
+    if slot.leader is None:
         return False
-    held, shared = decoder.ids[stream.slot], stream.shared
-    if decoder.ids[stream.leader.slot][:shared] != (held + stream.pending)[:shared]:
+    held, shared = runner.ids[slot.index], slot.shared
+    if runner.ids[slot.leader.index][:shared] != (held + slot.pending)[:shared]:
         return False
-    stream.pending = stream.pending[shared - len(held) :]
-    decoder.copy(stream.leader.slot, stream.slot, shared)
-    stream.leader = None
+    slot.pending = slot.pending[shared - len(held) :]
+    runner.copy(slot.leader.index, slot.index, shared)
+    slot.leader = None
     return True

@@ -11,7 +11,7 @@ from jam.grammar import State
 
 if TYPE_CHECKING:
     from jam.codec import Codec
-    from jam.generation.row import Row
+    from jam.generation.active_request import ActiveRequest
 
 TEXTS = (State.TEXT, State.TEXT_SPAN)
 IMAGES = (State.IMAGE, State.IMAGE_SPAN)
@@ -26,7 +26,7 @@ class Reporter:
         is_cut: whether the document ends within a sentence, which a limit ended.
     """
 
-    def __init__(self, row: Row, codec: Codec | None) -> None:
+    def __init__(self, row: ActiveRequest, codec: Codec | None) -> None:
         self.row, self.codec = row, codec
         self.is_heard = True
         self.events: list[Event] = []
@@ -144,7 +144,7 @@ class Reporter:
             self._tell(ImageProgress(self.row, self.row.images, list(self._codes), total, self._grid, self.codec))
 
 
-def _prior(row: Row) -> list[int]:
+def _prior(row: ActiveRequest) -> list[int]:
     """Ids of the text that what is written now continues: of the answer, or in front of the gap."""
     v, prompt = row.grammar.vocabulary, row.prompt
     given = row.request.answer_start

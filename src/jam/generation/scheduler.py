@@ -10,8 +10,8 @@ import heapq
 from collections import deque
 from collections.abc import Sequence
 
+from jam.generation.active_request import ActiveRequest, Slot
 from jam.generation.request import Session
-from jam.generation.row import Row, Stream
 
 
 class Scheduler:
@@ -20,11 +20,11 @@ class Scheduler:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.free = list(range(slots))  # a heap: the lowest first, so that those in use lie together
-        self.waiting: deque[Row] = deque()
-        self.running: list[Row] = []
+        self.waiting: deque[ActiveRequest] = deque()
+        self.running: list[ActiveRequest] = []
         self.resting: list[Session] = []
 
-    def submit(self, row: Row) -> None:
+    def submit(self, row: ActiveRequest) -> None:
         """Put a row at the end of the queue. Raises ValueError if it could never run, or its session is busy."""
         if row.slots_needed > self.slots:
             raise ValueError(
@@ -37,7 +37,7 @@ class Scheduler:
             session.busy = True
         self.waiting.append(row)
 
-    def admit(self) -> list[Row]:
+    def admit(self) -> list[ActiveRequest]:
         """The rows that begin now; they have their slots, a session's with what it holds."""
         begun = []
         while self.waiting and self._make_room(self.waiting[0]):
@@ -45,38 +45,38 @@ class Scheduler:
             session = row.request.session
             if session is not None and session.slot is not None:
                 self.resting.remove(session)
-                slot = session.slot
+                index = session.slot
             else:
-                slot = heapq.heappop(self.free)
-            row.stream = Stream(slot)
+                index = heapq.heappop(self.free)
+            row.slot = Slot(index)
             if row.is_guided:
-                row.unconditional = Stream(heapq.heappop(self.free))
+                row.unconditional = Slot(heapq.heappop(self.free))
             self.running.append(row)
             begun.append(row)
         return begun
 
-    def release(self, rows: Sequence[Row]) -> list[int]:
+    def release(self, rows: Sequence[ActiveRequest]) -> list[int]:
         """Take rows out; the slots that are free again. A session keeps its own."""
         gone = set(rows)
-        if any(row.stream is None for row in rows):
+        if any(row.slot is None for row in rows):
             self.waiting = deque(other for other in self.waiting if other not in gone)
         if gone:
             self.running = [other for other in self.running if other not in gone]
         return [slot for row in rows for slot in self._take_back(row)]
 
-    def _take_back(self, row: Row) -> list[int]:
-        slots = [stream.slot for stream in (row.stream, row.unconditional) if stream is not None]
+    def _take_back(self, row: ActiveRequest) -> list[int]:
+        indices = [slot.index for slot in (row.slot, row.unconditional) if slot is not None]
         if (session := row.request.session) is not None:
             session.busy = False
-            if row.stream is not None:
-                session.slot = row.stream.slot
-                slots.remove(row.stream.slot)
+            if row.slot is not None:
+                session.slot = row.slot.index
+                indices.remove(row.slot.index)
             if session.slot is not None and session not in self.resting:
                 self.resting.append(session)
-        row.stream = row.unconditional = None
-        for slot in slots:
-            heapq.heappush(self.free, slot)
-        return slots
+        row.slot = row.unconditional = None
+        for index in indices:
+            heapq.heappush(self.free, index)
+        return indices
 
     def end(self, session: Session) -> None:
         """Take the slot of a session that rests."""
@@ -86,7 +86,7 @@ class Scheduler:
             heapq.heappush(self.free, session.slot)
         session.slot = None
 
-    def _make_room(self, row: Row) -> bool:
+    def _make_room(self, row: ActiveRequest) -> bool:
         """Whether the row fits now; sessions give way if that helps."""
         own = row.request.session
         needed = row.slots_needed - (own is not None and own.slot is not None)

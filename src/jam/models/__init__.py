@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jam.models.cross import CrossForCausalLM
     from jam.models.cross_config import CrossConfig
     from jam.models.int8 import is_quantized, quantize
-    from jam.models.single import SingleStream
+    from jam.models.single import SingleDecoder
     from jam.models.towers import JointTower, Tower
     from jam.packed import Mask
     from jam.vocabulary import Vocabulary
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class JointModel(Protocol):
-    """What training, evaluation and generation need of a model: `CrossForCausalLM` and `SingleStream` have it."""
+    """What training, evaluation and generation need of a model: `CrossForCausalLM` and `SingleDecoder` have it."""
 
     @property
     def vocabulary(self) -> Vocabulary: ...
@@ -62,7 +62,7 @@ _MODULES = {
     "CrossForCausalLM": "cross",
     "JointTower": "towers",
     "RowCache": "cache",
-    "SingleStream": "single",
+    "SingleDecoder": "single",
     "Tower": "towers",
     "compile_layers": "compiled",
     "is_compiled": "compiled",
@@ -75,7 +75,7 @@ __all__ = [
     "JointModel",
     "JointTower",
     "RowCache",
-    "SingleStream",
+    "SingleDecoder",
     "Tower",
     "compile_layers",
     "is_compiled",

@@ -15,10 +15,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from jam.grammar import IMAGE_STATES, Cursor, Grammar, State
 from jam.models.base import JointBase
 from jam.models.cache import RowCache, of_layer
+from jam.models.cpu_kernel import KernelLinear, product
 from jam.models.cross_block import CrossBlock, Projection
 from jam.models.cross_config import CrossConfig
 from jam.models.rows import JointRows
-from jam.models.streaming import StreamedLinear, product
 from jam.models.towers import Context, JointTower, Tower, family_of
 from jam.packed import Mask
 from jam.vocabulary import Vocabulary
@@ -56,8 +56,8 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
                 )
             text_tower = JointTower(text, vocabulary, text_rows)
             image_tower = JointTower(image, vocabulary, image_rows, first_layer=depth)
-            text_tower.joint.check(text.vocab_size, "the text parent")
-            image_tower.joint.check(image.vocab_size, "the image parent")
+            text_tower.joint_rows.check(text.vocab_size, "the text parent")
+            image_tower.joint_rows.check(image.vocab_size, "the image parent")
             self.text_tower: Tower = text_tower
             self.image_tower: Tower = image_tower
             shape = len(State), vocabulary.size
@@ -209,7 +209,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         one head and no mask; states are not looked at.
         """
         if self.config.readout == "paper":
-            multiply = product if isinstance(self.fuse, StreamedLinear) else F.linear
+            multiply = product if isinstance(self.fuse, KernelLinear) else F.linear
             return multiply(hidden, (self.lm_head or self.embed_tokens).weight)
         states_N = states.reshape(-1)
         text, image = self._joint_towers()
@@ -222,7 +222,7 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
             logits = text.columns(text_NH, image=False)
         elif images == len(is_image):
             logits = image.columns(image_NH, image=True)
-        elif torch.is_grad_enabled() or text.streamed:
+        elif torch.is_grad_enabled() or text.uses_kernel:
             at_text, at_image = (part.nonzero()[:, 0].to(hidden.device) for part in (~is_image, is_image))
             text_logits = text.columns(text_NH.index_select(0, at_text), image=False)
             image_logits = image.columns(image_NH.index_select(0, at_image), image=True)

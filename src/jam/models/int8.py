@@ -6,12 +6,12 @@ from itertools import chain
 
 from torch import nn
 
+from jam.models.cpu_kernel import Int8Linear
 from jam.models.cross import CrossForCausalLM
-from jam.models.single import SingleStream
-from jam.models.streaming import Int8Linear
+from jam.models.single import SingleDecoder
 
 
-def quantize(model: CrossForCausalLM | SingleStream) -> int:
+def quantize(model: CrossForCausalLM | SingleDecoder) -> int:
     """Replace the linear layers in the towers' layers and the cross blocks by int8 ones, in place; their number.
 
     What reads and writes tokens (embeddings, the heads, whose rows they often share, a head of image codes that is a

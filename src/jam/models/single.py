@@ -18,7 +18,7 @@ from jam.packed import Mask
 from jam.vocabulary import ParentRows, Vocabulary
 
 
-class SingleStream(JointBase, nn.Module):
+class SingleDecoder(JointBase, nn.Module):
     """A decoder of `transformers` that reads and writes joint ids.
 
     Ids without a row of the model's are read through its mean input row and have the logit -inf; one softmax runs over
@@ -44,8 +44,8 @@ class SingleStream(JointBase, nn.Module):
         super().__init__()
         self._whole = (whole,)  # a tuple: what is beside the decoder is neither trained nor moved
         self.tower = Tower(model)
-        self.joint = JointRows(vocabulary, rows)
-        self.joint.check(self.tower.embedding.num_embeddings, "the model")
+        self.joint_rows = JointRows(vocabulary, rows)
+        self.joint_rows.check(self.tower.embedding.num_embeddings, "the model")
         self.grammar = Grammar(vocabulary, image_grid[0] * image_grid[1], image_grid[1])
 
     @property
@@ -104,11 +104,11 @@ class SingleStream(JointBase, nn.Module):
         return self.tower(self._embed(input_ids), position_ids, attention_mask, cache)
 
     def _embed(self, input_ids: Tensor) -> Tensor:
-        row = self.joint.parent_row[input_ids]
+        row = self.joint_rows.parent_row[input_ids]
         embedded = self.tower.embedding(row.clamp(min=0))
         present = row >= 0
         # The mean of a large table is not free, and neither is a GPU's wait for what is present.
-        if self.joint.complete or (not embedded.is_cuda and bool(present.all())):
+        if self.joint_rows.complete or (not embedded.is_cuda and bool(present.all())):
             return embedded
         mean = self.tower.scaled(self.tower.embedding.weight.detach().mean(0))
         return torch.where(present[..., None], embedded, mean.to(embedded.dtype))
@@ -116,13 +116,13 @@ class SingleStream(JointBase, nn.Module):
     def logits(self, hidden: Tensor, states: Tensor | None = None) -> Tensor:
         """Logits [..., V] in the order of joint ids.
 
-        States [...] are looked at where the head is streamed only: what none of them allows is -inf then.
+        States [...] are looked at where the head uses the kernel only: what none of them allows is -inf then.
         """
         hidden_NH = hidden.reshape(-1, hidden.shape[-1])
-        vocabulary, rows = self.vocabulary, self.joint.rows
+        vocabulary, rows = self.vocabulary, self.joint_rows.rows
         take = self.tower.products(hidden_NH)
         possible: list[int] = list(State)
-        if self.tower.streamed and states is not None:
+        if self.tower.uses_kernel and states is not None:
             possible = states.unique().tolist()
         codes_are = rows.has_images and any(self._allows_codes[state] for state in possible)
         pieces = {}
@@ -132,10 +132,12 @@ class SingleStream(JointBase, nn.Module):
                 pieces[vocabulary.eos_id] = take(slice(rows.eos_row, rows.eos_row + 1))
         if codes_are:
             head = self.tower.image_head
-            pieces[vocabulary.image_start] = take(self.joint.codes) if head is None else head(hidden_NH)
-        if self.joint.controls:
+            pieces[vocabulary.image_start] = take(self.joint_rows.codes) if head is None else head(hidden_NH)
+        if self.joint_rows.controls:
             assert rows.control_start is not None
-            pieces[vocabulary.control_start] = take(slice(rows.control_start, rows.control_start + self.joint.controls))
+            pieces[vocabulary.control_start] = take(
+                slice(rows.control_start, rows.control_start + self.joint_rows.controls)
+            )
         logits = spread(pieces, vocabulary.size)
         for first, end in vocabulary.text_image_ids:
             logits[:, first:end] = -torch.inf

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from jam.models import CrossConfig, CrossForCausalLM, SingleStream
+from jam.models import CrossConfig, CrossForCausalLM, SingleDecoder
 from jam.models.towers import Tower, decoder_config
 from jam.training import TrainConfig
 from jam.training.parts import choose_trained, part_of, prepare_layers
@@ -47,7 +47,7 @@ def build(config: PretrainedConfig, recipe: TrainConfig) -> Any:
         network = CrossForCausalLM(config)
     else:  # which rows are of what does not matter here
         vocabulary = Vocabulary(config.vocab_size, 0, 0, sentinels=0)
-        network = SingleStream(config, vocabulary, (0, 0), ParentRows(config.vocab_size))
+        network = SingleDecoder(config, vocabulary, (0, 0), ParentRows(config.vocab_size))
     choose_trained(network, recipe)
     prepare_layers(network, recipe)
     return network.train()

@@ -100,7 +100,7 @@ class TokenizerTrainer:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=betas, fused=True)
         self.judge = torch.optim.Adam(self.discriminator.parameters(), lr=config.lr, betas=betas, fused=True)
         self.used_K = torch.zeros(config.codebook_size, dtype=torch.long)  # since codes were last revived
-        self.step = 0
+        self.step, self.steps = 0, config.steps
         self.report: dict[str, Any] = {}  # of the last validation
         self.validated: int | None = None  # the step that it was of
         self.owes_validation = False  # that of a step at which the run was ended meanwhile

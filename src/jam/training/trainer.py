@@ -119,7 +119,7 @@ class Trainer:
         self.checkpoints = Checkpoints(self.run, rule, self.world)
         self.step = 0
         self.place = START  # in the data, after the last whole step
-        self.stream = self._batches()
+        self.batches = self._batches()
         self.validation_report: dict[str, float | int | None] = {}  # of the last step, if it was validated
         self.owes_validation = False  # that of a step at which the run was ended meanwhile
         self.signals: list[tuple[Any, ...]] = []  # that ask the run to end
@@ -128,7 +128,7 @@ class Trainer:
     def train_step(self) -> StepReport:
         """One optimiser step over the global batch: `accumulation` micro-batches, divided among the processes."""
         started = time.perf_counter()
-        batches, behind = next(self.stream)
+        batches, behind = next(self.batches)
         (total,) = self.world.sum([sum(float(batch.weights.double().sum()) for batch in batches)])
         tallies = []
         for number, is_own in self.world.turns(self.accumulation):
@@ -352,7 +352,7 @@ class Trainer:
             require_kind(Place, state.get("place"), "place")
             self.place = state["place"]
         self.owes_validation = state.get("owes", False)
-        self.stream = self._batches()
+        self.batches = self._batches()
 
     def _batches(self) -> Iterator[tuple[list[Batch], Place]]:
         """This process's of every step from `place` on, and the place behind them."""

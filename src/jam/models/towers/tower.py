@@ -17,8 +17,8 @@ from transformers.cache_utils import Cache
 
 from jam.models.cache import of_layer
 from jam.models.controls import check_image_head
+from jam.models.cpu_kernel import KernelLinear, product
 from jam.models.rows import JointRows, select, spread
-from jam.models.streaming import StreamedLinear, product
 from jam.models.towers.base import FULL, SLIDING, Context
 from jam.models.towers.masks import additive, windowed
 from jam.models.towers.registry import decoder_config, family_of
@@ -147,20 +147,20 @@ class Tower(nn.Module):
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @property
-    def streamed(self) -> bool:
-        """Whether the head is (`streaming.stream`)."""
-        return isinstance(self.head, StreamedLinear)
+    def uses_kernel(self) -> bool:
+        """Whether the head is (`cpu_kernel.use_kernel`)."""
+        return isinstance(self.head, KernelLinear)
 
     @property
     def _product(self) -> Callable[[Tensor, Tensor], Tensor]:
-        return product if self.streamed else F.linear
+        return product if self.uses_kernel else F.linear
 
     def products(self, hidden: Tensor) -> Callable[[slice | Tensor], Tensor]:
         """A function of rows of the parent's head (as `select` takes them) -> their logits [N, rows].
 
         A matrix product's kernel, and with it the last bit of the result, depends on the shape of the matrix: to equal
-        the parent exactly, the parent's whole head is multiplied. Training and a streamed head leave out the rows that
-        they do not need.
+        the parent exactly, the parent's whole head is multiplied. Training and the kernel leave out the rows
+        that they do not need.
         """
         weight = self.head.weight
 
@@ -170,7 +170,7 @@ class Tower(nn.Module):
         if torch.is_grad_enabled():
             return some
         whole = functools.cache(lambda: self.capped(self._product(hidden, weight)))
-        return lambda rows: some(rows) if self.streamed and isinstance(rows, slice) else select(whole(), rows, dim=1)
+        return lambda rows: some(rows) if self.uses_kernel and isinstance(rows, slice) else select(whole(), rows, dim=1)
 
     def enter(
         self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None
@@ -233,8 +233,8 @@ class JointTower(Tower):
         self, model: PreTrainedModel | PretrainedConfig, vocabulary: Vocabulary, rows: ParentRows, first_layer: int = 0
     ) -> None:
         super().__init__(model, first_layer)
-        self.joint = JointRows(vocabulary, rows)
-        missing = len(self.joint.missing)
+        self.joint_rows = JointRows(vocabulary, rows)
+        missing = len(self.joint_rows.missing)
         self.absent_input = nn.Parameter(torch.empty(1 + missing, self.embedding.embedding_dim))
         self.absent_output = nn.Parameter(torch.empty(missing, self.head.in_features)) if missing else None
         made = (vocabulary.text_size, self.embedding.embedding_dim)
@@ -250,11 +250,11 @@ class JointTower(Tower):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Joint ids [B, T] to embedded tokens [B, T, embedding width]."""
-        row = self.joint.parent_row[input_ids]
+        row = self.joint_rows.parent_row[input_ids]
         own = self.embedding(row.clamp(min=0))
-        absent = self.scaled(F.embedding(self.joint.absent_row[input_ids], self.absent_input))
+        absent = self.scaled(F.embedding(self.joint_rows.absent_row[input_ids], self.absent_input))
         if self.text_input is not None:
-            text_size = self.joint.vocabulary.text_size
+            text_size = self.joint_rows.vocabulary.text_size
             made = self.scaled(F.embedding(input_ids.clamp(max=text_size - 1), self.text_input))
             absent = torch.where((input_ids < text_size)[..., None], made, absent)
         return torch.where((row >= 0)[..., None], own, absent)
@@ -264,25 +264,27 @@ class JointTower(Tower):
 
         Names of image codes among the text ids have the logits of their rows, which the grammar forbids.
         """
-        vocabulary, rows = self.joint.vocabulary, self.joint.rows
+        vocabulary, rows = self.joint_rows.vocabulary, self.joint_rows.rows
         take = self.products(hidden)
         pieces: dict[int, Tensor] = {}
         if image:
             assert rows.has_images
             pieces[vocabulary.image_start] = (
-                take(self.joint.codes) if self.image_head is None else self.image_head(hidden)
+                take(self.joint_rows.codes) if self.image_head is None else self.image_head(hidden)
             )
             for token in vocabulary.end_ids:
-                if (row := self.joint.row_of[token]) >= 0:
+                if (row := self.joint_rows.row_of[token]) >= 0:
                     pieces[token] = take(slice(row, row + 1))
         else:
             pieces[0] = take(slice(0, rows.text_size))
-        if self.joint.controls:
+        if self.joint_rows.controls:
             assert rows.control_start is not None
-            pieces[vocabulary.control_start] = take(slice(rows.control_start, rows.control_start + self.joint.controls))
+            pieces[vocabulary.control_start] = take(
+                slice(rows.control_start, rows.control_start + self.joint_rows.controls)
+            )
         if self.absent_output is not None:
             extra = self.capped(self._product(hidden, self.absent_output))
-            ends = sum(token < vocabulary.text_size for token in self.joint.missing)  # they come first
-            for place, token in enumerate(self.joint.missing[: ends + 1]):
+            ends = sum(token < vocabulary.text_size for token in self.joint_rows.missing)  # they come first
+            for place, token in enumerate(self.joint_rows.missing[: ends + 1]):
                 pieces[token] = extra[:, place : place + 1 if place < ends else None]
         return spread(pieces, vocabulary.size)

@@ -1,6 +1,6 @@
 """Matrices as a decode step wants them: read once from memory for all rows, and as small as they may be.
 
-`stream` changes how a model's linear layers compute, not what: no copies, and the state dict stays as it is.
+`use_kernel` changes how a model's linear layers compute, not what: no copies, and the state dict stays as it is.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jam.models.streaming.kernel import DTYPES, few_rows, load_kernel, takes
+from jam.models.cpu_kernel.kernel import DTYPES, few_rows, load_kernel, takes
 
 LARGE = 1 << 26  # bytes of weights that no cache holds: fewer are not worth a compiler's time
 
 
-class StreamedLinear(nn.Linear):
+class KernelLinear(nn.Linear):
     """`nn.Linear`, whose products of few rows are those of `few_rows`."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return few_rows(x, weight, None, bias) if takes(x) else F.linear(x, weight, bias)
 
 
-def stream(model: nn.Module) -> bool:
+def use_kernel(model: nn.Module) -> bool:
     """Prepare a large model for decoding; whether that was done.
 
     On the CPU its linear layers use the kernel, if there is one for their type. A head whose class says so multiplies
@@ -63,5 +63,5 @@ def stream(model: nn.Module) -> bool:
         if not (known and load_kernel()):
             return False
     for layer in plain:
-        layer.__class__ = StreamedLinear
+        layer.__class__ = KernelLinear
     return True

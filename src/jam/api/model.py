@@ -30,7 +30,7 @@ from jam.generation import (
     settings_to_fill,
 )
 from jam.generation.engine import SLOTS
-from jam.models import CrossForCausalLM, SingleStream, is_quantized
+from jam.models import CrossForCausalLM, SingleDecoder, is_quantized
 from jam.vocabulary import Vocabulary
 
 GENERATION_CONFIG = "generation_config.json"
@@ -47,14 +47,14 @@ class Model:
 
     Args:
         folder: where it was loaded from.
-        joint: the network (`CrossForCausalLM`, or `SingleStream` around a plain decoder).
+        joint: the network (`CrossForCausalLM`, or `SingleDecoder` around a plain decoder).
         codec: documents to ids and back.
         manifest: what it was made from, and its stage.
         settings: defaults of `generate`.
     """
 
     folder: Path
-    joint: CrossForCausalLM | SingleStream
+    joint: CrossForCausalLM | SingleDecoder
     codec: Codec
     manifest: Manifest
     settings: GenerationSettings

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from jam.api.model import GENERATION_CONFIG, Model
 from jam.checkpoints import CheckpointReader, Manifest, available_memory, require_memory
 from jam.checkpoints.configs import load_config
 from jam.checkpoints.manifest import FILE_NAME as MANIFEST
@@ -19,8 +20,7 @@ from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.files import FileError, as_path, read_json, reading
 from jam.generation import GenerationSettings
 from jam.grammar import Grammar
-from jam.model.model import GENERATION_CONFIG, Model
-from jam.models import CrossConfig, CrossForCausalLM, SingleStream, compile_layers, quantize
+from jam.models import CrossConfig, CrossForCausalLM, SingleDecoder, compile_layers, quantize
 from jam.models.placement import spread_layers
 from jam.models.towers import composite_of, decoder_config, family_of
 from jam.vocabulary import ParentRows, Vocabulary
@@ -64,7 +64,7 @@ def load(
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     codec, manifest = load_codec(folder, device, check), Manifest.load(folder)
     network = _load_network(folder, device, dtype, device_map)
-    joint: CrossForCausalLM | SingleStream
+    joint: CrossForCausalLM | SingleDecoder
     if isinstance(network, CrossForCausalLM):
         joint = network
     else:
@@ -74,8 +74,8 @@ def load(
         decoder = composite.decoder_of(network) if composite.whole_class else network
         with reading(folder / MANIFEST, "fuse the parents again"):
             rows, grid = ParentRows(**manifest.rows), manifest.image_grid
-            joint = SingleStream(decoder, codec.vocabulary, grid, rows, network)  # type: ignore[arg-type]
-        joint.joint.to(device)
+            joint = SingleDecoder(decoder, codec.vocabulary, grid, rows, network)  # type: ignore[arg-type]
+        joint.joint_rows.to(device)
     if int8:
         quantize(joint)
     if compiled:

@@ -20,10 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 from jam.generation.fixed import FixedStep, can_capture
 from jam.grammar import State
 from jam.models import JointModel, is_compiled
-from jam.models.streaming import stream
+from jam.models.cpu_kernel import use_kernel
 
 
-class Decoder:
+class ModelRunner:
     """A model with a preallocated cache of `slots` streams of up to `length` ids each.
 
     Args:
@@ -41,7 +41,7 @@ class Decoder:
         self.slots, self.length = slots, length
         self.cache = model.new_cache(slots, length)
         self.ids: list[list[int]] = [[] for _ in range(slots)]
-        stream(model)  # type: ignore[arg-type]
+        use_kernel(model)  # type: ignore[arg-type]
         self.compiled = is_compiled(model)  # type: ignore[arg-type]
         fixed = can_capture(model) if fixed is None else fixed
         self.step = FixedStep(model, self.cache) if fixed else None
@@ -124,7 +124,7 @@ def bytes_per_token(model: JointModel) -> int:
     """Memory that one id takes in one slot of the cache, found by reading one; for a model in one type only once."""
     known, dtype = _bytes_per_token.setdefault(model, {}), next(model.parameters()).dtype  # type: ignore[attr-defined]
     if dtype not in known:
-        probe = Decoder(model, slots=1, length=1)
+        probe = ModelRunner(model, slots=1, length=1)
         probe.prefill([0], [[model.vocabulary.eos_id]])
         known[dtype] = probe.cache.bytes
     return known[dtype]

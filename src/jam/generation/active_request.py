@@ -1,4 +1,4 @@
-"""One request while it is decoded: where it stands in the grammar, its budget, its rules and draws, its streams."""
+"""One request while it is decoded: where it stands in the grammar, its budget, its rules and draws, its slots."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ PICTURE_ROOM = 32  # ids of text that are given up for the end of a sentence bef
 
 
 @dataclass(eq=False)
-class Stream:
-    """A slot of the cache and the ids that are to be read into it next.
+class Slot:
+    """A slot of the cache, by its `index`, and the ids that are to be read into it next.
 
     It may wait for another one, the `leader`, to read the first `shared` ids, which are then copied (prefixes.py);
     `is_planned` says whether one was looked for.
     """
 
-    slot: int
+    index: int
     pending: list[int] = field(default_factory=list)
     restart: bool = False  # what the slot has read before is forgotten first
-    leader: Stream | None = None
+    leader: Slot | None = None
     shared: int = 0
     is_planned: bool = False
 
@@ -44,7 +44,7 @@ class Stream:
         return len(self.pending) > 1 or self.restart
 
 
-class Row:
+class ActiveRequest:
     """A request, waiting or being written, and what has been written so far.
 
     Args:
@@ -72,8 +72,8 @@ class Row:
         self.log_probs: list[float] = []
         self.images = 0
         self.finish_reason: FinishReason | None = None
-        self.stream: Stream | None = None  # both are lent by the scheduler
-        self.unconditional: Stream | None = None
+        self.slot: Slot | None = None  # both are lent by the scheduler
+        self.unconditional: Slot | None = None
         check_budget(self, length)
         self.reporter = Reporter(self, codec)
         self.seen = {token for token in self.prompt if grammar.vocabulary.is_text(token)}  # text ids so far
@@ -83,7 +83,7 @@ class Row:
 
     @property
     def is_guided(self) -> bool:
-        """Whether the row has a second, unconditional stream while it is in a picture."""
+        """Whether the row has a second, unconditional slot while it is in a picture."""
         may_draw = self.settings.max_images != 0 or self.state in (*IMAGES, State.FRAME) or self.fills
         return self.settings.is_guided and may_draw
 
@@ -102,8 +102,8 @@ class Row:
         return self.state in IMAGES
 
     @property
-    def guiding(self) -> Stream | None:
-        """The unconditional stream, if it guides the next token."""
+    def guiding(self) -> Slot | None:
+        """The unconditional slot, if it guides the next token."""
         return self.unconditional if self.in_image else None
 
     @property
@@ -119,13 +119,13 @@ class Row:
 
     @property
     def unconditional_prefix(self) -> list[int]:
-        """What stands before the picture in the unconditional stream."""
+        """What stands before the picture in the unconditional slot."""
         given = self.request.unconditional
         return unconditional_prefix(self.grammar.vocabulary) if given is None else given
 
     @property
     def unconditional_length(self) -> int:
-        """Ids that the unconditional stream of a picture has."""
+        """Ids that the unconditional slot of a picture has."""
         return len(self.unconditional_prefix) + self.image_cost
 
     @property
@@ -159,8 +159,8 @@ class Row:
 
     def begin(self, kept: int) -> None:
         """The row has its slots, the first `kept` ids of the prompt lie in its own."""
-        assert self.stream is not None
-        self.stream.pending = self.ids[kept:]
+        assert self.slot is not None
+        self.slot.pending = self.ids[kept:]
         if self.guiding is not None:
             self._open_unconditional()
 
@@ -229,8 +229,8 @@ class Row:
             self.seen.add(token)
         self.new_ids.append(token)
         self.log_probs.append(log_prob)
-        if self.stream is not None:
-            self.stream.pending.append(token)
+        if self.slot is not None:
+            self.slot.pending.append(token)
         if self.unconditional is not None and self.state in (*IMAGES, State.FRAME):
             if self.cursor.codes:
                 self.unconditional.pending.append(token)
@@ -265,7 +265,7 @@ class Row:
         return next(iter(self.cursor.forced()), None)
 
     def _open_unconditional(self) -> None:
-        """The unconditional stream of the picture that is open: its prompt, then what is there of the picture."""
+        """The unconditional slot of the picture that is open: its prompt, then what is there of the picture."""
         assert self.guiding is not None
         v = self.grammar.vocabulary
         if self.state is State.IMAGE:

@@ -5,26 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Column
 
 from jam.console import Console
-
-if TYPE_CHECKING:
-    from jam.tokenizer_training import TokenizerTrainer
-    from jam.training import StepReport, Trainer
 
 T = TypeVar("T")
 EVERY = 30.0  # seconds between two lines where there is no terminal
@@ -81,6 +79,22 @@ def progress_bar(console: Console, transient: bool = False) -> Progress:
     )
 
 
+@contextmanager
+def bytes_bar(console: Console, what: str = "fusing") -> Iterator[Callable[[int, int], None]]:
+    """A function of (bytes that are newly done, all bytes) that moves a bar; nothing is shown where no one watches."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task(what, visible=False, start=False)
+
+        def on_bytes(done: int, total: int) -> None:
+            progress.start_task(task)
+            progress.update(task, advance=done, total=total, visible=True)
+
+        yield on_bytes
+
+
 def track(items: Iterable[T], total: int | None, what: str, console: Console) -> Iterator[T]:
     """Pass items on and show how many came, how long it took and how long it will take."""
     with progress_bar(console) as progress:
@@ -88,37 +102,6 @@ def track(items: Iterable[T], total: int | None, what: str, console: Console) ->
         for item in items:
             yield item
             progress.advance(task)
-
-
-def run_training(
-    trainer: Trainer, what: str, console: Console, on_step: Callable[[StepReport], None] | None = None
-) -> None:
-    """Run a trainer to its end with a progress bar and smoothed losses; `on_step` is called behind every step."""
-    smooth = Smoothed()
-    with steps_of(trainer, console) as steps, progress_bar(console) as progress:
-        task = progress.add_task(what, total=trainer.steps, figures="")
-        for report in steps:
-            losses = smooth({"loss": report.loss, "text": report.text_loss, "image": report.image_loss})
-            rate = smooth({"tokens/s": report.tokens / report.seconds}, digits=0)
-            progress.update(task, completed=report.step, figures=f"{losses} {rate}")
-            if report.problem:
-                progress.console.print(report.problem, soft_wrap=True, markup=False)
-            if on_step is not None:
-                on_step(report)
-
-
-@contextmanager
-def steps_of(trainer: Trainer | TokenizerTrainer, console: Console) -> Iterator[Iterator[Any]]:
-    """The steps of a training, which says where it is saved when Ctrl-C or SIGTERM ends it."""
-    steps = trainer.train()
-    try:
-        with closing(steps):
-            yield steps
-    except (KeyboardInterrupt, SystemExit):
-        saved = f"{trainer.config.out}/checkpoints"
-        line = f"stopped behind step {trainer.step}, saved in {saved}; the same command with --resume goes on"
-        console.print(line, soft_wrap=True, markup=False)
-        raise
 
 
 class Smoothed:

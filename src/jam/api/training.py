@@ -1,0 +1,77 @@
+"""Training from Python: a trainer of a model folder, and a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jam.api.loading import load
+from jam.api.model import Model
+from jam.tokenizer_training import TOKENIZER, TokenizerConfig, TokenizerStep, TokenizerTrainer
+from jam.training import RESULT, StepReport, TrainConfig, Trainer
+from jam.training.distributed import World, join, leave
+
+
+def make_trainer(model: Model, config: TrainConfig, world: World | None = None) -> Trainer:
+    """A trainer of a loaded model; `Trainer.train` yields a report of every step.
+
+    Args:
+        world: the processes that train together; None: this one alone.
+
+    Raises:
+        ValueError: shards are of other tokenizers, or the model could not be saved: known before training, not after.
+    """
+    model.image_tokenizer_folder()  # every checkpoint takes a copy
+    return Trainer(model.joint, config, model.save, model.codec.fingerprint, world)
+
+
+def open_trainer(config: TrainConfig, world: World) -> tuple[Model, Trainer]:
+    """The model that a recipe names, and its trainer. Raises ValueError as `load` and `make_trainer` do."""
+    # Several processes load into the system's memory; each then puts its part where it computes.
+    model = load(config.model, config.device if world.size == 1 else "cpu", config.dtype, check=True)
+    return model, make_trainer(model, config, world)
+
+
+def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = None) -> Path:
+    """Train by a recipe, as `jam train` does; returns the folder of the trained model, ``config.out/model``.
+
+    Under `torchrun` the processes train together. An exception and Ctrl-C save a checkpoint first; with
+    ``resume=True`` in the recipe the next run goes on from it.
+
+    Args:
+        on_step: is called with the report of every step.
+
+    Raises:
+        ValueError: the recipe does not fit the model or its shards, or ``config.out`` exists.
+
+    >>> config = jam.TrainConfig(  # doctest: +SKIP
+    ...     model="fused", out="runs/align", sources=[jam.DataSource("shards")], steps=1000, batch_tokens=65_536
+    ... )
+    >>> model = jam.load(jam.train(config))  # doctest: +SKIP
+    """
+    world = join(config.device)
+    try:
+        _, trainer = open_trainer(config, world)
+        for report in trainer.train():
+            if on_step is not None:
+                on_step(report)
+    finally:
+        leave()
+    return Path(config.out) / RESULT
+
+
+def train_tokenizer(config: TokenizerConfig, on_step: Callable[[TokenizerStep], None] | None = None) -> Path:
+    """Train an image tokenizer by a recipe, as `jam train-tokenizer` does; returns its folder.
+
+    An exception and Ctrl-C save a checkpoint first; with ``resume=True`` in the recipe the next run goes on from it.
+
+    Args:
+        on_step: is called with the report of every step.
+
+    Raises:
+        ValueError: the recipe does not fit together, there are no pictures, or ``config.out`` exists.
+    """
+    for report in TokenizerTrainer(config).train():
+        if on_step is not None:
+            on_step(report)
+    return Path(config.out) / TOKENIZER

@@ -1,0 +1,49 @@
+"""A training in a terminal: a bar with the time that remains, smoothed figures, and where it is saved when it stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, Protocol
+
+from jam.console import Console
+from jam.console.progress import Smoothed, progress_bar
+
+
+class Running(Protocol):
+    """A trainer, of a model or of an image tokenizer."""
+
+    config: Any
+    step: int
+    steps: int
+
+    def train(self) -> Generator[Any]: ...
+
+
+def run_training(trainer: Running, what: str, console: Console, on_step: Callable[[Any], None] | None = None) -> None:
+    """Run a model's trainer to its end with a bar and smoothed losses; `on_step` gets every `StepReport`."""
+    smooth = Smoothed()
+    with steps_of(trainer, console) as steps, progress_bar(console) as progress:
+        task = progress.add_task(what, total=trainer.steps, figures="")
+        for report in steps:
+            losses = smooth({"loss": report.loss, "text": report.text_loss, "image": report.image_loss})
+            rate = smooth({"tokens/s": report.tokens / report.seconds}, digits=0)
+            progress.update(task, completed=report.step, figures=f"{losses} {rate}")
+            if report.problem:
+                progress.console.print(report.problem, soft_wrap=True, markup=False)
+            if on_step is not None:
+                on_step(report)
+
+
+@contextmanager
+def steps_of(trainer: Running, console: Console) -> Iterator[Iterator[Any]]:
+    """The steps of a training, which says where it is saved when Ctrl-C or SIGTERM ends it."""
+    steps = trainer.train()
+    try:
+        with closing(steps):
+            yield steps
+    except (KeyboardInterrupt, SystemExit):
+        saved = f"{trainer.config.out}/checkpoints"
+        line = f"stopped behind step {trainer.step}, saved in {saved}; the same command with --resume goes on"
+        console.print(line, soft_wrap=True, markup=False)
+        raise
