@@ -223,3 +223,25 @@ def test_tensors_of_a_cross_model(name: str, made_text: bool) -> None:
     shapes = {role: Skeleton(decoder).shapes for role, decoder in decoders.items()}
     found = tensor_shapes_of_cross(decoders, shapes, rows, config.joint_vocabulary, config.cross_every, config.readout)
     assert list(found.items()) == list(expected.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "must_be"),
+    [
+        ("llama", "initializer_range", "", "a number"),
+        ("opt", "init_std", [0.02], "a number"),
+        ("gemma2", "query_pre_attn_scalar", True, "a number"),
+        ("qwen3", "tie_word_embeddings", 1, "true or false"),
+        ("llama", "hidden_act", 5, "a text"),
+    ],
+)
+def test_fields_of_another_kind(kind: str, name: str, value: Any, must_be: str) -> None:
+    with pytest.raises(ValueError, match=rf"^config.json of the parent: {name} is .*; it must be {must_be}$"):
+        Settings.of({"model_type": kind, name: value}, "the parent")
+
+
+def test_fields_that_may_be_null_or_lists() -> None:
+    assert (
+        Settings.of({"model_type": "llama", "eos_token_id": [1, 2], "attention_dropout": 0}, "the parent") is not None
+    )
+    assert Settings.of({"model_type": "llama", "tie_word_embeddings": None}, "the parent") is not None

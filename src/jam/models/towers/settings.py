@@ -153,6 +153,7 @@ NOT_THE_DECODERS = (
     "transformers_version",
 )
 """Fields that say where a file came from, not what the decoder is."""
+FIELD_KINDS: dict[Any, str] = {bool: "true or false", (int, float): "a number", str: "a text"}
 SCALED = ("llama3", "yarn", "longrope")  # rotary positions that say how many positions there were before
 
 
@@ -169,7 +170,7 @@ class Settings(SimpleNamespace):
             owner: names the checkpoint in messages.
 
         Raises:
-            ValueError: a size is no number, or the heads do not share the width.
+            ValueError: a field is of another kind than its default, or the heads do not share the width.
         """
         kind = values.get("model_type")
         if kind not in DEFAULTS or any(values.get(name) is not None for name in LEFT_TO_CLASSES):
@@ -177,6 +178,7 @@ class Settings(SimpleNamespace):
         settings = cls(**DEFAULTS[kind] | copy.deepcopy(dict(values)))
         settings.dtype = values.get("dtype") or values.get("torch_dtype")
         _check_sizes(settings, owner)
+        _check_kinds(settings, owner)
         _complete(settings)
         if hasattr(settings, "rope_parameters"):
             settings.rope_parameters = _gemma3_rope(settings) if kind == "gemma3_text" else _rope(settings)
@@ -209,6 +211,17 @@ def _complete(settings: Settings) -> None:
     if kind in ("gemma2", "gemma3_text") and settings.layer_types is None:
         every = getattr(settings, "sliding_window_pattern", 6) if kind == "gemma3_text" else 2
         settings.layer_types = [SLIDING if (layer + 1) % every else FULL for layer in layers]
+
+
+def _check_kinds(settings: Settings, owner: str) -> None:
+    """Ids of tokens may be lists, and any field null."""
+    for name, default in DEFAULTS[settings.model_type].items():
+        value = getattr(settings, name)
+        if value is None or default is None or name.endswith("_token_id"):
+            continue
+        kinds = next(kinds for kinds in FIELD_KINDS if isinstance(default, kinds))
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+            raise ValueError(f"config.json of {owner}: {name} is {value!r:.80}; it must be {FIELD_KINDS[kinds]}")
 
 
 def _check_sizes(settings: Settings, owner: str) -> None:
