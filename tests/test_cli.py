@@ -124,6 +124,20 @@ def test_a_wrong_call_is_answered_in_one_line(capsys: Any, arguments: list[str],
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "run", "--out", "9" * 5000],
+        ["train", "--steps=-" + "1" * 5000],
+        ["convert-tokenizer", "7" * 5000, "--out", "x"],
+    ],
+)
+def test_a_number_that_is_far_too_long(capsys: Any, arguments: list[str]) -> None:
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "") and err.count("\n") == 1 and len(err) < 200
+    assert "is not a number that can be read: it has 1000 digits or more" in err
+
+
+@pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"warmupsteps": 3}, "unknown key warmupsteps; did you mean warmup_steps?"),

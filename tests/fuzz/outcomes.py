@@ -18,7 +18,8 @@ from pathlib import Path
 OK, CLEAR = "ok", "clear error"
 UNCLEAR, TRACEBACK, HANG, LOSS = "unclear error", "traceback", "hang", "silent loss"
 FAILURES = (UNCLEAR, TRACEBACK, HANG, LOSS)
-LIMIT = 20  # seconds that a case may take
+LIMIT = 20  # seconds of processor time that a case may take
+WAITING = 6  # times as many seconds on the clock: other processes take theirs
 MEMORY = 6 * 2**30  # bytes of address space that cases may take beyond what was taken before the first
 # Words of parsers, of Python's inside and of test doubles, which say nothing to a person.
 JARGON = re.compile(
@@ -102,20 +103,27 @@ def _place() -> str:
 
 @contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Raises Hang after so many seconds; what cannot be interrupted ends this process with a traceback."""
+    """Raises Hang after so many seconds of work, or `WAITING` times as many of the clock.
+
+    What cannot be interrupted ends this process with a traceback.
+    """
 
     def ring(*_: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, ring)
-    faulthandler.dump_traceback_later(3 * seconds, exit=True, file=sys.__stderr__)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, seconds), signal.SIGALRM: (signal.ITIMER_REAL, WAITING * seconds)}
+    before = {number: signal.signal(number, ring) for number in timers}
+    faulthandler.dump_traceback_later(2 * WAITING * seconds, exit=True, file=sys.__stderr__)
+    for timer, limit in timers.values():
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer, _ in timers.values():
+            signal.setitimer(timer, 0)
         faulthandler.cancel_dump_traceback_later()
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

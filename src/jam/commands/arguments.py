@@ -125,6 +125,10 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
     Raises:
         ValueError: an unknown option or recipe key (with the nearest known one), or a value that does not fit.
     """
+    for argument in arguments:
+        text = argument.partition("=")[2] if argument.startswith("--") else argument
+        if re.fullmatch(rf"[+-]?[0-9_]{{{MOST_DIGITS},}}", text):  # which YAML takes for a number, and Python does not
+            raise ValueError(f"{shown(text)} is not a number that can be read: it has {MOST_DIGITS} digits or more")
     normal = [_underscores(argument) for argument in arguments]
     if recipe and normal and not normal[0].startswith("-"):
         normal = ["--config", *normal]

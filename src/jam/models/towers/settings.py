@@ -179,6 +179,7 @@ class Settings(SimpleNamespace):
         settings.dtype = values.get("dtype") or values.get("torch_dtype")
         _check_kinds(settings, owner)
         _check_sizes(settings, owner)
+        _check_kinds(settings, owner)
         _complete(settings)
         if hasattr(settings, "rope_parameters"):
             settings.rope_parameters = _gemma3_rope(settings) if kind == "gemma3_text" else _rope(settings)
