@@ -10,7 +10,7 @@ from typing import Any
 import tiny
 import torch
 from families import SIZES, chameleon, emu3, randomised
-from fusion_parents import settings
+from fusion_parents import QUIET, settings
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import (
     ChameleonForConditionalGeneration,
@@ -118,4 +118,4 @@ def run(folder: Path, **changes: Any) -> FusionPlan:
     info = describe_image_tokenizer(folder / "image" / "image_tokenizer")
     if info.kind == "VQModel":  # the codes of a padded table without names
         changes = {"image_start": rows_of_codes("qwen2")[0]} | changes
-    return fuse(settings(folder, **changes), (info.codebook_size, info.grid))
+    return fuse(settings(folder, **changes), (info.codebook_size, info.grid), QUIET)

@@ -18,12 +18,12 @@ from runs import trainer, write_corpora
 from test_verify import jam_verify, last  # noqa: F401  a fixture
 
 import jam
-from jam.api.loading import load_codec
 from jam.checkpoints import Manifest
 from jam.checkpoints.checksums import checksum_of, joined, read_sealed, write_sealed
 from jam.cli import main
 from jam.data import Shards
 from jam.files import FileError
+from jam.model import load_codec
 from jam.training.checkpoint import checkpoints
 
 WEIGHTS = "model.safetensors"

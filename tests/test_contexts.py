@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import LINEAR, LLAMA3, WHOLE, WINDOW, YARN
-from fusion_parents import CODES, TEXT_SIZE, llama_config, opened, opt_config, run, save_parent, settings
+from fusion_parents import CODES, QUIET, TEXT_SIZE, llama_config, opened, opt_config, run, save_parent, settings
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3TextConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -151,7 +151,7 @@ def test_the_smaller_context_wins(tmp_path: Path, capsys: Any) -> None:
         in (plan.notes)
     )
     assert not any("does not fit" in note for note in plan.notes)
-    larger = fuse(settings(tmp_path, plan=True), (CODES, (3, 5)))
+    larger = fuse(settings(tmp_path, plan=True), (CODES, (3, 5)), QUIET)
     assert any(
         note.startswith("a picture has 15 tokens and does not fit into the context of 16") for note in larger.notes
     )

@@ -13,12 +13,12 @@ import tiny
 import torch
 from writing import ids_of, writer
 
-from jam.api.model import Model
 from jam.cli import main
 from jam.documents import Document, Gap, Image, Text, to_html, to_markdown
 from jam.generation import Finished, TextPiece
 from jam.generation.marks import ends_sentence, surely_ends_sentence, up_to_word, word_ends
 from jam.generation.text import SENTENCE_ROOM, TextRun
+from jam.model import Model
 
 HINDI = "एक समय की बात है एक छोटा लाल घर था"
 URDU = "ایک دفعہ کا ذکر ہے کہ ایک سرخ گھر تھا"

@@ -12,10 +12,10 @@ import pytest
 import tiny
 import torch
 
-from jam.api.loading import load
 from jam.documents import Document, Message, Text
 from jam.evaluation import compare_with_parents, evaluate
-from jam.models import SingleDecoder
+from jam.model import load
+from jam.models import SingleStream
 from jam.vocabulary import ParentRows
 
 CONTEXT = 96
@@ -71,14 +71,14 @@ def test_a_conversation_without_answer_is_named(tmp_path: Path) -> None:
         evaluate(made.joint, made.codec, [question])
 
 
-def fused_and_parents(folder: Path, make: Any, **options: Any) -> tuple[Any, SingleDecoder, SingleDecoder]:
+def fused_and_parents(folder: Path, make: Any, **options: Any) -> tuple[Any, SingleStream, SingleStream]:
     text, image = fusion_parents.save_pair(folder, make)
     fusion_parents.run(folder, **options)
     fused = load(folder / "out", device="cpu").joint
     size = fusion_parents.TEXT_SIZE
     rows = ParentRows(size), ParentRows(size, size)
     parents = [
-        SingleDecoder(model, fused.vocabulary, fusion_parents.GRID, own)
+        SingleStream(model, fused.vocabulary, fusion_parents.GRID, own)
         for model, own in zip((text, image), rows, strict=True)
     ]
     return fused, parents[0], parents[1]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from writing import like, writer
 
-from jam.api.model import Model
 from jam.cli import main
 from jam.commands import generate
 from jam.generation import Finished, TextPiece
+from jam.model import Model
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 24, "temperature": 0.0}
 QUESTION = "How do I draw it?"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from families import CODES, SIZES, VOCABULARY, chameleon, decoder_tensors, emu3, gemma3, janus, randomised
 from family_pairs import IMAGE_SIZES, assert_exact, gemma2, llama, wide_gemma3
-from fusion_parents import TEXT_SIZE, opened, settings, tokenizer
+from fusion_parents import QUIET, TEXT_SIZE, opened, settings, tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import (
     ChameleonForConditionalGeneration,
@@ -25,7 +25,7 @@ from transformers import (
 
 import jam
 from jam.fusion import FusionPlan, fuse
-from jam.models import CrossForCausalLM, SingleDecoder
+from jam.models import CrossForCausalLM, SingleStream
 from jam.models.towers import decoder_config
 
 
@@ -55,7 +55,7 @@ def save(folder: Path, model: Any) -> Any:
 
 def run(folder: Path, **changes: Any) -> FusionPlan:
     """Tables have more rows than the tokenizer has ids."""
-    return fuse(settings(folder, image_start=VOCABULARY, **changes), (CODES, (4, 4)))
+    return fuse(settings(folder, image_start=VOCABULARY, **changes), (CODES, (4, 4)), QUIET)
 
 
 @pytest.mark.parametrize("name", COMPOSITES)
@@ -129,7 +129,7 @@ def test_uniform_of_decoders_of_their_own_class(tmp_path: Path) -> None:
         save(tmp_path / name, Emu3ForConditionalGeneration(config))
     run(tmp_path, method="uniform")
     loaded = jam.load(tmp_path / "out", device="cpu").joint
-    assert isinstance(loaded, SingleDecoder) and isinstance(loaded.model, Emu3ForCausalLM)
+    assert isinstance(loaded, SingleStream) and isinstance(loaded.model, Emu3ForCausalLM)
     for name, vocabulary in (("text", VOCABULARY), ("image", VOCABULARY + CODES)):
         save(tmp_path / "gemma" / name, gemma2(vocab_size=vocabulary))
     run(tmp_path / "gemma", method="uniform")

@@ -11,7 +11,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import yaml
-from fusion_parents import CODES, IMAGE_TOKENIZER, TEXT_SIZE, llama_config, opened, run, save_parent
+from fusion_parents import CODES, IMAGE_TOKENIZER, QUIET, TEXT_SIZE, llama_config, opened, run, save_parent
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -56,7 +56,7 @@ def config(cache: Path, **changes: Any) -> FuseConfig:
 
 
 def test_parents_from_the_cache(cache: Path) -> None:
-    fuse(config(cache, method="uniform"), IMAGE_TOKENIZER)
+    fuse(config(cache, method="uniform"), IMAGE_TOKENIZER, QUIET)
     opened(cache / "out")
     ancestors = Manifest.load(cache / "out").ancestors
     assert [(one["name"], one["revision"]) for one in ancestors] == [
@@ -82,7 +82,7 @@ def test_shard_in_the_cache_that_is_damaged(cache: Path) -> None:
     data[-1] ^= 1
     path.resolve().write_bytes(data)
     with pytest.raises(ValueError, match=r"model.safetensors is damaged: its SHA-256 is \w+, the hub's is \w+; fetch"):
-        fuse(config(cache), IMAGE_TOKENIZER)
+        fuse(config(cache), IMAGE_TOKENIZER, QUIET)
     assert not (cache / "out").exists() and not (cache / ".out.partial").exists()
 
 
@@ -91,9 +91,9 @@ def test_model_that_the_cache_does_not_hold(cache: Path) -> None:
         with pytest.raises(
             ValueError, match=r"the text parent somebody/\S+: there is no such folder, the hub cannot be"
         ):
-            fuse(config(cache, **changes), IMAGE_TOKENIZER)
+            fuse(config(cache, **changes), IMAGE_TOKENIZER, QUIET)
     with pytest.raises(ValueError, match=r"has no config.json; give the folder of a saved model"):
-        fuse(config(cache, text="no/hub/id"), IMAGE_TOKENIZER)
+        fuse(config(cache, text="no/hub/id"), IMAGE_TOKENIZER, QUIET)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_what_the_hub_refuses(cache: Path, kind: Any, message: str, monkeypatch:
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(ValueError, match=message):
-        fuse(config(cache, text="somebody/llm@v2"), IMAGE_TOKENIZER)
+        fuse(config(cache, text="somebody/llm@v2"), IMAGE_TOKENIZER, QUIET)
 
 
 def test_what_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_card_of_parents_from_the_hub(cache: Path) -> None:
-    fuse(config(cache, method="uniform", weight=0.25), IMAGE_TOKENIZER)
+    fuse(config(cache, method="uniform", weight=0.25), IMAGE_TOKENIZER, QUIET)
     card = ModelCard.load(cache / "out" / "README.md")
     assert card.data.to_dict() == {
         "base_model": ["somebody/llm", "somebody/painter"],
@@ -187,7 +187,7 @@ def test_card_of_other_parents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("role", "name"), [("text", "llm"), ("image", "painter")])
 def test_verify_asks_for_a_parent_that_the_hub_does_not_give(cache: Path, role: str, name: str) -> None:
-    fuse(config(cache), IMAGE_TOKENIZER)
+    fuse(config(cache), IMAGE_TOKENIZER, QUIET)
     kept = shutil.copytree(cache / "cache" / f"models--somebody--{name}" / "snapshots" / COMMIT, cache / "kept")
     shutil.rmtree(cache / "cache" / f"models--somebody--{name}")
     manifest = Manifest.load(cache / "out")

@@ -14,6 +14,7 @@ import torch
 from fusion_parents import (
     CODES,
     PLAIN,
+    QUIET,
     TEXT_SIZE,
     llama_config,
     opt_config,
@@ -36,7 +37,7 @@ def plan_of(folder: Path, text: Any, image: Any, **options: Any) -> FusionPlan:
     for name, config in (("text", text), ("image", image)):
         (folder / name).mkdir(exist_ok=True)
         config.save_pretrained(folder / name)
-    return fuse(FuseConfig(str(folder / "text"), str(folder / "image"), plan=True, **options))
+    return fuse(FuseConfig(str(folder / "text"), str(folder / "image"), plan=True, **options), console=QUIET)
 
 
 def paper_config(vocab_size: int) -> OPTConfig:
@@ -183,9 +184,9 @@ def test_disk_full_and_interrupt_leave_nothing(
 def test_what_is_not_known_is_asked_for(tmp_path: Path) -> None:
     save_pair(tmp_path, opt_config)
     with pytest.raises(ValueError, match=r"how many image codes .* give its image tokenizer with --image-tokenizer"):
-        fuse(settings(tmp_path))
+        fuse(settings(tmp_path), console=QUIET)
     with pytest.raises(ValueError, match=r"how many tokens an image has is not known; .*--image-tokenizer"):
-        fuse(settings(tmp_path, image_codes=CODES))
+        fuse(settings(tmp_path, image_codes=CODES), console=QUIET)
     with pytest.raises(ValueError, match=r"the image tokenizer says 6, --image-codes says 4"):
         run(tmp_path, image_codes=4)
     with pytest.raises(ValueError, match=r"--image-tokenizer nowhere: there is no such folder"):
@@ -193,7 +194,7 @@ def test_what_is_not_known_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"not clear: of the .* 18 rows 12 are text, and the last 9 begin among these, at row 9"
     ):
-        fuse(settings(tmp_path), (9, (3, 3)))
+        fuse(settings(tmp_path), (9, (3, 3)), QUIET)
 
 
 def test_codes_that_are_not_the_last_rows(tmp_path: Path) -> None:

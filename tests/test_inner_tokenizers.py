@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from fusion_parents import settings
+from fusion_parents import QUIET, settings
 from fusion_runs import hash_of, killed
 from open_pairs import CODES, OPEN_PAIRS
 from safetensors.torch import load_file, save_file
@@ -54,7 +54,7 @@ def jam_fuse(folder: Path, *options: object) -> int:
 
 
 def run(folder: Path, **options: Any) -> None:
-    fuse(settings(folder, **options))
+    fuse(settings(folder, **options), console=QUIET)
 
 
 def without(weights: Path, left_out: str) -> None:

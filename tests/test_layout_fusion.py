@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 from families import SIZES, chameleon, emu3, janus, randomised
-from fusion_parents import settings
+from fusion_parents import QUIET, settings
 from transformers import (
     ChameleonForConditionalGeneration,
     Emu3ForConditionalGeneration,
@@ -29,7 +29,6 @@ from transformers import (
 )
 
 import jam
-from jam.api.model import Model
 from jam.checkpoints import Manifest
 from jam.cli import main
 from jam.codec import describe_image_tokenizer
@@ -39,6 +38,7 @@ from jam.fusion import FusionPlan, fuse
 from jam.generation import Engine, GenerationSettings
 from jam.generation.guidance import guide
 from jam.grammar import State
+from jam.model import Model
 
 VQ = {"base_channels": 32, "channel_multiplier": [1, 1, 1], "num_res_blocks": 1, "latent_channels": 8}
 CODES = {"janus": 16, "liquid": tiny.CODES, "simplear": tiny.CODES}  # the others have 8
@@ -92,7 +92,7 @@ def save_pair(family: str, folder: Path) -> None:
 
 def run(folder: Path, **changes: Any) -> FusionPlan:
     info = describe_image_tokenizer(folder / "image" / "image_tokenizer")
-    return fuse(settings(folder, **changes), (info.codebook_size, info.grid))
+    return fuse(settings(folder, **changes), (info.codebook_size, info.grid), QUIET)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import json
 import pytest
 import tiny
 
-from jam.api.loading import load_codec
 from jam.cli import main
 from jam.codec import Encoded
 from jam.data import Loader, Objective, Shards, Source, open_sources, prepare
 from jam.documents import Document, Image, Message, Text
 from jam.evaluation import evaluate
+from jam.model import load_codec
 
 CONTEXT = 48
 

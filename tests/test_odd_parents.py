@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from fusion_parents import CODES, IMAGE_TOKENIZER, llama_config, opened, run, save_pair, settings
+from fusion_parents import CODES, IMAGE_TOKENIZER, QUIET, llama_config, opened, run, save_pair, settings
 from safetensors.torch import load_file, save_file
 
 from jam.checkpoints import CheckpointReader
@@ -330,13 +330,13 @@ def test_an_image_tokenizer_of_a_class_that_only_encodes(tmp_path: Path) -> None
 def test_a_plan_says_which_tokenizer_is_missing(pair: Path, role: str) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (pair / role / name).unlink()
-    plan = fuse(settings(pair, plan=True, out=None, image_codes=CODES))
+    plan = fuse(settings(pair, plan=True, out=None, image_codes=CODES), console=QUIET)
     missing = [note for note in plan.notes if note.startswith(f"the {role} parent has no tokenizer: there is no")]
     assert len(missing) == 1 and str(pair / role) in missing[0]
     other = "image" if role == "text" else "text"
     assert not any(note.startswith(f"the {other} parent has no tokenizer") for note in plan.notes)
     assert any("there is no image tokenizer" in note and "--image-tokenizer" in note for note in plan.notes)
-    known = fuse(settings(pair, plan=True, out=None), IMAGE_TOKENIZER)
+    known = fuse(settings(pair, plan=True, out=None), IMAGE_TOKENIZER, QUIET)
     assert not any("there is no image tokenizer" in note for note in known.notes)
 
 

@@ -17,9 +17,9 @@ import pytest
 import sources
 import tiny
 
-from jam.api.loading import load_codec
 from jam.cli import main
 from jam.data import Shards, ShardWriter, open_sources, prepare
+from jam.model import load_codec
 
 COUNT, BAD = 200, 5
 

@@ -11,8 +11,8 @@ import tiny
 from fuzz.outcomes import JARGON
 
 import jam
-from jam.api.model import Model
 from jam.documents import Document, Gap, Image, Message, Text, read_documents, write_documents
+from jam.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ import pytest
 import torch
 import transformers
 from families import CODES, CONFIGS, randomised
-from fusion_parents import settings, tokenizer
+from fusion_parents import QUIET, settings, tokenizer
 from open_pairs import OPEN_PAIRS
 from transformers import OPTConfig, OPTForCausalLM
 
 import jam
 from jam.codec.files import HOLDERS
 from jam.fusion import fuse
-from jam.models import CrossForCausalLM, SingleDecoder
+from jam.models import CrossForCausalLM, SingleStream
 from jam.models.towers import COMPOSITES, FAMILIES
 from jam.models.towers.janus import DECODER
 
@@ -79,17 +79,17 @@ def test_a_family_is_fused_as_the_table_says(family: str, method: str, tmp_path:
     image_tokenizer = None if family in HOLDERS else (CODES, (4, 4))
     if cell == "no":
         with pytest.raises(ValueError, match=r"--method (cross|uniform)"):
-            fuse(config, image_tokenizer)
+            fuse(config, image_tokenizer, QUIET)
         return
     assert cell == "yes"
-    plan = fuse(config, image_tokenizer)
+    plan = fuse(config, image_tokenizer, QUIET)
     if method != "cross":
         opens = FAMILY_ROWS[family][4].strip("`")
         assert plan.architecture == opens
         _, found = getattr(transformers, opens).from_pretrained(tmp_path / "out", output_loading_info=True)
         assert not any(found.values()), found
     joint = jam.load(tmp_path / "out", device="cpu").joint
-    assert isinstance(joint, CrossForCausalLM if method == "cross" else SingleDecoder)
+    assert isinstance(joint, CrossForCausalLM if method == "cross" else SingleStream)
     with torch.no_grad():
         ids = torch.tensor([[2, 5, 7, joint.vocabulary.break_id]])
         logits = joint.logits(joint.hidden(ids), torch.zeros_like(ids))

@@ -14,8 +14,8 @@ from encoded import write_shards as write_other_shards
 from runs import assert_same, config, trainer, weights, write_corpora
 
 import jam
-from jam.api.exporting import find_checkpoint
 from jam.cli import main
+from jam.commands.export import find_checkpoint
 from jam.training import DataSource, Trainer, checkpoint
 from jam.training import trainer as trainer_module
 from jam.training.checkpoint import Rule, checkpoints, read_state

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from writing import writer
 
-from jam.api.model import Model
 from jam.generation import Chat, Engine, Finished, GenerationSettings, Request, Session
+from jam.model import Model
 
 QUESTION = "How do I draw it?"
 SETTINGS: dict[str, Any] = {"max_new_tokens": 24, "min_images": 1, "seed": 3}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from fusion_parents import opened, settings
+from fusion_parents import QUIET, opened, settings
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from unlike_tokenizers import KINDS, LETTER_OF, Reading, added, byte_level, sentencepiece, unigram
@@ -63,6 +63,7 @@ def run(folder: Path, **changes: Any) -> FusionPlan:
     return fuse(
         settings(folder, **({"every": 1} if changes.get("method", "cross") == "cross" else {}) | changes),
         (info.codebook_size, info.grid),
+        QUIET,
     )
 
 
@@ -285,7 +286,7 @@ def test_built_in_image_parent_beside_another_llm(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     save(tmp_path / "text", sentencepiece(), max_position_embeddings=512)
-    plan = fuse(settings(tmp_path, image=str(PARENTS / "image"), sentinels=None), (512, (8, 8)))
+    plan = fuse(settings(tmp_path, image=str(PARENTS / "image"), sentinels=None), (512, (8, 8)), QUIET)
     assert plan.vocabulary.text_size == len(sentencepiece()) and plan.vocabulary.eos_id == 2 - 1
     rows = plan.config.image_rows
     assert rows["made_text"] and rows["control_start"] is not None

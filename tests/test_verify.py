@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from fusion_parents import CODES, GRID, TEXT_SIZE, llama_config, opt_config, save_pair, save_parent
+from fusion_parents import CODES, GRID, QUIET, TEXT_SIZE, llama_config, opt_config, save_pair, save_parent
 from fusion_parents import run as fuse
 from resealed import reseal
 from safetensors.torch import load_file, save_file
@@ -138,7 +138,7 @@ def test_a_parent_is_loaded_as_transformers_loads_it(tmp_path: Path, make: Any, 
 
 def test_the_built_in_parents_are_kept(tmp_path: Path, jam_verify: Any) -> None:
     """With pictures through an image tokenizer, and an image parent that has control rows."""
-    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")))
+    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")), console=QUIET)
     status, printed, report = jam_verify()
     assert (status, report["verdict"]) == (0, "exact"), printed
     assert report["image"]["tokens"] == 8 * 64 and report["image"]["parent_ppl"] < 10
@@ -147,7 +147,7 @@ def test_the_built_in_parents_are_kept(tmp_path: Path, jam_verify: Any) -> None:
 
 def test_a_text_parent_may_know_no_images(tmp_path: Path) -> None:
     """Its own vocabulary ends with the text and two controls that it has no rows for."""
-    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")))
+    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")), console=QUIET)
     fused = jam.load(tmp_path / "out", device="cpu")
     parents = [jam.load(PARENTS / role, device="cpu").joint for role in ("text", "image")]
     document = Document([Text("Draw a house."), Image(codes=list(range(64)))])

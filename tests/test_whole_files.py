@@ -17,7 +17,6 @@ import tiny
 from PIL import Image as PILImage
 from writing import writer
 
-from jam.api.model import Model
 from jam.checkpoints.folders import is_disk_full, new_folder, write_json
 from jam.cli import main
 from jam.commands import generate
@@ -26,6 +25,7 @@ from jam.data import open_sources, prepare
 from jam.demo import page as demo_page
 from jam.documents import Document, Image, Text, to_markdown, write_documents
 from jam.files import FileError, replacing, write_bytes, write_text
+from jam.model import Model
 
 OLD, NEW = "the old one", "the new one, which is longer"
 QUESTION = "How do I draw it?"

@@ -15,9 +15,9 @@ from rich.console import Console
 from runs import config, trainer, write_corpora
 
 import jam
-from jam.api.documents import read_all
 from jam.cli import main
 from jam.commands import progress
+from jam.commands.files import read_all
 from jam.training import Trainer
 from jam.training.checkpoint import checkpoints
 from jam.tutorials import PARENTS

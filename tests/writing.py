@@ -9,9 +9,9 @@ import tiny
 import torch
 from torch import nn
 
-from jam.api.model import Model
 from jam.codec import Codec
 from jam.generation import GenerationSettings
+from jam.model import Model
 
 
 def writer(folder: Path, kind: str = "cross", context: int = 96, **changes: Any) -> Model:

@@ -167,8 +167,6 @@ def check_recipe(parser: Parser, path: Path) -> None:
 
 def check_argument(hint: Any, text: str, where: str) -> None:
     """Raises ValueError unless an argument, as it stands on the command line, is a value of a type; None: any is."""
-    if re.fullmatch(rf"[+-]?[0-9_]{{{MOST_DIGITS},}}", text):  # which a parser reads as a number before it is a path
-        raise ValueError(f"{where} is {shown(text)}; a number has fewer than {MOST_DIGITS} digits")
     if hint is None or fits(hint, text):
         return
     try:

@@ -177,7 +177,6 @@ class Settings(SimpleNamespace):
             return None
         settings = cls(**DEFAULTS[kind] | copy.deepcopy(dict(values)))
         settings.dtype = values.get("dtype") or values.get("torch_dtype")
-        _check_kinds(settings, owner)
         _check_sizes(settings, owner)
         _check_kinds(settings, owner)
         _complete(settings)
