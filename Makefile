@@ -42,7 +42,7 @@ check: $(READY)           ## format, lint, types, import rule
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_imports.py
+	$(BIN)/python -m pytest tests/repo/test_imports.py
 
 fuzz: $(READY)            ## damaged files and wrong calls for some minutes: make fuzz MINUTES=10 SEED=1
 	PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(MINUTES) --seed $(SEED)

@@ -4,14 +4,21 @@ time, and results do not depend on the machine."""
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import jam  # noqa: F401  it says how threads wait, before torch is imported
 
 # isort: split
+import pytest
 import torch
 from transformers.utils.logging import disable_progress_bar
+
+from jam.cli import main
 
 disable_progress_bar()  # what a test prints does not depend on the tests before it
 logging.disable(logging.DEBUG)  # torch's checkpoints write hundreds of such records, and pytest keeps them
@@ -25,3 +32,18 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
+
+
+@pytest.fixture
+def jam_verify(capsys: Any, tmp_path: Path) -> Callable[..., tuple[int, str, dict[str, Any]]]:
+    """Status, what was printed and the JSON report of `jam verify out ...`."""
+
+    def call(*arguments: object, out: str = "out") -> tuple[int, str, dict[str, Any]]:
+        path = tmp_path / "proof.json"
+        path.unlink(missing_ok=True)
+        words = ["verify", tmp_path / out, "--device", "cpu", "--json", path, "--answer-ids", 4, *arguments]
+        status = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err, json.loads(path.read_text()) if path.exists() else {}
+
+    return call

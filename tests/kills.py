@@ -32,7 +32,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
-import pictures
 import torch
 import yaml
 
@@ -44,6 +43,7 @@ from jam.files import read_json
 from jam.model import load, load_codec
 from jam.training import checkpoint
 from jam.tutorials.corpora import captioned_pictures
+from support import pictures
 
 DISK = 600  # MB
 DOCUMENTS, RECORDS = 150, 3000  # that prepare and convert-documents read

@@ -7,11 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import fusion_parents
-import tiny
 import torch
 import yaml
-from resealed import reseal
 from safetensors.torch import load_file
 
 import jam
@@ -24,6 +21,8 @@ from jam.codec.chameleon_vqgan import ChameleonVQGAN, ChameleonVQGANConfig
 from jam.fusion import FuseConfig
 from jam.fusion import fuse as fuse_parents
 from jam.generation import GenerationSettings
+from support import fusion_parents, tiny
+from support.resealed import reseal
 
 
 class Checkpoints(Target):

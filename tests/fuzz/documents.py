@@ -13,8 +13,6 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-import sources
-import tiny
 
 from fuzz.mutations import BYTES, as_json, changed, flipped
 from fuzz.outcomes import Loss
@@ -23,6 +21,7 @@ from jam.data import open_sources
 from jam.data.records import Record
 from jam.data.workers import Block, encode_block
 from jam.documents import read_documents
+from support import sources, tiny
 
 COUNT = 6
 KINDS = ("lines.jsonl", "array.json", "pretty.json", "packed.jsonl.gz", "table.parquet", "samples.tar", "packed.tar.gz")

@@ -9,13 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import tiny
-
 from fuzz.mutations import ODD, odd
 from fuzz.targets import Case, Target
 from jam.documents import Document, Gap, Image, Message, Text
 from jam.generation import GenerationSettings
 from jam.model import Model
+from support import tiny
 
 TEXTS = ("", " ", "a", "How do I draw it?", "\0", "</s>", "<image>", "x" * 300, "é" * 40, "\n\n")
 LIKELY: dict[str, tuple[Any, ...]] = {

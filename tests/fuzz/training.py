@@ -5,16 +5,14 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import runs
-import tiny
-from resealed import reseal_shards
-
 import jam
 from fuzz.mutations import damage
 from fuzz.outcomes import command
 from fuzz.targets import Case, Target
 from jam.data import Shards, Source
 from jam.training import Trainer
+from support import runs, tiny
+from support.resealed import reseal_shards
 
 
 class Runs(Target):
