@@ -35,12 +35,12 @@ from typing import NoReturn
 import torch
 import yaml
 
+from jam.api.loading import load, load_codec
 from jam.cli import main
 from jam.data import Shards
 from jam.demo.setup import PARENTS
 from jam.documents import read_documents, write_documents
 from jam.files import read_json
-from jam.model import load, load_codec
 from jam.training import checkpoint
 from jam.tutorials.corpora import captioned_pictures
 from support import pictures

@@ -10,8 +10,8 @@ import pytest
 
 import jam
 from fuzz.outcomes import JARGON
+from jam.api.model import Model
 from jam.documents import Document, Gap, Image, Message, Text, read_documents, write_documents
-from jam.model import Model
 from support import tiny
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import jam
+from jam.api.loading import load_codec
 from jam.checkpoints import Manifest
 from jam.checkpoints.checksums import checksum_of, joined, read_sealed, write_sealed
 from jam.cli import main
 from jam.data import Shards
 from jam.files import FileError
-from jam.model import load_codec
 from jam.training.checkpoint import checkpoints
 from support import tiny
 from support.fusion_parents import llama_config, save_pair

@@ -20,7 +20,7 @@ from jam.data.split import split
 from jam.documents import Document, Image, Text
 from jam.evaluation.samples import pictures_of, text_behind_pictures, text_of
 from jam.fusion import FuseConfig, fuse
-from jam.fusion.documents import opening_of
+from jam.fusion.document_layout import opening_of
 from jam.generation.guidance import unconditional_prefix
 from jam.grammar import Grammar, State
 from jam.vocabulary import Vocabulary

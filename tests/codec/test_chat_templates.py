@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel
 
 from jam import cm3
+from jam.api.loading import load, load_codec
+from jam.api.model import Model
 from jam.cli import main
 from jam.codec import Codec
 from jam.data.examples import Objective, draw_spans, label
@@ -20,7 +22,6 @@ from jam.documents import Document, Gap, Image, Message, Text
 from jam.generation import Engine, GenerationSettings, Request
 from jam.generation.documents import request_for
 from jam.grammar import State
-from jam.model import Model, load, load_codec
 from jam.vocabulary import Vocabulary
 from support import tiny
 from support.chat_parents import CHATML, KINDS, fused, tokenizer

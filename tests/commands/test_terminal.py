@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text as RichText
 
 from jam.cli import main
-from jam.commands.progress import progress_bar
 from jam.console import Console, visible
+from jam.console.progress import progress_bar
 from support import tiny
 
 HOSTILE = "\x1b[2J\x1b]0;title\x07\x9b31m\r\x08\x7f\u202etxt.exe\u202c\u2066x\u2069\x1b]8;;http://x\x1b\\"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
+from jam.api.model import Model
 from jam.checkpoints.folders import is_disk_full, new_folder, write_json
 from jam.cli import main
 from jam.commands import generate
@@ -23,7 +24,6 @@ from jam.data import open_sources, prepare
 from jam.demo import page as demo_page
 from jam.documents import Document, Image, Text, to_markdown, write_documents
 from jam.files import FileError, replacing, write_bytes, write_text
-from jam.model import Model
 from support import tiny
 from support.writing import writer
 

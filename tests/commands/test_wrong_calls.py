@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 import jam
+from jam.api.documents import read_all
 from jam.cli import main
-from jam.commands import progress
-from jam.commands.files import read_all
+from jam.console import progress, training
 from jam.training import Trainer
 from jam.training.checkpoint import checkpoints
 from jam.tutorials import PARENTS
@@ -114,7 +114,7 @@ def test_an_interrupted_training_says_where_it_is(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(made, "train_step", step)
     with pytest.raises(KeyboardInterrupt):
-        progress.run_training(made, "training", console)
+        training.run_training(made, "training", console)
     text = console.export_text()
     assert f"stopped behind step 4, saved in {tmp_path}/run/checkpoints; the same command with --resume" in text
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["step-000004"]

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
+from jam.api.loading import load_codec
 from jam.cli import main
 from jam.codec import Encoded
 from jam.data import Loader, Objective, Shards, Source, open_sources, prepare
 from jam.documents import Document, Image, Message, Text
 from jam.evaluation import evaluate
-from jam.model import load_codec
 from support import tiny
 
 CONTEXT = 48

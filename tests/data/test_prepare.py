@@ -12,9 +12,9 @@ import time
 import psutil
 import pytest
 
+from jam.api.loading import load_codec
 from jam.cli import main
 from jam.data import Shards, ShardWriter, open_sources, prepare
-from jam.model import load_codec
 from support import sources, tiny
 from support.prepared import hashes, kill_within
 
@@ -196,7 +196,7 @@ def test_too_many_rejects_stop_the_run(place, expected, tmp_path, capsys):
         assert run(place, out.with_name("other"), "--max-rejects", limit) == 1
         assert f"--max-rejects is {limit}; give a number" in capsys.readouterr().err
     assert run(place, out.with_name("other"), "--workers", "0") == 1
-    assert "--workers is 0" in capsys.readouterr().err
+    assert "workers is 0" in capsys.readouterr().err
 
 
 def test_two_runs_of_one_result(place, tmp_path):

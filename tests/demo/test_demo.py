@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from jam.api.loading import load
 from jam.checkpoints import Manifest
 from jam.codec import load_image_tokenizer
 from jam.demo import image_tokenizer, parents, report
@@ -19,7 +20,6 @@ from jam.demo.parents import PIXEL_STD, start_from_pixels
 from jam.demo.report import FUSIONS, ranking
 from jam.demo.setup import begin_folder
 from jam.demo.story import SHORT, story
-from jam.model import load
 from jam.tutorials import PARENTS
 from jam.tutorials.scenes import random_scene
 

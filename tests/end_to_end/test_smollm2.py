@@ -12,12 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import jam
+from jam.api.model import Model
 from jam.cli import main
 from jam.documents import Text
 from jam.evaluation.questions import QUESTIONS
 from jam.generation import Engine, GenerationSettings
 from jam.generation.documents import request_for
-from jam.model import Model
 
 PARENT = os.environ.get("SMOLLM2", "")
 BUILT_IN = Path(jam.__file__).parent / "tutorials" / "parents" / "image"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from jam.api.loading import load
 from jam.documents import Document, Message, Text
 from jam.evaluation import compare_with_parents, evaluate
-from jam.model import load
-from jam.models import SingleStream
+from jam.models import SingleDecoder
 from jam.vocabulary import ParentRows
 from support import fusion_parents, tiny
 
@@ -70,14 +70,14 @@ def test_a_conversation_without_answer_is_named(tmp_path: Path) -> None:
         evaluate(made.joint, made.codec, [question])
 
 
-def fused_and_parents(folder: Path, make: Any, **options: Any) -> tuple[Any, SingleStream, SingleStream]:
+def fused_and_parents(folder: Path, make: Any, **options: Any) -> tuple[Any, SingleDecoder, SingleDecoder]:
     text, image = fusion_parents.save_pair(folder, make)
     fusion_parents.run(folder, **options)
     fused = load(folder / "out", device="cpu").joint
     size = fusion_parents.TEXT_SIZE
     rows = ParentRows(size), ParentRows(size, size)
     parents = [
-        SingleStream(model, fused.vocabulary, fusion_parents.GRID, own)
+        SingleDecoder(model, fused.vocabulary, fusion_parents.GRID, own)
         for model, own in zip((text, image), rows, strict=True)
     ]
     return fused, parents[0], parents[1]

@@ -22,7 +22,7 @@ from jam.fusion import fuse as fuse_parents
 from jam.grammar import Grammar, State
 from jam.tutorials import PARENTS
 from jam.vocabulary import ParentRows, Vocabulary
-from support.fusion_parents import CODES, GRID, QUIET, TEXT_SIZE, llama_config, opt_config, save_pair, save_parent
+from support.fusion_parents import CODES, GRID, TEXT_SIZE, llama_config, opt_config, save_pair, save_parent
 from support.fusion_parents import run as fuse
 from support.resealed import reseal
 
@@ -121,7 +121,7 @@ def test_a_parent_is_loaded_as_transformers_loads_it(tmp_path: Path, make: Any, 
 
 def test_the_built_in_parents_are_kept(tmp_path: Path, jam_verify: Any) -> None:
     """With pictures through an image tokenizer, and an image parent that has control rows."""
-    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")), console=QUIET)
+    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")))
     status, printed, report = jam_verify()
     assert (status, report["verdict"]) == (0, "exact"), printed
     assert report["image"]["tokens"] == 8 * 64 and report["image"]["parent_ppl"] < 10
@@ -130,7 +130,7 @@ def test_the_built_in_parents_are_kept(tmp_path: Path, jam_verify: Any) -> None:
 
 def test_a_text_parent_may_know_no_images(tmp_path: Path) -> None:
     """Its own vocabulary ends with the text and two controls that it has no rows for."""
-    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")), console=QUIET)
+    fuse_parents(FuseConfig(str(PARENTS / "text"), str(PARENTS / "image"), str(tmp_path / "out")))
     fused = jam.load(tmp_path / "out", device="cpu")
     parents = [jam.load(PARENTS / role, device="cpu").joint for role in ("text", "image")]
     document = Document([Text("Draw a house."), Image(codes=list(range(64)))])

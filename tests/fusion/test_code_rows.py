@@ -13,7 +13,7 @@ from jam.cli import main
 from jam.fusion import fuse
 from support import layouts, tiny
 from support.families import SIZES, randomised
-from support.fusion_parents import CODES, IMAGE_TOKENIZER, QUIET, TEXT_SIZE, llama_config, run, save_parent, settings
+from support.fusion_parents import CODES, IMAGE_TOKENIZER, TEXT_SIZE, llama_config, run, save_parent, settings
 from support.unlike_tokenizers import byte_level
 
 PADDING = 6
@@ -49,12 +49,12 @@ def test_a_padded_table_is_refused_beside_every_text_parent(tmp_path: Path) -> N
     for text in save_text_parents(tmp_path, Qwen2ForCausalLM, Qwen2Config, plain):
         config = settings(tmp_path, text=str(text), plan=True)
         with pytest.raises(ValueError, match=message):
-            fuse(settings(tmp_path, text=str(text)), (tiny.CODES, (2, 2)), QUIET)
-        noted = fuse(config, (tiny.CODES, (2, 2)), QUIET)
+            fuse(settings(tmp_path, text=str(text)), (tiny.CODES, (2, 2)))
+        noted = fuse(config, (tiny.CODES, (2, 2)))
         assert any(f"--image-start {ids} or --image-start {ids + PADDING}; assumed: the last" in n for n in noted.notes)
         for start in (ids, ids + PADDING):
             config.image_start = start
-            assert fuse(config, (tiny.CODES, (2, 2)), QUIET).config.image_rows["image_start"] == start
+            assert fuse(config, (tiny.CODES, (2, 2))).config.image_rows["image_start"] == start
 
 
 def test_codes_of_simplear_are_behind_its_ids(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_codes_of_simplear_are_behind_its_ids(tmp_path: Path) -> None:
     save_image_parent(tmp_path / "image", own)
     texts = save_text_parents(tmp_path, Qwen2ForCausalLM, Qwen2Config, own)
     for text in texts:
-        plan = fuse(settings(tmp_path, text=str(text), plan=True), (tiny.CODES, (2, 2)), QUIET)
+        plan = fuse(settings(tmp_path, text=str(text), plan=True), (tiny.CODES, (2, 2)))
         assert plan.config.image_rows["image_start"] == len(own)
         assert any(note.startswith(f"image codes are rows {len(own)} to ") for note in plan.notes)
     for text in (texts[1], texts[-1]):
@@ -92,4 +92,4 @@ def test_more_codes_than_rows(tmp_path: Path) -> None:
     save_parent(tmp_path / "text", llama_config(TEXT_SIZE), 1)
     save_parent(tmp_path / "image", llama_config(CODES - 1), 2)
     with pytest.raises(ValueError, match="has 5 rows, fewer than 6 image codes; give its own image tokenizer"):
-        fuse(settings(tmp_path), IMAGE_TOKENIZER, QUIET)
+        fuse(settings(tmp_path), IMAGE_TOKENIZER)

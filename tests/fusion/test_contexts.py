@@ -20,7 +20,6 @@ from jam.models import CrossForCausalLM
 from support.families import LINEAR, LLAMA3, WHOLE, WINDOW, YARN
 from support.fusion_parents import (
     CODES,
-    QUIET,
     TEXT_SIZE,
     llama_config,
     opened,
@@ -153,7 +152,7 @@ def test_the_smaller_context_wins(tmp_path: Path, capsys: Any) -> None:
         in (plan.notes)
     )
     assert not any("does not fit" in note for note in plan.notes)
-    larger = fuse(settings(tmp_path, plan=True), (CODES, (3, 5)), QUIET)
+    larger = fuse(settings(tmp_path, plan=True), (CODES, (3, 5)))
     assert any(
         note.startswith("a picture has 15 tokens and does not fit into the context of 16") for note in larger.notes
     )

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import jam
-from jam.models import CrossForCausalLM, SingleStream
+from jam.models import CrossForCausalLM, SingleDecoder
 from jam.models.towers import decoder_config
 from support.composites import COMPOSITES, run, save
 from support.families import CODES, SIZES, VOCABULARY, decoder_tensors, emu3, gemma3, janus
@@ -104,7 +104,7 @@ def test_uniform_of_decoders_of_their_own_class(tmp_path: Path) -> None:
         save(tmp_path / name, Emu3ForConditionalGeneration(config))
     run(tmp_path, method="uniform")
     loaded = jam.load(tmp_path / "out", device="cpu").joint
-    assert isinstance(loaded, SingleStream) and isinstance(loaded.model, Emu3ForCausalLM)
+    assert isinstance(loaded, SingleDecoder) and isinstance(loaded.model, Emu3ForCausalLM)
     for name, vocabulary in (("text", VOCABULARY), ("image", VOCABULARY + CODES)):
         save(tmp_path / "gemma" / name, gemma2(vocab_size=vocabulary))
     run(tmp_path / "gemma", method="uniform")

@@ -21,7 +21,6 @@ from jam.vocabulary import ParentRows, Vocabulary
 from support.fusion_parents import (
     CODES,
     GRID,
-    QUIET,
     SENTINELS,
     TEXT_SIZE,
     llama_config,
@@ -227,8 +226,8 @@ def test_rows_of_a_manifest_are_followed(tmp_path: Path) -> None:
     vocabulary = Vocabulary(TEXT_SIZE, CODES, eos_id=2, sentinels=2)
     Manifest("parent", vocabulary=vocabulary.to_dict(), image_grid=[2, 3], rows=asdict(rows)).save(tmp_path / "image")
     with pytest.raises(ValueError, match="manifest says that its codes begin at row 20, --image-start says 12"):
-        fuse(settings(tmp_path, image_start=12), console=QUIET)
-    plan = fuse(settings(tmp_path, method="uniform", sentinels=None), console=QUIET)
+        fuse(settings(tmp_path, image_start=12))
+    plan = fuse(settings(tmp_path, method="uniform", sentinels=None))
     assert plan.vocabulary == vocabulary and plan.image_grid == GRID
     got = load_file(tmp_path / "out" / "model.safetensors")["model.decoder.embed_tokens.weight"]
     table = image.get_input_embeddings().weight

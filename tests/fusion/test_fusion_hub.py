@@ -17,7 +17,7 @@ import jam.fusion.hub
 from jam.checkpoints import Manifest
 from jam.evaluation.parents import find_parent
 from jam.fusion import FuseConfig, find_image_tokenizer, fuse
-from support.fusion_parents import CODES, IMAGE_TOKENIZER, QUIET, TEXT_SIZE, llama_config, opened, run, save_parent
+from support.fusion_parents import CODES, IMAGE_TOKENIZER, TEXT_SIZE, llama_config, opened, run, save_parent
 from support.hub_cache import COMMIT, store
 
 
@@ -40,7 +40,7 @@ def config(cache: Path, **changes: Any) -> FuseConfig:
 
 
 def test_parents_from_the_cache(cache: Path) -> None:
-    fuse(config(cache, method="uniform"), IMAGE_TOKENIZER, QUIET)
+    fuse(config(cache, method="uniform"), IMAGE_TOKENIZER)
     opened(cache / "out")
     ancestors = Manifest.load(cache / "out").ancestors
     assert [(one["name"], one["revision"]) for one in ancestors] == [
@@ -66,7 +66,7 @@ def test_shard_in_the_cache_that_is_damaged(cache: Path) -> None:
     data[-1] ^= 1
     path.resolve().write_bytes(data)
     with pytest.raises(ValueError, match=r"model.safetensors is damaged: its SHA-256 is \w+, the hub's is \w+; fetch"):
-        fuse(config(cache), IMAGE_TOKENIZER, QUIET)
+        fuse(config(cache), IMAGE_TOKENIZER)
     assert not (cache / "out").exists() and not (cache / ".out.partial").exists()
 
 
@@ -75,9 +75,9 @@ def test_model_that_the_cache_does_not_hold(cache: Path) -> None:
         with pytest.raises(
             ValueError, match=r"the text parent somebody/\S+: there is no such folder, the hub cannot be"
         ):
-            fuse(config(cache, **changes), IMAGE_TOKENIZER, QUIET)
+            fuse(config(cache, **changes), IMAGE_TOKENIZER)
     with pytest.raises(ValueError, match=r"has no config.json; give the folder of a saved model"):
-        fuse(config(cache, text="no/hub/id"), IMAGE_TOKENIZER, QUIET)
+        fuse(config(cache, text="no/hub/id"), IMAGE_TOKENIZER)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_the_hub_refuses(cache: Path, kind: Any, message: str, monkeypatch:
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(ValueError, match=message):
-        fuse(config(cache, text="somebody/llm@v2"), IMAGE_TOKENIZER, QUIET)
+        fuse(config(cache, text="somebody/llm@v2"), IMAGE_TOKENIZER)
 
 
 def test_what_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_card_of_parents_from_the_hub(cache: Path) -> None:
-    fuse(config(cache, method="uniform", weight=0.25), IMAGE_TOKENIZER, QUIET)
+    fuse(config(cache, method="uniform", weight=0.25), IMAGE_TOKENIZER)
     card = ModelCard.load(cache / "out" / "README.md")
     assert card.data.to_dict() == {
         "base_model": ["somebody/llm", "somebody/painter"],
@@ -171,7 +171,7 @@ def test_card_of_other_parents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("role", "name"), [("text", "llm"), ("image", "painter")])
 def test_verify_asks_for_a_parent_that_the_hub_does_not_give(cache: Path, role: str, name: str) -> None:
-    fuse(config(cache), IMAGE_TOKENIZER, QUIET)
+    fuse(config(cache), IMAGE_TOKENIZER)
     kept = shutil.copytree(cache / "cache" / f"models--somebody--{name}" / "snapshots" / COMMIT, cache / "kept")
     shutil.rmtree(cache / "cache" / f"models--somebody--{name}")
     manifest = Manifest.load(cache / "out")

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import OPTConfig
 
 import jam.checkpoints.shards
+from jam.cli import main
+from jam.commands.fuse import table
+from jam.console import Console
 from jam.fusion import FuseConfig, FusionPlan, fuse
 from support.fusion_parents import (
     CODES,
     PLAIN,
-    QUIET,
     TEXT_SIZE,
     llama_config,
     opt_config,
@@ -37,7 +38,7 @@ def plan_of(folder: Path, text: Any, image: Any, **options: Any) -> FusionPlan:
     for name, config in (("text", text), ("image", image)):
         (folder / name).mkdir(exist_ok=True)
         config.save_pretrained(folder / name)
-    return fuse(FuseConfig(str(folder / "text"), str(folder / "image"), plan=True, **options), console=QUIET)
+    return fuse(FuseConfig(str(folder / "text"), str(folder / "image"), plan=True, **options))
 
 
 def paper_config(vocab_size: int) -> OPTConfig:
@@ -86,7 +87,9 @@ def test_sizes_when_both_configs_have_the_joint_vocabulary(tmp_path: Path, optio
 
 
 def test_plan_as_json_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan = plan_of(tmp_path, opt_config(TEXT_SIZE), opt_config(TEXT_SIZE + CODES), json=True)
+    plan = plan_of(tmp_path, opt_config(TEXT_SIZE), opt_config(TEXT_SIZE + CODES))
+    arguments = ("--text", tmp_path / "text", "--image", tmp_path / "image", "--plan", "--json")
+    assert main(["fuse", *map(str, arguments)]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["parameters"] == plan.parameters == sum(math.prod(t["shape"]) for t in printed["tensors"])
     assert printed["bytes"] == 4 * plan.parameters
@@ -95,11 +98,11 @@ def test_plan_as_json_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[st
     copied = next(t for t in printed["tensors"] if t["name"] == "text_tower.model.model.decoder.layers.0.fc1.weight")
     assert copied["from"] == ["text:model.decoder.layers.0.fc1.weight"] and copied["shape"] == [12, 8]
     output = io.StringIO()
-    Console(file=output, width=200).print(plan.table())
+    Console(file=output, width=200).print(table(plan))
     assert f"{plan.parameters:,} parameters" in output.getvalue()
     assert "text_tower.model.model.decoder.layers.*.fc1.weight" in output.getvalue()
     width = plan_of(tmp_path, opt_config(TEXT_SIZE), opt_config(TEXT_SIZE + CODES), method="width")
-    Console(file=output, width=200).print(width.table())
+    Console(file=output, width=200).print(table(width))
     assert "[[text, text], [image, image]]" in output.getvalue()  # and is not taken for markup
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image", "text"]
 
@@ -184,9 +187,9 @@ def test_disk_full_and_interrupt_leave_nothing(
 def test_what_is_not_known_is_asked_for(tmp_path: Path) -> None:
     save_pair(tmp_path, opt_config)
     with pytest.raises(ValueError, match=r"how many image codes .* give its image tokenizer with --image-tokenizer"):
-        fuse(settings(tmp_path), console=QUIET)
+        fuse(settings(tmp_path))
     with pytest.raises(ValueError, match=r"how many tokens an image has is not known; .*--image-tokenizer"):
-        fuse(settings(tmp_path, image_codes=CODES), console=QUIET)
+        fuse(settings(tmp_path, image_codes=CODES))
     with pytest.raises(ValueError, match=r"the image tokenizer says 6, --image-codes says 4"):
         run(tmp_path, image_codes=4)
     with pytest.raises(ValueError, match=r"--image-tokenizer nowhere: there is no such folder"):
@@ -194,7 +197,7 @@ def test_what_is_not_known_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"not clear: of the .* 18 rows 12 are text, and the last 9 begin among these, at row 9"
     ):
-        fuse(settings(tmp_path), (9, (3, 3)), QUIET)
+        fuse(settings(tmp_path), (9, (3, 3)))
 
 
 def test_codes_that_are_not_the_last_rows(tmp_path: Path) -> None:

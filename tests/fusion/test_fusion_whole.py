@@ -19,11 +19,11 @@ from transformers.models.emu3.configuration_emu3 import Emu3TextConfig
 import jam
 from jam.checkpoints import Manifest
 from jam.fusion import Parent, fuse
-from jam.models import SingleStream
+from jam.models import SingleDecoder
 from jam.vocabulary import ParentRows
 from support.families import chameleon, decoder_tensors, randomised, text_logits
 from support.fusion_parents import CODES as LLAMA_CODES
-from support.fusion_parents import IMAGE_TOKENIZER, QUIET, TEXT_SIZE, llama_config, save_parent, settings
+from support.fusion_parents import IMAGE_TOKENIZER, TEXT_SIZE, llama_config, save_parent, settings
 from support.image_map_pairs import entries, rows_of_codes, run, save_pair
 
 CLASSES: dict[str, Any] = {"chameleon": ChameleonForConditionalGeneration, "emu3": Emu3ForConditionalGeneration}
@@ -74,7 +74,7 @@ def test_the_result_opens_in_transformers_and_in_jam(family: str, method: str, t
     )
 
     model = jam.load(tmp_path / "out", device="cpu")
-    assert isinstance(model.joint, SingleStream)
+    assert isinstance(model.joint, SingleDecoder)
     ids = torch.tensor([[v.eos_id, 30, v.break_id, v.image_start + 3, v.image_start + 5]])
     with torch.no_grad():
         wanted = text_logits(whole, torch.tensor([[v.eos_id, 30, v.text_size, rows[3], rows[5]]]))
@@ -186,7 +186,7 @@ def drop_tokenizer(*folders: Path) -> None:
 def test_tables_of_one_size_need_no_tokenizer(tmp_path: Path, method: str) -> None:
     save_llamas(tmp_path, TEXT_SIZE + LLAMA_CODES)
     drop_tokenizer(tmp_path / "text", tmp_path / "image")
-    plan = fuse(settings(tmp_path, method=method), IMAGE_TOKENIZER, QUIET)
+    plan = fuse(settings(tmp_path, method=method), IMAGE_TOKENIZER)
     assert (plan.vocabulary.text_size, plan.vocabulary.image_size) == (TEXT_SIZE, LLAMA_CODES)
     assert any("no parent has tokenizer files" in note for note in plan.notes)
     assert plan.notes == Manifest.load(tmp_path / "out").notes
@@ -197,7 +197,7 @@ def test_tables_of_one_size_need_no_tokenizer(tmp_path: Path, method: str) -> No
 def test_the_image_parents_tokenizer_serves_for_both(tmp_path: Path) -> None:
     save_llamas(tmp_path, TEXT_SIZE + LLAMA_CODES)
     drop_tokenizer(tmp_path / "text")
-    plan = fuse(settings(tmp_path, method="uniform"), IMAGE_TOKENIZER, QUIET)
+    plan = fuse(settings(tmp_path, method="uniform"), IMAGE_TOKENIZER)
     assert any("assumed: the image parent's" in note for note in plan.notes)
     jam.load(tmp_path / "out", device="cpu")
 
@@ -206,7 +206,7 @@ def test_tables_of_two_sizes_need_one(tmp_path: Path) -> None:
     save_llamas(tmp_path, TEXT_SIZE)
     drop_tokenizer(tmp_path / "text", tmp_path / "image")
     with pytest.raises(ValueError, match=r"has no tokenizer.*table is not as long as the image parent's.*copy the"):
-        fuse(settings(tmp_path, method="uniform"), IMAGE_TOKENIZER, QUIET)
+        fuse(settings(tmp_path, method="uniform"), IMAGE_TOKENIZER)
 
 
 # Dropout

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import jam
+from jam.api.model import Model
 from jam.codec import Codec, describe_image_tokenizer
 from jam.documents import Document, Image, Text
 from jam.fusion import fuse
 from jam.grammar import Grammar, State
-from jam.model import Model
-from jam.models import CrossForCausalLM, SingleStream
+from jam.models import CrossForCausalLM, SingleDecoder
 from jam.vocabulary import ParentRows, Vocabulary, ranges
 from support.families import SIZES, decoder_tensors, randomised, text_logits
-from support.fusion_parents import QUIET, settings
+from support.fusion_parents import settings
 from support.image_map_pairs import (
     BASE,
     CODES,
@@ -136,8 +136,8 @@ def test_uniform_averages_the_codes_of_both(tmp_path: Path) -> None:
     table = load_file(tmp_path / "out" / "model.safetensors")[name.replace("model.", "model.text_model.")]
     model = jam.load(tmp_path / "out", device="cpu")
     v, joint, rows = model.joint.vocabulary, model.joint, rows_of_codes("emu3")
-    assert isinstance(joint, SingleStream)
-    assert joint.joint.rows == ParentRows(v.text_size, None, v.text_size, v.control_size, rows)
+    assert isinstance(joint, SingleDecoder)
+    assert joint.joint_rows.rows == ParentRows(v.text_size, None, v.text_size, v.control_size, rows)
     assert len(table) == v.text_size + v.control_size
     both = [decoder_tensors(parent)[name][rows] for parent in (text, image)]
     torch.testing.assert_close(table[rows], (both[0] + both[1]) / 2)
@@ -152,7 +152,7 @@ def test_a_single_stream_with_a_map() -> None:
     decoder = randomised(
         Qwen2ForCausalLM(Qwen2Config(**SIZES | {"vocab_size": parent.config.get_text_config().vocab_size}))
     )
-    stream = SingleStream(decoder, vocabulary, (4, 4), ParentRows.of_codes(66, rows)).eval()
+    stream = SingleDecoder(decoder, vocabulary, (4, 4), ParentRows.of_codes(66, rows)).eval()
     ids = torch.tensor([[2, 30, vocabulary.image_start + 3, vocabulary.image_start + 5]])
     with torch.no_grad():
         got = stream.logits(stream.hidden(ids))[..., vocabulary.image_start : vocabulary.control_start]
@@ -226,11 +226,11 @@ def test_the_end_of_text_is_no_image() -> None:
 def test_names_that_are_no_bijection(tmp_path: Path) -> None:
     save_pair("chameleon", tmp_path)
     with pytest.raises(ValueError, match=r"not one-to-one: image code 16 has no token; 16 of 20 codes have one"):
-        fuse(settings(tmp_path), (20, (4, 4)), QUIET)
+        fuse(settings(tmp_path), (20, (4, 4)))
     with pytest.raises(
         ValueError, match=r"not one-to-one: token 'IMGIMGBCZ' is image code 12, the image tokenizer has 12"
     ):
-        fuse(settings(tmp_path), (12, (4, 4)), QUIET)
+        fuse(settings(tmp_path), (12, (4, 4)))
     with pytest.raises(ValueError, match="--image-start 4 is among the 66 text ids"):
         run(tmp_path, image_start=4)
 
@@ -251,5 +251,5 @@ def test_parents_must_name_the_same_rows(tmp_path: Path) -> None:
 def test_a_plan_counts_the_names(tmp_path: Path) -> None:
     for role in ("text", "image"):
         network("emu3", role).config.save_pretrained(tmp_path / role)
-    plan = fuse(settings(tmp_path, plan=True), None, QUIET)
+    plan = fuse(settings(tmp_path, plan=True), None)
     assert plan.vocabulary.image_size == CODES and plan.config.image_rows["image_rows"] == rows_of_codes("emu3")

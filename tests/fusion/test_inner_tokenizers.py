@@ -24,7 +24,7 @@ from jam.codec.files import InsideCheckpoint
 from jam.fusion import find_image_tokenizer, fuse
 from jam.fusion.hub import DESCRIPTION
 from support import tiny
-from support.fusion_parents import QUIET, settings
+from support.fusion_parents import settings
 from support.fusion_runs import hash_of, killed
 from support.hub_cache import COMMIT, store
 from support.open_pairs import CODES, OPEN_PAIRS
@@ -54,7 +54,7 @@ def jam_fuse(folder: Path, *options: object) -> int:
 
 
 def run(folder: Path, **options: Any) -> None:
-    fuse(settings(folder, **options), console=QUIET)
+    fuse(settings(folder, **options))
 
 
 def without(weights: Path, left_out: str) -> None:

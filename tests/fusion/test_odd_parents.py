@@ -18,7 +18,7 @@ from jam.checkpoints.configs import load_config
 from jam.codec import describe_image_tokenizer
 from jam.fusion import Parent, fuse
 from support import tiny
-from support.fusion_parents import CODES, IMAGE_TOKENIZER, QUIET, llama_config, opened, run, save_pair, settings
+from support.fusion_parents import CODES, IMAGE_TOKENIZER, llama_config, opened, run, save_pair, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -330,13 +330,13 @@ def test_an_image_tokenizer_of_a_class_that_only_encodes(tmp_path: Path) -> None
 def test_a_plan_says_which_tokenizer_is_missing(pair: Path, role: str) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (pair / role / name).unlink()
-    plan = fuse(settings(pair, plan=True, out=None, image_codes=CODES), console=QUIET)
+    plan = fuse(settings(pair, plan=True, out=None, image_codes=CODES))
     missing = [note for note in plan.notes if note.startswith(f"the {role} parent has no tokenizer: there is no")]
     assert len(missing) == 1 and str(pair / role) in missing[0]
     other = "image" if role == "text" else "text"
     assert not any(note.startswith(f"the {other} parent has no tokenizer") for note in plan.notes)
     assert any("there is no image tokenizer" in note and "--image-tokenizer" in note for note in plan.notes)
-    known = fuse(settings(pair, plan=True, out=None), IMAGE_TOKENIZER, QUIET)
+    known = fuse(settings(pair, plan=True, out=None), IMAGE_TOKENIZER)
     assert not any("there is no image tokenizer" in note for note in known.notes)
 
 

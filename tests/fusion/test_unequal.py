@@ -14,7 +14,7 @@ from jam.documents import Document, Image, Text, write_documents
 from jam.fusion import fuse
 from jam.models import CrossForCausalLM
 from support import tiny
-from support.fusion_parents import QUIET, opened, settings
+from support.fusion_parents import opened, settings
 from support.unlike_pairs import SENTENCE, SMALL, assert_proved_and_writing, run, save, save_pair, verified
 from support.unlike_tokenizers import KINDS, LETTER_OF, Reading, added, byte_level, sentencepiece, unigram
 
@@ -209,7 +209,7 @@ def test_built_in_image_parent_beside_another_llm(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     save(tmp_path / "text", sentencepiece(), max_position_embeddings=512)
-    plan = fuse(settings(tmp_path, image=str(PARENTS / "image"), sentinels=None), (512, (8, 8)), QUIET)
+    plan = fuse(settings(tmp_path, image=str(PARENTS / "image"), sentinels=None), (512, (8, 8)))
     assert plan.vocabulary.text_size == len(sentencepiece()) and plan.vocabulary.eos_id == 2 - 1
     rows = plan.config.image_rows
     assert rows["made_text"] and rows["control_start"] is not None

@@ -69,7 +69,7 @@ class Checkpoints(Target):
         config = FuseConfig(str(pair / "text"), str(pair / "image"), str(place / "out"), sentinels=3, plan=plan)
 
         def call() -> None:
-            fuse_parents(config, fusion_parents.IMAGE_TOKENIZER, fusion_parents.QUIET)
+            fuse_parents(config, fusion_parents.IMAGE_TOKENIZER)
 
         return Case(f"{'plan' if plan else 'fuse'} {path.parent.name}/{what}", call, (path.name, str(path.parent)))
 

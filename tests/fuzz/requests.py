@@ -11,9 +11,9 @@ from typing import Any
 
 from fuzz.mutations import ODD, odd
 from fuzz.targets import Case, Target
+from jam.api.model import Model
 from jam.documents import Document, Gap, Image, Message, Text
 from jam.generation import GenerationSettings
-from jam.model import Model
 from support import tiny
 
 TEXTS = ("", " ", "a", "How do I draw it?", "\0", "</s>", "<image>", "x" * 300, "é" * 40, "\n\n")

@@ -11,12 +11,12 @@ import pytest
 import regex
 import torch
 
+from jam.api.model import Model
 from jam.cli import main
 from jam.documents import Document, Gap, Image, Text, to_html, to_markdown
 from jam.generation import Finished, TextPiece
 from jam.generation.marks import ends_sentence, surely_ends_sentence, up_to_word, word_ends
 from jam.generation.text import SENTENCE_ROOM, TextRun
-from jam.model import Model
 from support import tiny
 from support.writing import ids_of, writer
 

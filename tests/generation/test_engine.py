@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from jam.api.model import Model
 from jam.codec.text import decode_text
 from jam.generation import Engine, Finished, Generation, GenerationSettings, Request
 from jam.generation.marks import ends_sentence
 from jam.grammar import Cursor, State
-from jam.model import Model
-from jam.models.streaming import StreamedLinear, linear, load_kernel
+from jam.models.cpu_kernel import KernelLinear, linear, load_kernel
 from support.writing import settings_of, writer
 
 QUESTION = "How do I draw it?"
@@ -138,15 +138,15 @@ def test_the_fast_ways_write_the_same(cross: Model, tmp_path: Path, monkeypatch:
     if way != "fixed shapes":
         monkeypatch.setattr(linear, "LARGE", 0)
     if way != "kernel":
-        monkeypatch.setattr("jam.generation.decoder.can_capture", lambda model: True)
+        monkeypatch.setattr("jam.generation.model_runner.can_capture", lambda model: True)
         monkeypatch.setattr("jam.generation.fixed.FEWEST_KEYS", 4)
     engine = Engine(fast.joint, fast.codec, slots=5)
-    kernels = [module for module in fast.joint.modules() if isinstance(module, StreamedLinear)]
-    assert bool(kernels) == (way != "fixed shapes") and (engine.decoder.step is None) == (way == "kernel")
+    kernels = [module for module in fast.joint.modules() if isinstance(module, KernelLinear)]
+    assert bool(kernels) == (way != "fixed shapes") and (engine.runner.step is None) == (way == "kernel")
     for one, other in zip(engine.run(requests), expected, strict=True):
         assert one.new_ids == other.new_ids
         torch.testing.assert_close(torch.tensor(one.log_probs), torch.tensor(other.log_probs), rtol=0, atol=1e-4)
-    assert engine.decoder.lengths == engine.decoder.cache.lengths.tolist() == [0] * 5
+    assert engine.runner.lengths == engine.runner.cache.lengths.tolist() == [0] * 5
 
 
 def test_neighbours_do_not_matter(model: Model) -> None:
@@ -190,8 +190,8 @@ def test_200_random_requests_through_16_rows(cross: Model, seed: int) -> None:
         assert_promises(cross, request, row.result())
     reasons = {row.finish_reason for row in rows}
     assert reasons >= {"end", "max_new_tokens", "stop", "cancelled"}
-    assert engine.decoder.lengths == [0] * 16 and sorted(engine.scheduler.free) == list(range(16))
-    assert engine.decoder.cache.lengths.tolist() == [0] * 16
+    assert engine.runner.lengths == [0] * 16 and sorted(engine.scheduler.free) == list(range(16))
+    assert engine.runner.cache.lengths.tolist() == [0] * 16
     assert engine.is_idle and not engine.scheduler.running
 
 
@@ -203,7 +203,7 @@ def test_waiting_is_fair_and_fits_the_slots(cross: Model) -> None:
     settings = [plain, replace(plain, guidance_scale=2.0), plain, plain]
     rows = [engine.submit(Request(prompt, one)) for one in settings]
     engine.step()
-    assert [row.stream is not None for row in rows] == [True, False, False, False]
+    assert [row.slot is not None for row in rows] == [True, False, False, False]
     order = [rows.index(event.row) for event in engine.events() if isinstance(event, Finished)]
     assert order[:2] == [0, 1] and sorted(order[2:]) == [2, 3]
     with pytest.raises(ValueError, match="needs 2 slots of the cache, and there is room for 1"):
@@ -216,7 +216,7 @@ def test_a_memory_budget_limits_the_slots(cross: Model) -> None:
     a_slot = whole.decoder.cache.bytes // 4
     limited = Engine(cross.joint, cross.codec, slots=4, memory=2 * a_slot + 1)
     assert limited.decoder.slots == 2
-    with pytest.raises(ValueError, match=f"a stream of 96 tokens takes .*; {96 // 2} tokens would fit"):
+    with pytest.raises(ValueError, match=f"a slot of 96 tokens takes .*; {96 // 2} tokens would fit"):
         Engine(cross.joint, cross.codec, memory=a_slot // 2)
 
 
@@ -248,7 +248,7 @@ def test_the_unconditional_stream_lives_for_one_picture_and_may_have_a_context(c
     lengths = []
     while row.finish_reason is None:
         engine.step()
-        lengths.append(max(engine.decoder.lengths[1], 0) if row.in_image else 0)
+        lengths.append(max(engine.runner.lengths[1], 0) if row.in_image else 0)
         if row.finish_reason is None and not row.in_image:
-            assert engine.decoder.lengths[1] == 0
+            assert engine.runner.lengths[1] == 0
     assert max(lengths) == 2 + 1 + 2  # prefix, <break>, two codes: the third is read in the step that ends the picture

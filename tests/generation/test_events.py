@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from jam import cm3
+from jam.api.model import Model
 from jam.cli import main
 from jam.data.examples import Objective, make_example
 from jam.documents import Document, Gap, Image, Message, Text, parse_document, to_record
@@ -27,9 +28,8 @@ from jam.generation import (
     request_to_fill,
     settings_to_fill,
 )
-from jam.generation.decoder import bytes_per_token
+from jam.generation.model_runner import bytes_per_token
 from jam.grammar import State
-from jam.model import Model
 from support import tiny
 from support.writing import like, writer
 
@@ -112,10 +112,10 @@ def test_a_conversation_equals_a_fresh_prefill_and_keeps_its_cache(
             assert sum(read) < asked + answer.extra["tokens"]  # else every id of the conversation would be read again
         turns.append(Message("assistant", answer.content))
     assert to_record(chat.document) == to_record(Document(messages=turns))
-    kept = chat.engine.decoder.lengths
+    kept = chat.engine.runner.lengths
     assert kept[0] > 0 and not any(kept[1:])
     chat.close()
-    assert not any(chat.engine.decoder.lengths)
+    assert not any(chat.engine.runner.lengths)
     assert chat.send("a").extra["tokens"] > 0  # read anew
     like(model)
 
@@ -135,10 +135,10 @@ def test_a_conversation_that_is_left_or_full(model: Model) -> None:
 def test_a_conversation_has_a_cache_of_its_length(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, short = (model.chat(length=length, max_new_tokens=10) for length in (None, 40))
     assert whole.send("a").extra["tokens"] and short.send("a").extra["tokens"]
-    assert whole.engine.decoder.cache.bytes == 4 * short.engine.decoder.cache.bytes
+    assert whole.engine.runner.cache.bytes == 4 * short.engine.runner.cache.bytes
     with pytest.raises(ValueError, match="a prompt may have 39 tokens"):
         short.send(20 * QUESTION)
-    monkeypatch.setattr("jam.model.model.available_memory", lambda device: 2 * short.engine.decoder.cache.bytes)
+    monkeypatch.setattr("jam.api.model.available_memory", lambda device: 2 * short.engine.runner.cache.bytes)
     with pytest.raises(ValueError, match="give a shorter length"):
         model.chat()
     assert model.chat(length=40, max_new_tokens=10).send("a").extra["tokens"]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from jam.api.model import Model
 from jam.documents import Document, Gap, Image, Part
 from jam.generation import Engine, Finished, GenerationSettings, Request, TextPiece, reporter, request_to_fill
-from jam.model import Model
 from support.writing import like, writer
 
 QUESTION = "How do I draw it?"
@@ -61,8 +61,8 @@ def alone(model: Model, asked: Request) -> list[int]:
 
 
 def is_free(engine: Engine) -> bool:
-    slots = engine.decoder.slots
-    return engine.is_idle and not any(engine.decoder.lengths) and sorted(engine.scheduler.free) == list(range(slots))
+    slots = engine.runner.slots
+    return engine.is_idle and not any(engine.runner.lengths) and sorted(engine.scheduler.free) == list(range(slots))
 
 
 # --- the repetition penalty -------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_what_was_half_written_to_the_cache_is_gone(model: Model, broken: Callab
         engine.step()
 
     def interrupted(*given: Any) -> Any:
-        for layer in engine.decoder.cache.layers:
+        for layer in engine.runner.cache.layers:
             layer.values.fill_(torch.nan)
         raise KeyboardInterrupt
 

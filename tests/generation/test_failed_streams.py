@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from jam.api.model import Model
 from jam.cli import main
 from jam.commands import generate
 from jam.generation import Finished, TextPiece
-from jam.model import Model
 from support.writing import like, writer
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 24, "temperature": 0.0}

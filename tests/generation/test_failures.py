@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from jam.api.model import Model
 from jam.generation import Engine, Finished, GenerationSettings, Request, Session
 from jam.generation import engine as engine_module
-from jam.model import Model
 from support.writing import like, writer
 
 QUESTION = "How do I draw it?"
@@ -57,7 +57,7 @@ def test_a_row_without_finite_logits_fails_alone(model: Model, broken: Callable,
     rows = [engine.submit(request) for request in asked]
     broken(4, value)
     finished = [event for event in engine.events() if isinstance(event, Finished)]
-    assert engine.is_idle and engine.decoder.lengths == [0] * 3 and sorted(engine.scheduler.free) == [0, 1, 2]
+    assert engine.is_idle and engine.runner.lengths == [0] * 3 and sorted(engine.scheduler.free) == [0, 1, 2]
     assert [row.finish_reason == "failed" for row in rows] == [True, False, False, False]
     assert finished[0].row is rows[0] and finished[0].reason == "failed"
     assert [row.result().new_ids for row in rows[1:]] == alone[1:]
@@ -82,8 +82,8 @@ def test_a_slot_that_held_nan_is_clean(model: Model) -> None:
     row = engine.submit(long)
     engine.step()
     with torch.inference_mode():
-        for layer in engine.decoder.cache.layers:
-            layer.values[row.stream.slot] = torch.nan
+        for layer in engine.runner.cache.layers:
+            layer.values[row.slot.index] = torch.nan
     engine.step()
     assert row.finish_reason == "failed"
     assert [one.new_ids for one in engine.run([short, long])] == [one.new_ids for one in expected]
@@ -131,7 +131,7 @@ def test_a_session_that_answers_keeps_its_memory(model: Model) -> None:
             end()
     assert list(stream)[-1].document.answer == fresh.answer
     chat.close()
-    assert not any(chat.engine.decoder.lengths) and len(chat.engine.scheduler.free) == 2
+    assert not any(chat.engine.runner.lengths) and len(chat.engine.scheduler.free) == 2
 
 
 def test_a_run_that_is_refused_leaves_nothing_behind(model: Model) -> None:

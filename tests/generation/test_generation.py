@@ -13,7 +13,7 @@ from jam.generation import Engine, Generation, GenerationSettings
 from jam.generation.guidance import guide
 from jam.generation.sampling import Choices, draws, sample
 from jam.grammar import Cursor, State
-from jam.models import CrossConfig, CrossForCausalLM, JointModel, SingleStream
+from jam.models import CrossConfig, CrossForCausalLM, JointModel, SingleDecoder
 from jam.vocabulary import ParentRows, Vocabulary
 
 V = Vocabulary(text_size=9, image_size=12, eos_id=2, sentinels=3)  # few text ids: <break> comes often
@@ -58,7 +58,7 @@ def make_model(kind: str) -> JointModel:
     family, form = kind.split("-")
     image_config = parent_config(family, V.size)
     if form == "single":
-        model = SingleStream(AutoModelForCausalLM.from_config(image_config), V, GRID, IMAGE_ROWS)
+        model = SingleDecoder(AutoModelForCausalLM.from_config(image_config), V, GRID, IMAGE_ROWS)
     else:
         model = CrossForCausalLM(
             CrossConfig(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from jam.api.model import Model
 from jam.generation import Engine, GenerationSettings, Request
+from jam.generation.active_request import Slot
 from jam.generation.prefixes import share
-from jam.generation.row import Stream
-from jam.model import Model
 from support.writing import writer
 
 FEW, MANY = 30, 240
@@ -69,11 +69,11 @@ def test_a_batch_is_planned(model: Model) -> None:
 
 
 def test_prompts_that_begin_alike_are_found() -> None:
-    decoder: Any = SimpleNamespace(ids=[[] for _ in range(MANY)])  # that has read nothing
+    runner: Any = SimpleNamespace(ids=[[] for _ in range(MANY)])  # that has read nothing
 
     def plan(count: int) -> Callable[[], Any]:
-        streams = [Stream(slot, [slot % 7, slot % 11, slot, *range(9)]) for slot in range(count)]
-        return lambda: share(streams, streams, decoder)
+        slots = [Slot(slot, [slot % 7, slot % 11, slot, *range(9)]) for slot in range(count)]
+        return lambda: share(slots, slots, runner)
 
     assert grows_linearly(plan)
 
@@ -106,7 +106,7 @@ def test_a_step_that_is_interrupted_ends_at_once(model: Model, monkeypatch: pyte
 
         def interrupted() -> None:
             with monkeypatch.context() as patch, pytest.raises(Stop):
-                patch.setattr(engine.decoder, "prefill", interrupt)
+                patch.setattr(engine.runner, "prefill", interrupt)
                 engine.run(asked)
             assert engine.is_idle and len(engine.scheduler.free) == count
 
@@ -134,7 +134,7 @@ def test_an_interrupt_within_planning_gets_out(model: Model, monkeypatch: pytest
         if len(planned) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("jam.generation.row.check_budget", check)
+    monkeypatch.setattr("jam.generation.active_request.check_budget", check)
     with pytest.raises(KeyboardInterrupt):
         model.run(requests(model, FEW))
     assert len(planned) == 3

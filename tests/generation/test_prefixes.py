@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from jam.api.model import Model
 from jam.generation import Engine, GenerationSettings, Request
-from jam.generation.decoder import Decoder
+from jam.generation.model_runner import ModelRunner
 from jam.generation.prefixes import common_length
-from jam.model import Model
 from support.writing import writer
 
 QUESTION = "How do I draw it?"
@@ -26,13 +26,13 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def read(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """How many ids each prefill reads, by stream."""
     counts: list[list[int]] = []
-    plain = Decoder.prefill
+    plain = ModelRunner.prefill
 
-    def prefill(self: Decoder, slots: list[int], ids: list[list[int]]) -> None:
+    def prefill(self: ModelRunner, slots: list[int], ids: list[list[int]]) -> None:
         counts.append([len(chunk) for chunk in ids])
         plain(self, slots, ids)
 
-    monkeypatch.setattr(Decoder, "prefill", prefill)
+    monkeypatch.setattr(ModelRunner, "prefill", prefill)
     return counts
 
 
@@ -103,14 +103,14 @@ def test_a_leader_may_leave_while_it_is_read(model: Model, monkeypatch: pytest.M
     rows = [engine.submit(request) for request in asked]
     engine.step()
     engine.step()
-    assert engine.decoder.lengths == [14, 0, 0]
+    assert engine.runner.lengths == [14, 0, 0]
     if leaves == "cancelled":
         engine.cancel(rows[0])
         engine.step()
-        assert engine.decoder.lengths == [0, 7, 0]  # the next one reads for both
+        assert engine.runner.lengths == [0, 7, 0]  # the next one reads for both
     list(engine.events())
     assert [row.result().new_ids for row in rows[1:]] == expected[1:]
-    assert engine.is_idle and engine.decoder.lengths == [0] * 3
+    assert engine.is_idle and engine.runner.lengths == [0] * 3
 
 
 def test_contexts_of_unconditional_streams_are_shared(model: Model, read: list, monkeypatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
+from jam.api.model import Model
 from jam.codec import Codec
 from jam.documents import Document, Image, Message, Text
 from jam.generation import Engine, Finished, GenerationSettings, Request, TextPiece
@@ -15,7 +16,6 @@ from jam.generation.marks import ends_sentence
 from jam.generation.sampling import Choices, penalise, sample
 from jam.generation.text import TextRun
 from jam.grammar import Grammar
-from jam.model import Model
 from jam.vocabulary import Vocabulary
 from support import tiny
 from support.writing import ids_of, like, writer
@@ -257,7 +257,7 @@ def test_a_schedule_is_followed_code_by_code(model: Model, monkeypatch: pytest.M
 )
 def test_bad_requests_are_refused_before_anything_runs(model: Model, monkeypatch, settings: dict, message: str) -> None:
     monkeypatch.setattr(model.joint, "hidden", None)  # whatever runs, fails
-    monkeypatch.setattr("jam.model.model.MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr("jam.api.model.MEMORY_SHARE", 1e-9)
     with pytest.raises(ValueError, match=message):
         model.generate(QUESTION, **settings)
 

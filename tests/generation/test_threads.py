@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from jam.api.model import Model
 from jam.generation import Chat, Engine, Finished, GenerationSettings, Request, Session
-from jam.model import Model
 from support.writing import writer
 
 QUESTION = "How do I draw it?"

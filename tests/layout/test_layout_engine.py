@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from jam import cm3
+from jam.api.model import Model
 from jam.checkpoints import Manifest
 from jam.documents import Document, Gap, Image, Message, Text
 from jam.generation import (
@@ -24,7 +25,6 @@ from jam.generation import (
     request_to_fill,
 )
 from jam.grammar import State
-from jam.model import Model
 from support import layouts, tiny
 
 FAMILIES = sorted(layouts.LAYOUTS)
@@ -74,7 +74,7 @@ def test_pictures_by_number_and_event(family: str, guidance: float) -> None:
     document = model.codec.decode(row.prompt + generation.new_ids, len(row.prompt))
     assert pictures == [image.codes for image in document.images]
     assert_scored(model, row.prompt + generation.new_ids, generation.log_probs)
-    assert engine.decoder.lengths == [0] * 4
+    assert engine.runner.lengths == [0] * 4
     with pytest.raises(ValueError, match="would fit"):
         engine.submit(request_for(question, replace(settings, max_new_tokens=12), model.codec))
 

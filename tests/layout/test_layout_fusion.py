@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import jam
+from jam.api.model import Model
 from jam.checkpoints import Manifest
 from jam.cli import main
 from jam.documents import Document, Image, Text, write_documents
 from jam.generation import Engine, GenerationSettings
 from jam.generation.guidance import guide
 from jam.grammar import State
-from jam.model import Model
 from support import layouts, tiny
 from support.layout_pairs import CODES, GRIDS, run, save_pair
 

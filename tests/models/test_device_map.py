@@ -119,6 +119,6 @@ def test_without_accelerate_the_line_to_install_it_is_told(tmp_path: Path, monke
     save_pair(tmp_path, llama_config)
     run(tmp_path)
     real = importlib.util.find_spec
-    monkeypatch.setattr("jam.model.loading.find_spec", lambda name: None if name == "accelerate" else real(name))
+    monkeypatch.setattr("jam.api.loading.find_spec", lambda name: None if name == "accelerate" else real(name))
     with pytest.raises(ValueError, match=r"needs accelerate, .* pip install 'jam-fusion\[offload\]'"):
         jam.load(tmp_path / "out", device="cpu", device_map="auto")

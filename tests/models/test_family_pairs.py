@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, GemmaConfig, GemmaForCausalLM, JanusForConditionalGeneration
 
 from jam.grammar import State
-from jam.models import CrossConfig, CrossForCausalLM, SingleStream
+from jam.models import CrossConfig, CrossForCausalLM, SingleDecoder
 from jam.vocabulary import Vocabulary
 from support.families import CODES, SIZES, VOCABULARY, in_steps, janus, random_rows, randomised
 from support.family_pairs import JOINT, OWN, PAIRS, ROWS, assert_exact, cross_of, qwen2, with_parents
@@ -72,7 +72,7 @@ def test_absent_rows_are_scaled_and_capped() -> None:
     controls = logits[:, JOINT.control_start :]
     assert controls.abs().max() <= 2
     torch.testing.assert_close(controls, controls[:, :1].expand_as(controls))  # a product rounds equal rows unlike
-    single = SingleStream(text, JOINT, [4, 4], ROWS[0]).eval()
+    single = SingleDecoder(text, JOINT, [4, 4], ROWS[0]).eval()
     with torch.no_grad():
         embedded = text.get_input_embeddings()(torch.tensor([[2, 5]]))
         expected = text(inputs_embeds=torch.cat([embedded, (mean * 32**0.5)[None, None]], dim=1)).logits

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
-from jam.models.streaming import kernel
+from jam.models.cpu_kernel import kernel
 
 
 @pytest.fixture(autouse=True)

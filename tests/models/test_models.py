@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from jam.grammar import IMAGE_STATES, State
-from jam.models import CrossConfig, CrossForCausalLM, SingleStream, Tower
+from jam.models import CrossConfig, CrossForCausalLM, SingleDecoder, Tower
 from jam.models.cross import target_states
 from jam.models.rows import missing_controls, spread
 from jam.vocabulary import ParentRows, Vocabulary
@@ -309,7 +309,7 @@ def test_mistakes_are_explained() -> None:
     with pytest.raises(ValueError, match="the image parent has no image codes"):
         CrossForCausalLM(CrossConfig(**config_of(text, image).to_dict() | {"image_rows": asdict(TEXT_ROWS)}))
     with pytest.raises(ValueError, match="needs row 59 of the model's embedding, which has 40"):
-        SingleStream(text, VOCABULARY, [2, 2], IMAGE_ROWS)
+        SingleDecoder(text, VOCABULARY, [2, 2], IMAGE_ROWS)
     with pytest.raises(ValueError, match="needs row 59 of the text parent's embedding, which has 40"):
         CrossForCausalLM(CrossConfig(**config_of(text, image).to_dict() | {"text_rows": asdict(IMAGE_ROWS)}))
     model = cross()

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jam.generation import fixed as fixed_module
-from jam.generation.decoder import Decoder
+from jam.generation.model_runner import ModelRunner
 from jam.grammar import State
-from jam.models import SingleStream, compile_layers, quantize
-from jam.models.streaming import Int8Linear, StreamedLinear, few_rows, linear, load_kernel, product, stream
+from jam.models import SingleDecoder, compile_layers, quantize
+from jam.models.cpu_kernel import Int8Linear, KernelLinear, few_rows, linear, load_kernel, product, use_kernel
 from jam.vocabulary import ParentRows, Vocabulary
 from support import families, family_pairs, joint_models, tiny
 
@@ -31,11 +31,11 @@ def small_is_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def single(name: str) -> SingleStream:
+def single(name: str) -> SingleDecoder:
     model = families.tower_of(families.original(name)).model
     text = families.VOCABULARY if name.startswith("janus") else 40
     vocabulary = Vocabulary(text, families.CODES, eos_id=2, sentinels=4)
-    return SingleStream(model, vocabulary, (2, 2), ParentRows(text, text)).eval()
+    return SingleDecoder(model, vocabulary, (2, 2), ParentRows(text, text)).eval()
 
 
 def joint(name: str) -> Any:
@@ -61,7 +61,7 @@ def assert_steps_equal_forward(
 ):
     """Rows of unequal lengths; some pause, and slots 0 and 4 are nobody's."""
     slots = [3, 1, 2]
-    writer = Decoder(model, 5, LENGTH, fixed=fixed)
+    writer = ModelRunner(model, 5, LENGTH, fixed=fixed)
     read = [9, 4, 2]
     writer.prefill(slots, [row[:count].tolist() for row, count in zip(ids, read, strict=True)])
     for active in ([0, 1, 2], [1, 2], [0], [2], [0, 2], [0, 1, 2], [1]):
@@ -84,8 +84,8 @@ def test_steps_equal_the_plain_forward(name: str) -> None:
     choices = torch.tensor([State.TEXT, State.IMAGE, State.IMAGE_END])
     states = [choices[torch.randint(3, (LENGTH,))] for _ in range(3)]
     expected = [plain(model, *row) for row in zip(ids, states, strict=True)]
-    assert stream(model)
-    assert any(isinstance(layer, StreamedLinear) for layer in model.modules())
+    assert use_kernel(model)
+    assert any(isinstance(layer, KernelLinear) for layer in model.modules())
     for fixed in (False, True):
         assert_steps_equal_forward(model, expected, ids, states, fixed)
 
@@ -131,7 +131,7 @@ def test_threads_do_not_matter() -> None:
 @needs_kernel
 def test_only_the_rows_that_the_mode_allows_are_read() -> None:
     model = joint("llama")
-    stream(model)
+    use_kernel(model)
     text = model.text_tower
     hidden = torch.randn(2, 2 * 32)
     states = torch.tensor([State.TEXT, State.IMAGE])
@@ -146,22 +146,22 @@ def test_only_the_rows_that_the_mode_allows_are_read() -> None:
 @needs_kernel
 def test_training_does_not_use_the_kernel() -> None:
     layer = nn.Sequential(nn.Linear(8, 8))
-    assert stream(layer)
+    assert use_kernel(layer)
     layer(torch.ones(1, 8)).sum().backward()
     assert layer[0].weight.grad is not None
 
 
 def test_small_models_and_other_types_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     half = nn.Sequential(nn.Linear(8, 8)).half()
-    assert not stream(half)
+    assert not use_kernel(half)
     monkeypatch.setattr(linear, "LARGE", 1 << 20)
-    assert not stream(joint("llama"))
+    assert not use_kernel(joint("llama"))
 
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_a_shared_prompt_is_computed_once(fixed: bool) -> None:
     model = joint("unequal")
-    writer = Decoder(model, 3, LENGTH, fixed=fixed)
+    writer = ModelRunner(model, 3, LENGTH, fixed=fixed)
     prompt = [2, 5, 6, 7, 8, 9]
     writer.prefill([0], [prompt])
     writer.copy(0, 2, 4)
@@ -175,7 +175,7 @@ def test_slots_that_pause_are_read_along_for_one_id_only(monkeypatch: pytest.Mon
     model, shapes = joint("llama"), []
     plain = model.hidden
     monkeypatch.setattr(model, "hidden", lambda ids, *rest: shapes.append(tuple(ids.shape)) or plain(ids, *rest))
-    writer = Decoder(model, 5, LENGTH, fixed=False)
+    writer = ModelRunner(model, 5, LENGTH, fixed=False)
     writer.prefill([0, 2, 4], [[2, 5, 6], [2, 7], [2, 5]])
     writer.forward([0, 2, 4], [8, 8, 8], [State.TEXT] * 3)
     writer.prefill([1], [[2, 5]])
@@ -186,7 +186,7 @@ def test_slots_that_pause_are_read_along_for_one_id_only(monkeypatch: pytest.Mon
 def test_neighbours_in_fixed_shapes_are_left_alone() -> None:
     """Slots without an id write behind their end, and one that is full is not read on."""
     model = joint("llama")
-    writer = Decoder(model, 4, LENGTH, fixed=True)
+    writer = ModelRunner(model, 4, LENGTH, fixed=True)
     writer.prefill([1, 2], [[2, 5, 6], [2] + [7] * (LENGTH - 2)])
     writer.forward([2], [8], [State.TEXT])  # full now
     writer.forward([0], [2], [State.TEXT])
@@ -230,7 +230,7 @@ def test_int8_layers_use_the_kernel(name: str, monkeypatch: pytest.MonkeyPatch) 
     model, loads = joint(name), []
     quantize(model)
     monkeypatch.setattr(linear, "load_kernel", lambda: loads.append(name) or True)
-    assert stream(model) and loads
+    assert use_kernel(model) and loads
 
 
 def test_an_int8_model_is_not_saved(tmp_path: Path) -> None:

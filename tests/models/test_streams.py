@@ -11,7 +11,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from jam.models import CrossForCausalLM, JointModel, SingleStream
+from jam.models import CrossForCausalLM, JointModel, SingleDecoder
 from jam.models.cross import target_states
 from support.joint_models import (
     DOCUMENT,
@@ -36,10 +36,10 @@ def seed() -> None:
 # Cache and packing
 
 
-def make(kind: str) -> CrossForCausalLM | SingleStream:
+def make(kind: str) -> CrossForCausalLM | SingleDecoder:
     if kind.startswith("single"):
         parent = (opt if kind.endswith("opt") else llama)(IMAGE_SIZE)
-        return SingleStream(parent, VOCABULARY, [2, 2], IMAGE_ROWS).eval()
+        return SingleDecoder(parent, VOCABULARY, [2, 2], IMAGE_ROWS).eval()
     name, readout, every = kind.split()
     return cross(name, int(every), readout, trained=True)
 
@@ -110,7 +110,7 @@ def test_packed_documents_equal_separate_ones(kind: str) -> None:
 
 def test_single_stream_speaks_joint_ids(tmp_path: Path) -> None:
     parent = llama(IMAGE_SIZE)
-    model = SingleStream(parent, VOCABULARY, [2, 2], IMAGE_ROWS)
+    model = SingleDecoder(parent, VOCABULARY, [2, 2], IMAGE_ROWS)
     ids = torch.tensor([DOCUMENT])
     row_of = torch.tensor(IMAGE_ROWS.row_of(VOCABULARY))
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_single_stream_speaks_joint_ids(tmp_path: Path) -> None:
 
 def test_single_stream_reads_absent_ids_as_the_mean_row() -> None:
     parent = opt(TEXT_SIZE)
-    model = SingleStream(parent, VOCABULARY, [2, 2], TEXT_ROWS)
+    model = SingleDecoder(parent, VOCABULARY, [2, 2], TEXT_ROWS)
     embeddings = parent.get_input_embeddings().weight[torch.tensor(TEXT_DOCUMENT)]
     embeddings = torch.cat([embeddings, parent.get_input_embeddings().weight.mean(0, keepdim=True)])
     with torch.no_grad():

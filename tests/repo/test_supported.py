@@ -14,11 +14,11 @@ from transformers import OPTConfig, OPTForCausalLM
 import jam
 from jam.codec.files import HOLDERS
 from jam.fusion import fuse
-from jam.models import CrossForCausalLM, SingleStream
+from jam.models import CrossForCausalLM, SingleDecoder
 from jam.models.towers import COMPOSITES, FAMILIES
 from jam.models.towers.janus import DECODER
 from support.families import CODES, CONFIGS, randomised
-from support.fusion_parents import QUIET, settings, tokenizer
+from support.fusion_parents import settings, tokenizer
 from support.open_pairs import OPEN_PAIRS
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -79,17 +79,17 @@ def test_a_family_is_fused_as_the_table_says(family: str, method: str, tmp_path:
     image_tokenizer = None if family in HOLDERS else (CODES, (4, 4))
     if cell == "no":
         with pytest.raises(ValueError, match=r"--method (cross|uniform)"):
-            fuse(config, image_tokenizer, QUIET)
+            fuse(config, image_tokenizer)
         return
     assert cell == "yes"
-    plan = fuse(config, image_tokenizer, QUIET)
+    plan = fuse(config, image_tokenizer)
     if method != "cross":
         opens = FAMILY_ROWS[family][4].strip("`")
         assert plan.architecture == opens
         _, found = getattr(transformers, opens).from_pretrained(tmp_path / "out", output_loading_info=True)
         assert not any(found.values()), found
     joint = jam.load(tmp_path / "out", device="cpu").joint
-    assert isinstance(joint, CrossForCausalLM if method == "cross" else SingleStream)
+    assert isinstance(joint, CrossForCausalLM if method == "cross" else SingleDecoder)
     with torch.no_grad():
         ids = torch.tensor([[2, 5, 7, joint.vocabulary.break_id]])
         logits = joint.logits(joint.hidden(ids), torch.zeros_like(ids))

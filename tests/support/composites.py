@@ -14,7 +14,7 @@ from transformers import (
 
 from jam.fusion import FusionPlan, fuse
 from support.families import CODES, VOCABULARY, chameleon, emu3, gemma3, janus, randomised
-from support.fusion_parents import QUIET, settings, tokenizer
+from support.fusion_parents import settings, tokenizer
 
 UNNAMED = {"<image>": 3}
 COMPOSITES: dict[str, Any] = {
@@ -37,4 +37,4 @@ def save(folder: Path, model: Any) -> Any:
 
 def run(folder: Path, **changes: Any) -> FusionPlan:
     """Tables have more rows than the tokenizer has ids."""
-    return fuse(settings(folder, image_start=VOCABULARY, **changes), (CODES, (4, 4)), QUIET)
+    return fuse(settings(folder, image_start=VOCABULARY, **changes), (CODES, (4, 4)))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from tokenizers import Tokenizer, processors
 from tokenizers.models import BPE
 from transformers import (
@@ -24,7 +22,6 @@ from jam.fusion import FuseConfig, FusionPlan, fuse
 
 TEXT_SIZE, CODES, GRID, SENTINELS = 12, 6, (2, 3), 3
 IMAGE_TOKENIZER = (CODES, GRID)
-QUIET = Console(file=io.StringIO())
 PLAIN = {"enable_bias": False, "layer_norm_elementwise_affine": False}  # the paper's parents
 
 
@@ -72,7 +69,7 @@ def settings(folder: Path, **changes: Any) -> FuseConfig:
 
 
 def run(folder: Path, **changes: Any) -> FusionPlan:
-    return fuse(settings(folder, **changes), IMAGE_TOKENIZER, QUIET)
+    return fuse(settings(folder, **changes), IMAGE_TOKENIZER)
 
 
 def opened(folder: Path, **options: Any) -> PreTrainedModel:

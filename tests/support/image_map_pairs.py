@@ -24,7 +24,7 @@ from jam.codec.chameleon_vqgan import ChameleonVQGAN, ChameleonVQGANConfig
 from jam.fusion import FusionPlan, fuse
 from support import tiny
 from support.families import SIZES, chameleon, emu3, randomised
-from support.fusion_parents import QUIET, settings
+from support.fusion_parents import settings
 
 CODES, PADDING = 16, 5
 LETTERS = "abcdefghijklmnopqrstuvwxyz IMGABZ<|>0123456789"
@@ -118,4 +118,4 @@ def run(folder: Path, **changes: Any) -> FusionPlan:
     info = describe_image_tokenizer(folder / "image" / "image_tokenizer")
     if info.kind == "VQModel":  # the codes of a padded table without names
         changes = {"image_start": rows_of_codes("qwen2")[0]} | changes
-    return fuse(settings(folder, **changes), (info.codebook_size, info.grid), QUIET)
+    return fuse(settings(folder, **changes), (info.codebook_size, info.grid))

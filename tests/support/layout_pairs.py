@@ -27,7 +27,7 @@ from jam.codec.chameleon_vqgan import ChameleonVQGAN, ChameleonVQGANConfig
 from jam.fusion import FusionPlan, fuse
 from support import layouts, tiny
 from support.families import SIZES, chameleon, emu3, janus, randomised
-from support.fusion_parents import QUIET, settings
+from support.fusion_parents import settings
 
 VQ = {"base_channels": 32, "channel_multiplier": [1, 1, 1], "num_res_blocks": 1, "latent_channels": 8}
 CODES = {"janus": 16, "liquid": tiny.CODES, "simplear": tiny.CODES}  # the others have 8
@@ -80,4 +80,4 @@ def save_pair(family: str, folder: Path) -> None:
 
 def run(folder: Path, **changes: Any) -> FusionPlan:
     info = describe_image_tokenizer(folder / "image" / "image_tokenizer")
-    return fuse(settings(folder, **changes), (info.codebook_size, info.grid), QUIET)
+    return fuse(settings(folder, **changes), (info.codebook_size, info.grid))

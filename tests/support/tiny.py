@@ -13,14 +13,14 @@ from PIL import Image as PILImage
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, PreTrainedTokenizerFast
 
+from jam.api.model import Model
 from jam.checkpoints import Manifest
 from jam.codec import Codec, ImageTokenizer, describe_image_tokenizer, load_image_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.documents import Document, Image, Message, Part, Text
 from jam.generation import GenerationSettings
 from jam.grammar import Grammar
-from jam.model import Model
-from jam.models import CrossConfig, CrossForCausalLM, SingleStream
+from jam.models import CrossConfig, CrossForCausalLM, SingleDecoder
 from jam.vocabulary import ParentRows, Vocabulary
 
 CODES, GRID, SENTINELS = 12, (2, 2), 8
@@ -126,7 +126,7 @@ def network(
     rows = ParentRows(vocabulary.text_size, vocabulary.image_start, vocabulary.control_start, vocabulary.control_size)
     image = LlamaConfig(vocab_size=vocabulary.size, tie_word_embeddings=tied, **sizes)
     if kind == "single":
-        return SingleStream(LlamaForCausalLM(image), vocabulary, GRID, rows)
+        return SingleDecoder(LlamaForCausalLM(image), vocabulary, GRID, rows)
     opt = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2, "dropout": 0.0}
     opt |= {"num_attention_heads": 4, "max_position_embeddings": context, "vocab_size": vocabulary.text_size}
     config = CrossConfig(
@@ -149,5 +149,5 @@ def model(folder: Path, kind: str = "cross", **changes: Any) -> Model:
     joint = network(kind, made.vocabulary, **changes)
     manifest = Manifest("fused", method=kind, vocabulary=made.vocabulary.to_dict(), image_grid=list(GRID))
     if kind == "single":
-        manifest.rows = asdict(joint.joint.rows)
+        manifest.rows = asdict(joint.joint_rows.rows)
     return Model(folder, joint, made, manifest, GenerationSettings())

@@ -16,7 +16,7 @@ from jam.codec import describe_image_tokenizer
 from jam.documents import Document, Image, Text, write_documents
 from jam.fusion import FusionPlan, fuse
 from support import tiny
-from support.fusion_parents import QUIET, settings
+from support.fusion_parents import settings
 from support.unlike_tokenizers import byte_level, sentencepiece
 
 SENTENCE = "there is the red house, and how is it drawn?"
@@ -57,7 +57,6 @@ def run(folder: Path, **changes: Any) -> FusionPlan:
     return fuse(
         settings(folder, **({"every": 1} if changes.get("method", "cross") == "cross" else {}) | changes),
         (info.codebook_size, info.grid),
-        QUIET,
     )
 
 

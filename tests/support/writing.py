@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from jam.api.model import Model
 from jam.codec import Codec
 from jam.generation import GenerationSettings
-from jam.model import Model
 from support import tiny
 
 

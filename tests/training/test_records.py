@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jam.commands.progress import Smoothed, run_training
+from jam.console.progress import Smoothed
+from jam.console.training import run_training
 from jam.data import prepare
 from jam.documents import Document, Text
 from jam.tokenizer_training import TokenizerTrainer
@@ -62,8 +63,8 @@ def test_a_run_without_pictures_has_no_image_loss(texts: Path, tmp_path: Path) -
 
 def test_a_step_without_weights_has_no_loss_and_judges_no_other(texts: Path, tmp_path: Path) -> None:
     made: Trainer = trainer(texts, tmp_path / "run", **TEXT)
-    batches, behind = next(made.stream)
-    made.stream = iter([([replace(b, weights=torch.zeros_like(b.weights)) for b in batches], behind)])
+    batches, behind = next(made.batches)
+    made.batches = iter([([replace(b, weights=torch.zeros_like(b.weights)) for b in batches], behind)])
     report = made.train_step()
     assert report.problem is None and report.loss is report.text_loss is report.image_loss is None
     assert not made.watch.recent and report.grad_norm == 0

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import jam
+from jam.api.exporting import find_checkpoint
 from jam.cli import main
-from jam.commands.export import find_checkpoint
 from jam.training import DataSource, Trainer, checkpoint
 from jam.training import trainer as trainer_module
 from jam.training.checkpoint import Rule, checkpoints, read_state

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig
 
-from jam.commands.train import make_trainer
+from jam.api.training import make_trainer
 from jam.data import Shards, make_example, plain_batches, prepare
 from jam.models.cross_block import CrossBlock
 from jam.models.scoring import Perplexity, token_nll
@@ -121,7 +121,7 @@ def test_validation_leaves_the_run_alone(shards, tmp_path):
     assert made.validate() == first
     assert made.model.training and all(module.training for module in made.model.modules())
     assert torch.equal(torch.get_rng_state(), before) and made.place == place
-    (batches, behind), (others, after) = (next(one.stream) for one in (made, trainer(shards, tmp_path / "other")))
+    (batches, behind), (others, after) = (next(one.batches) for one in (made, trainer(shards, tmp_path / "other")))
     assert behind == after and all(torch.equal(a.inputs, b.inputs) for a, b in zip(batches, others, strict=True))
 
 
