@@ -1,6 +1,6 @@
 """Illustrated lessons of the built-in world as JSON lines, to try `jam prepare` and `jam train` with.
 
-    python examples/lessons.py --out lessons.jsonl [--documents 1500]
+python examples/lessons.py --out lessons.jsonl [--documents 1500]
 """
 
 from __future__ import annotations
