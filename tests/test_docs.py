@@ -43,7 +43,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def is_there(name: str, document: Path) -> bool:
-    """Whether a path begins at the root, at src/jam or beside the document, or is the end of one, as tests are named."""
+    """Whether a path begins at the root, at src/jam or beside the document, or ends one, as names of tests do."""
     places = (ROOT, SOURCE, document.parent)
     if any((place / name).exists() for place in places):
         return True
