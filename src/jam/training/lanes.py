@@ -1,7 +1,7 @@
 """Rows of a micro-batch apart, each part by a thread of its own: for small models on a CPU.
 
 Operations on small tensors take little more time than several processors need to share them. So a thread takes whole
-rows through forward and backward pass alone, and meets the others once a micro-batch (docs/decisions.md).
+rows through forward and backward pass alone, and meets the others once a micro-batch (docs/decisions/0027).
 """
 
 from __future__ import annotations
