@@ -80,7 +80,7 @@ def test_instruct_saves_a_checkpoint_each_epoch(tmp_path: Path) -> None:
         pass
     config = load(
         ROOT / "recipes" / "instruct.yaml",
-        *("--sources", f'[{{"path": "{tmp_path / "shards"}"}}]', "--validation", "[]"),
+        *("--sources", str(tmp_path / "shards")),
         *("--context", "64", "--batch-tokens", "64", "--precision", "fp32", "--warmup-steps", "1"),
     )
     config.out = str(tmp_path / "run")

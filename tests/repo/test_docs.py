@@ -61,8 +61,8 @@ def named_paths(text: str) -> Iterator[str]:
 def calls(text: str) -> Iterator[list[str]]:
     """The words of every call of jam in a block; a synopsis, with brackets or an ellipsis, is none."""
     for line in text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        if words and words[0] in ("jam", "torchrun") and not re.search(r"\[--|\.\.\.", line):
+        if re.match(r"\s*(jam|torchrun)\s", line) and not re.search(r"\[--|\.\.\.", line):
+            words = shlex.split(line, comments=True)
             yield words[words.index("jam.cli" if words[0] == "torchrun" else "jam") + 1 :]
 
 
