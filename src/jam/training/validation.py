@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from jam.data import Source, plain_batches
+from jam.models import JointModel
 from jam.models.scoring import Perplexity, token_nll
 from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard
@@ -16,7 +16,7 @@ from jam.training.forward import autocast, batch_hidden, is_image, select
 
 @torch.no_grad()
 def validate(
-    model: Any,
+    model: JointModel,
     sources: Sequence[Source],
     config: TrainConfig,
     world: World,
