@@ -142,11 +142,19 @@ def test_muon_moves_the_matrices_of_the_blocks(shards, tmp_path, kind, parent):
     assert sorted(groups[1]) == sorted(n for n, p in made.parameters.items() if p.ndim == 2 and inside.search(n))
 
 
+class Alone(CrossBlock):
+    """A model of one block."""
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [self]
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (32, 128), (128, 32)])
 def test_muon_steps_are_of_adamws_size(shape):
     """Root mean square of an update: 0.2 lr (Liu et al., 2025, eq. 4), to what the orthogonalisation gives."""
     torch.manual_seed(0)
-    block = CrossBlock(LlamaConfig(hidden_size=64, num_attention_heads=4), 64, "relu", 0)
+    block = Alone(LlamaConfig(hidden_size=64, num_attention_heads=4), 64, "relu", 0)
     settings = {"sources": [DataSource("")], "steps": 9, "optimizer": "muon", "lr": 0.01, "weight_decay": 0.0}
     block.q_proj = nn.Linear(*shape, bias=False)
     _, muon = make_optimizers(block, TrainConfig("", "", **settings))
