@@ -46,8 +46,7 @@ class TextWins(FusionMethod):
 def test_a_method_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setitem(METHODS, TextWins.name, TextWins())
     save_pair(tmp_path, llama_config)
-    words = ["--text", tmp_path / "text", "--image", tmp_path / "image", "--method", TextWins.name, "--weight", 0.9]
-    assert main([*map(str, ("fuse", *words, "--out", tmp_path / "out"))]) == 0, capsys.readouterr().err
+    run(tmp_path, method=TextWins.name, weight=0.9)
     name = "model.layers.1.mlp.up_proj.weight"
     theirs, ours = (load_file(tmp_path / folder / "model.safetensors")[name] for folder in ("text", "out"))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
