@@ -46,7 +46,7 @@ class Greys(Coder):
 
 def test_a_kind_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "greys", "codes": tiny.CODES}))
-    with pytest.raises(ValueError, match="image tokenizer .greys. is not known; known: VQModel, "):
+    with pytest.raises(ValueError, match=r"image tokenizer .greys. is not known; known: VQModel, "):
         describe_image_tokenizer(tmp_path)
     monkeypatch.setitem(CODERS, "greys", Greys)
     assert describe_image_tokenizer(tmp_path).codebook_size == tiny.CODES

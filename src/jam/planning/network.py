@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
+from jam.checkpoints.configs import load_config
 from jam.models import CrossConfig, CrossForCausalLM, JointModel, SingleDecoder
 from jam.models.towers import decoder_config
 from jam.training import TrainConfig
@@ -33,7 +34,7 @@ def read_config(folder: str | Path) -> PretrainedConfig:
     """
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder}: there is no config.json; name the folder of a model or of its config alone")
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = load_config(folder, "the model")
     return config if isinstance(config, CrossConfig) else decoder_config(config)
 
 
