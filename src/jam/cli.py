@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from jam.checkpoints.manifest import version
 from jam.commands import COMMANDS, overview, parse, told
 from jam.console import Console
 
@@ -20,9 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0
+    if arguments == ["--version"]:
+        print(f"jam {version()}")
+        return 0
     try:
         command, settings = parse(arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a recipe's name that no file can have
         errors.print(f"jam: {told(error)}", markup=False)
         return 2
     try:

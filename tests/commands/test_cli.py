@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,10 @@ def test_overview_names_every_command(capsys: Any) -> None:
         assert all(f"jam {command}" in out for command in SUMMARIES)
 
 
+def test_the_version_is_told(capsys: Any) -> None:
+    assert run(capsys, "--version") == (0, f"jam {metadata.version('jam-fusion')}\n", "")
+
+
 @pytest.mark.parametrize("command", SUMMARIES)
 def test_help_has_examples_that_parse(capsys: Any, command: str) -> None:
     status, out, _ = run(capsys, command, "--help")
@@ -94,7 +99,7 @@ def test_every_generation_setting_is_an_option() -> None:
     ("arguments", "message"),
     [
         (["fuze"], "unknown command fuze; did you mean fuse?"),
-        (["xyzzy"], "unknown command xyzzy; known: fuse, prepare, train, eval, verify, generate, fill, demo"),
+        (["xyzzy"], "unknown command xyzzy; known: fuse, demo, prepare, plan, train, export"),
         (["fuse", "--txt", "a"], "unknown option --txt; did you mean --text?"),
         (["fuse", "--imag", "a"], "unknown option --imag; did you mean --image?"),  # no abbreviations
         (
@@ -131,6 +136,21 @@ def test_sources_are_folders_with_weights(arguments: list[str], sources: list[tu
     _, settings = parse(["train", "--model", "m", "--out", "o", *arguments, "--steps", "3", "--validation", "v", "w"])
     assert [(source.path, source.weight) for source in settings.sources] == sources
     assert settings.validation == ["v", "w"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fuse", "--config", "x" * 5000], 2),
+        (["train", "{" * 5000], 2),
+        (["export", "y" * 5000, "--out", "x"], 1),
+        (["prepare", "z" * 5000, "--model", "m", "--out", "x"], 1),
+    ],
+)
+def test_a_name_that_no_file_can_have(capsys: Any, arguments: list[str], expected: int) -> None:
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (expected, "") and err.count("\n") == 1 and len(err) < 400
+    assert "File name too long" in err
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ TABLE = """
 | api         | all                                                                          |
 | commands    | all                                                                          |
 | demo        | all                                                                          |
-| cli         | commands, console                                                            |
+| cli         | checkpoints, commands, console                                                            |
 | waiting     |                                                                              |
 | __init__    | documents, api, fusion, generation, tokenizer_training, training, tutorials, waiting |
 """

@@ -8,21 +8,33 @@ from typing import Any
 
 from jam.commands.arguments import read_arguments, unknown
 
-SUMMARIES = {
-    "fuse": "fuse a language model and an image-token model into one",
-    "prepare": "turn documents into token shards",
-    "train": "align or instruct-tune a fused model by a recipe",
-    "eval": "measure perplexity by modality",
-    "verify": "rerun both parents and show what a fused model kept of them",
-    "generate": "answer a question with an illustrated document",
-    "fill": "fill the gaps of a document, texts or pictures, from both sides",
-    "demo": "the whole story on built-in tiny parents",
-    "plan": "say what a run needs: parameters, memory, FLOPs, days, and whether it fits",
-    "train-tokenizer": "train an image tokenizer on pictures",
-    "convert-tokenizer": "make an image tokenizer folder of vqgan.ckpt or of a whole checkpoint",
-    "convert-documents": "turn captions, texts, LIMA or how-to articles into documents",
-    "export": "make a model folder of a checkpoint of a run",
+GROUPS = {
+    "make": {
+        "fuse": "fuse a language model and an image-token model into one",
+        "demo": "the whole story on built-in tiny parents",
+    },
+    "train": {
+        "prepare": "turn documents into token shards",
+        "plan": "say what a run needs: parameters, memory, FLOPs, days, and whether it fits",
+        "train": "align or instruct-tune a fused model by a recipe",
+        "export": "make a model folder of a checkpoint of a run",
+        "train-tokenizer": "train an image tokenizer on pictures",
+    },
+    "use": {
+        "generate": "answer a question with an illustrated document",
+        "fill": "fill the gaps of a document, texts or pictures, from both sides",
+    },
+    "measure": {
+        "verify": "rerun both parents and show what a fused model kept of them",
+        "eval": "measure perplexity by modality",
+    },
+    "convert": {
+        "convert-documents": "turn captions, texts, LIMA or how-to articles into documents",
+        "convert-tokenizer": "make an image tokenizer folder of vqgan.ckpt or of a whole checkpoint",
+    },
 }
+LONGEST_NAME = 200  # characters of a file's name in a message
+SUMMARIES = {name: summary for group in GROUPS.values() for name, summary in group.items()}
 
 
 class _Commands:
@@ -51,18 +63,21 @@ def told(error: Exception) -> str:
     if isinstance(error, OSError) and is_disk_full(error):
         where = f"cannot write {error.filename}; " if error.filename else ""
         return f"the disk is full: {where}make room or choose another place"
+    if isinstance(error, OSError) and len(str(error.filename or "")) > LONGEST_NAME:
+        return f"{error.strerror}: {str(error.filename)[:LONGEST_NAME]!r}..."
     return " ".join(str(error).splitlines())  # names may have line ends in them
 
 
 def overview() -> str:
     width = max(map(len, SUMMARIES))
-    lines = [f"  jam {name:<{width}}  {summary}" for name, summary in SUMMARIES.items()]
+    lines = []
+    for group, commands in GROUPS.items():
+        lines += [f"{group}:", *(f"  jam {name:<{width}}  {summary}" for name, summary in commands.items()), ""]
     return "\n".join(
         [
             "jam fuses two pretrained transformers into one model that writes illustrated documents.",
             "",
             *lines,
-            "",
-            "`jam COMMAND --help` shows a command's options with examples.",
+            "`jam COMMAND --help` shows a command's options with examples; `jam --version` says the version.",
         ]
     )
