@@ -1,11 +1,13 @@
 """Settings whose values have the types that they are declared with: one check for recipes, options and Python.
 
+>>> from dataclasses import dataclass
 >>> @dataclass
 ... class Settings:
 ...     lr: float = 1e-4
 ...     def __post_init__(self):
 ...         check_fields(self)
 >>> Settings(lr=None)
+Traceback (most recent call last):
 ValueError: lr is null; it must be a number
 """
 

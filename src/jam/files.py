@@ -2,10 +2,12 @@
 
 And ours, written in one way: beside their place, which they take when they are whole.
 
->>> settings = read_json("model/config.json")
->>> with reading("model/tokenizer.json"):
-...     tokenizer = Tokenizer.from_file("model/tokenizer.json")
->>> write_text("report.json", "{}")
+>>> settings = read_json(Path("parent/config.json"))
+>>> with reading(Path("parent/config.json"), "get it anew"):
+...     settings["hidden_dimension"]
+Traceback (most recent call last):
+jam.files.FileError: parent/config.json: it has no 'hidden_dimension'; get it anew
+>>> write_text(Path("report.json"), "{}")
 """
 
 from __future__ import annotations

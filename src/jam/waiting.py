@@ -15,7 +15,7 @@ def wait_briefly() -> bool:
     """Let threads without work sleep soon, here and in processes that start from here; True if that was set.
 
     By default they spin for milliseconds, which takes the processor from whoever has work: beside one other busy
-    process a training step took three times as long (docs/decisions.md). Whoever sets one of `VARIABLES` is left
+    process a training step took three times as long (docs/decisions/0027). Whoever sets one of `VARIABLES` is left
     alone, and when torch is imported already it is too late.
     """
     if "torch" in sys.modules or any(name in os.environ for name in VARIABLES):

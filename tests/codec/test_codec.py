@@ -115,7 +115,7 @@ def test_image_tokenizers_that_are_none(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json is missing"):
         describe_image_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
-    known = "VQModel, emu3_vqgan, jam_chameleon_vqgan, janus_vqgan"
+    known = "VQModel, janus_vqgan, emu3_vqgan, jam_chameleon_vqgan"
     with pytest.raises(ValueError, match=f"'unheard_of' is not known; known: {known}"):
         describe_image_tokenizer(tmp_path)
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from jam.cli import main
-from jam.commands import COMMANDS, SUMMARIES
+from jam.commands import COMMANDS, SUMMARIES, parse
 from jam.documents import Document, Message, Text, write_documents
 from jam.fusion import FuseConfig
 from jam.generation import GenerationSettings
@@ -108,7 +108,6 @@ def test_every_generation_setting_is_an_option() -> None:
         (["fuse", "--text", "a", "--image", "b", "--init", "sum"], "--init is 'sum'; it must be copy or average"),
         (["eval", "m", "d", "--dtype", "fp8"], "--dtype is 'fp8'; it must be float32, bfloat16 or float16"),
         (["train", "--sources", '[{"pth": "x"}]'], "--sources, entry 1: unknown key pth; did you mean path?"),
-        (["train", "--sources", "x"], "--sources is 'x'; it must be a list, like [{path: ...}]"),
         (["train", "--model", "m", "a.yaml"], "not expected: a.yaml; a recipe stands first"),
         (["train", "none.yaml"], "recipe none.yaml does not exist"),
     ],
@@ -117,6 +116,21 @@ def test_a_wrong_call_is_answered_in_one_line(capsys: Any, arguments: list[str],
     status, out, err = run(capsys, *arguments)
     assert (status, out) == (2, "")
     assert err.startswith(f"jam: {message}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sources"),
+    [
+        (["--sources", "a:0.5", "b", "c:2"], [("a", 0.5), ("b", 1.0), ("c", 2.0)]),
+        (["--sources=a/b:3"], [("a/b", 3.0)]),
+        (["--sources", "c:/shards", "x:y"], [("c:/shards", 1.0), ("x:y", 1.0)]),
+        (["--sources", '[{"path": "a", "weight": 2}]'], [("a", 2.0)]),
+    ],
+)
+def test_sources_are_folders_with_weights(arguments: list[str], sources: list[tuple[str, float]]) -> None:
+    _, settings = parse(["train", "--model", "m", "--out", "o", *arguments, "--steps", "3", "--validation", "v", "w"])
+    assert [(source.path, source.weight) for source in settings.sources] == sources
+    assert settings.validation == ["v", "w"]
 
 
 @pytest.mark.parametrize(

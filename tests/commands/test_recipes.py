@@ -150,7 +150,7 @@ def test_instruct_saves_a_checkpoint_each_epoch(tmp_path: Path) -> None:
         pass
     config = load(
         "instruct.yaml",
-        *("--sources", f'[{{"path": "{tmp_path / "shards"}"}}]', "--validation", "[]"),
+        *("--sources", str(tmp_path / "shards")),
         *("--context", "64", "--batch-tokens", "64", "--precision", "fp32", "--warmup-steps", "1"),
     )
     config.out = str(tmp_path / "run")
@@ -170,8 +170,7 @@ def test_recipes_of_the_demo_are_there() -> None:
 
 @pytest.mark.parametrize("path", DEMO, ids=lambda path: path.stem)
 def test_recipes_of_the_demo_load(path: Path) -> None:
-    sources = '[{"path": "shards", "weight": 0.5}]'
-    named, settings = parse(["train", str(path), *NEEDED["train"], "--sources", sources])
+    named, settings = parse(["train", str(path), *NEEDED["train"], "--sources", "shards:0.5"])
     config = COMMANDS[named].read_config(settings)
     assert config.sources[0].weight == 0.5
     assert config.steps and config.warmup_steps < config.steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -136,10 +135,9 @@ def test_readout_paper_reads_the_text_parents_rows(tmp_path: Path) -> None:
     assert torch.equal(table[v.image_start : v.control_start], codes)
 
 
-def test_plan_says_how_many_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_says_how_many_tokens(tmp_path: Path) -> None:
     save_pair(tmp_path)
-    run(tmp_path, plan=True, json=True, out=None)
-    printed = json.loads(capsys.readouterr().out)
+    printed = run(tmp_path, plan=True, out=None).to_json()
     assert printed["text_tokens"] == {"exact": 285, "by_pieces": 1, "not_at_all": 0}
     assert "285 tokens are one token there too, 1 are the mean of their pieces, 0 have none" in printed["notes"][-1]
     made = next(tensor for tensor in printed["tensors"] if tensor["name"] == "image_tower.text_input")

@@ -213,9 +213,9 @@ def test_waiting_is_fair_and_fits_the_slots(cross: Model) -> None:
 def test_a_memory_budget_limits_the_slots(cross: Model) -> None:
     whole = Engine(cross.joint, cross.codec, slots=4)
     whole.run([Request(cross.codec.encode_prompt(QUESTION), GenerationSettings(max_new_tokens=4))])
-    a_slot = whole.decoder.cache.bytes // 4
+    a_slot = whole.runner.cache.bytes // 4
     limited = Engine(cross.joint, cross.codec, slots=4, memory=2 * a_slot + 1)
-    assert limited.decoder.slots == 2
+    assert limited.runner.slots == 2
     with pytest.raises(ValueError, match=f"a slot of 96 tokens takes .*; {96 // 2} tokens would fit"):
         Engine(cross.joint, cross.codec, memory=a_slot // 2)
 

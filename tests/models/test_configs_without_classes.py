@@ -14,11 +14,14 @@ import torch
 from transformers import AutoConfig, OPTConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from jam.checkpoints.configs import load_config
+from jam.fusion.parents import read_settings
 from jam.fusion.skeleton import Skeleton, tensor_shapes
 from jam.models import CrossConfig, CrossForCausalLM
 from jam.models.cross_shapes import READOUTS, tensor_shapes_of_cross
 from jam.models.towers import FAMILIES, decoder_config, family_of
 from jam.models.towers.settings import DEFAULTS, NOT_THE_DECODERS, REPLACED, Settings
+from jam.planning.network import read_config
 from jam.vocabulary import ParentRows
 from support import family_pairs
 from support.families import CONFIGS, LINEAR, LLAMA3, SIZES, TIED, UNTIED, WHOLE, WINDOW, YARN
@@ -238,6 +241,17 @@ def test_tensors_of_a_cross_model(name: str, made_text: bool) -> None:
 def test_fields_of_another_kind(kind: str, name: str, value: Any, must_be: str) -> None:
     with pytest.raises(ValueError, match=rf"^config.json of the parent: {name} is .*; it must be {must_be}$"):
         Settings.of({"model_type": kind, name: value}, "the parent")
+
+
+@pytest.mark.parametrize("kind", ["llama", "chameleon", "jam_cross"])
+def test_a_config_of_millions_of_layers_is_damaged(tmp_path: Path, kind: str) -> None:
+    """Of a decoder, of one inside a config, and of a family that only its class knows."""
+    many = {"num_hidden_layers": 10**7}
+    raw = {"model_type": kind, **({"text_config": many} if kind == "jam_cross" else many)}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    for read in (load_config, read_config, lambda folder: read_settings(folder, "the text parent")):
+        with pytest.raises(ValueError, match=r"config.json: num_hidden_layers is 1e\+07; it must be 10000 or less"):
+            read(tmp_path)
 
 
 def test_fields_that_may_be_null_or_lists() -> None:

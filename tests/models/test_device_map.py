@@ -32,7 +32,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, count: float) -> None:
-    for module in ("checkpoints.memory", "model.loading", "model.model"):
+    for module in ("checkpoints.memory", "api.loading", "api.model"):
         monkeypatch.setattr(f"jam.{module}.available_memory", lambda device: int(count))
 
 

@@ -32,7 +32,7 @@ TABLE = """
 | data        | checked, files, documents, vocabulary, grammar, packed, cm3, codec, checkpoints        |
 | training    | checked, files, models, data, checkpoints                                              |
 | tokenizer_training | checked, files, documents, checkpoints, training                                |
-| planning    | files, layout, vocabulary, models, training                                   |
+| planning    | checkpoints, files, layout, vocabulary, models, training                                   |
 | generation  | documents, vocabulary, grammar, cm3, codec, models                           |
 | evaluation  | files, documents, vocabulary, grammar, codec, models, fusion, data, checkpoints |
 | tutorials   | documents                                                                    |

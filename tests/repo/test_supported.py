@@ -1,4 +1,4 @@
-"""The tables of the README say what is so: every family under every fusion, and every open pair."""
+"""The tables of docs/support.md say what is so: every family under every fusion, and every open pair."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.families import CODES, CONFIGS, randomised
 from support.fusion_parents import settings, tokenizer
 from support.open_pairs import OPEN_PAIRS
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+SUPPORT = (Path(__file__).parents[2] / "docs" / "support.md").read_text()
 METHODS = ("cross", "uniform", "width")
 # One of `CONFIGS` for every family; two rows of image codes, which no table has names for, lie behind its text.
 TINY = {
@@ -39,8 +39,8 @@ TINY = {
 
 
 def rows_of(heading: str) -> list[list[str]]:
-    """Cells of the README's table that begins with this heading."""
-    table = README[README.index(f"| {heading} |") :].split("\n\n")[0].splitlines()
+    """Cells of the table that begins with this heading."""
+    table = SUPPORT[SUPPORT.index(f"| {heading} |") :].split("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
 
 

@@ -31,7 +31,7 @@ def plan(
         ValueError: the recipe does not fit the model or the number of GPUs, or the GPU is not known.
 
     >>> config = jam.TrainConfig(
-    ...     model=str(jam.PARENTS / "image"), out="run", sources=[jam.DataSource("shards")], steps=100, batch_tokens=512
+    ...     model=str(jam.PARENTS / "image"), out="run", sources=[jam.DataSource("shards")], steps=9, batch_tokens=4096
     ... )
     >>> jam.plan(config, gpu="l4-24gb").fits
     True

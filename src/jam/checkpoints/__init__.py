@@ -1,8 +1,9 @@
 """Checkpoint folders: lazy reading, streamed sharded writing, folders made over several runs, and the manifest.
 
+>>> from jam.checkpoints import CheckpointReader, Jobs, Manifest, new_folder, write_checkpoint
 >>> reader = CheckpointReader("parent")
->>> with new_folder("model") as folder, Jobs(2) as jobs:
-...     write_checkpoint(folder, reader.infos, lambda name: [reader.read(name)], jobs)
+>>> with new_folder("copy") as folder, Jobs(2) as jobs:
+...     checksums = write_checkpoint(folder, reader.infos, lambda name: [reader.read(name)], jobs)
 ...     Manifest(stage="parent").save(folder)
 
 Names are imported when they are used: files are found and hashed without torch.

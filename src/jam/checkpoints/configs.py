@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jam.files import ANEW, FileError, read_json, reason
 
@@ -24,6 +25,8 @@ TWINS_OF_TYPES = {
     "multi_modality": "deepseek-community/Janus-Pro-7B and deepseek-community/Janus-Pro-1B",
 }
 
+MOST_LAYERS = 10_000  # beyond what any model has; a config of millions is damaged, and would be made for hours
+
 
 def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedConfig:
     """The config of a folder.
@@ -39,6 +42,7 @@ def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedC
 
     path = Path(folder) / "config.json"
     raw = read_json(path, {})
+    require_few_layers(raw, path)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the classes check what they like, in their own ways
@@ -55,6 +59,14 @@ def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedC
                 f"{instead}: give that repository"
             ) from None
         raise FileError(f"{what} {folder}: its config.json cannot be read: {reason(error)}; {ANEW}") from None
+
+
+def require_few_layers(raw: Mapping[str, Any], path: Path) -> None:
+    """Raises FileError if a config, or one inside it, has more than `MOST_LAYERS` layers."""
+    for values in (raw, *(value for value in raw.values() if isinstance(value, dict))):
+        count = values.get("num_hidden_layers")
+        if isinstance(count, int | float) and count > MOST_LAYERS:
+            raise FileError(f"{path}: num_hidden_layers is {count:g}; it must be {MOST_LAYERS} or less; {ANEW}")
 
 
 def twin_of(folder: str | Path, model_type: str | None = None) -> str | None:

@@ -18,9 +18,11 @@ class Hashes:
 
     One processor is left to whoever named them, and four threads are as fast as disks are.
 
+    >>> path = Path("parent/config.json")
     >>> with Hashes() as hashes:
-    ...     hashes.begin(path)
-    ...     found = hashes.of(path)
+    ...     begun = hashes.begin(path)
+    ...     len(hashes.of(path))
+    64
     """
 
     def __init__(self) -> None:

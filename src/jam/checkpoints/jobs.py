@@ -18,8 +18,9 @@ class Jobs:
     A job that takes long looks at `stopped` now and then, and returns early when it is set.
 
     >>> with Jobs(4) as jobs:
-    ...     found = jobs.submit(function, argument)
+    ...     found = jobs.submit(sum, [1, 2])
     >>> found.result()
+    3
     """
 
     def __init__(self, threads: int) -> None:

@@ -1,15 +1,52 @@
-"""The classes of image tokenizers that there are: how each fits a picture, encodes and decodes."""
+"""The kinds of image tokenizers that there are: how each is described, fits a picture, encodes and decodes.
+
+Torch is imported when a tokenizer is loaded: a description needs none.
+"""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from jam.codec.description import patch_size
+from jam.codec.files import read_processor
+from jam.codec.info import ImageTokenizerInfo, patch_size
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Coder(ABC):
+    """A kind of image tokenizer. A new one is a class of this, and a line in `CODERS`."""
+
+    @staticmethod
+    @abstractmethod
+    def describe(kind: str, folder: Path, config: Mapping[str, Any]) -> ImageTokenizerInfo:
+        """What the config.json of a folder says; of a damaged one, `int` and the keys raise what they like."""
+
+    @staticmethod
+    @abstractmethod
+    def fit(picture: Image.Image, side: int) -> Image.Image:
+        """An RGB picture as a square of `side` pixels."""
+
+    @staticmethod
+    @abstractmethod
+    def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+        """The network with its weights."""
+
+    @staticmethod
+    @abstractmethod
+    def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels ``[N, 3, height, width]`` in -1 .. 1 to codes, int64, ``[N, h, w]`` or ``[N, h w]``."""
+
+    @staticmethod
+    @abstractmethod
+    def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
+        """Codes ``[N, h, w]`` to pixels ``[N, 3, height, width]`` in -1 .. 1."""
 
 
 def cropped(picture: Image.Image, side: int, filter: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
@@ -31,7 +68,7 @@ def padded(picture: Image.Image, side: int, least: int = 14) -> Image.Image:
     return square
 
 
-class DiffusersVQ:
+class DiffusersVQ(Coder):
     """`diffusers.VQModel`.
 
     One with 3 s^2 input channels reads blocks of s x s pixels (space to depth). A picture that is larger than the
@@ -39,6 +76,14 @@ class DiffusersVQ:
     """
 
     fit = staticmethod(cropped)
+
+    @staticmethod
+    def describe(kind: str, folder: Path, config: Mapping[str, Any]) -> ImageTokenizerInfo:
+        patch = patch_size(int(config["in_channels"]))
+        size = read_processor(folder).get("size")  # which may ask for larger pictures, coded tile by tile
+        resolution = int(size["height"]) if size else int(config["sample_size"]) * patch
+        side = resolution // (patch * 2 ** (len(config["block_out_channels"]) - 1))
+        return ImageTokenizerInfo(kind, int(config["num_vq_embeddings"]), (side, side), resolution)
 
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -50,6 +95,8 @@ class DiffusersVQ:
 
     @staticmethod
     def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        import torch.nn.functional as F
+
         blocks = F.pixel_unshuffle(pixels, patch_size(model.config.in_channels))
         tiles, side = split_tiles(blocks, model.config.sample_size)
         latents = model.encode(tiles).latents
@@ -58,6 +105,8 @@ class DiffusersVQ:
 
     @staticmethod
     def decode(model: Any, codes: torch.Tensor) -> torch.Tensor:
+        import torch.nn.functional as F
+
         factor = 2 ** (len(model.config.block_out_channels) - 1)
         tiles, side = split_tiles(codes.unsqueeze(1), max(1, model.config.sample_size // factor))
         latents = model.quantize.embedding(tiles.squeeze(1)).permute(0, 3, 1, 2)
@@ -81,8 +130,14 @@ def join_tiles(tiles: torch.Tensor, side: int) -> torch.Tensor:
     return grid.reshape(-1, channels, side * size, side * size)
 
 
-class JanusVQ:
+class JanusVQ(Coder):
     fit = staticmethod(padded)
+
+    @staticmethod
+    def describe(kind: str, folder: Path, config: Mapping[str, Any]) -> ImageTokenizerInfo:
+        side = int(config["num_patches"])
+        resolution = side * 2 ** (len(config["channel_multiplier"]) - 1)
+        return ImageTokenizerInfo(kind, int(config["num_embeddings"]), (side, side), resolution)
 
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -99,11 +154,21 @@ class JanusVQ:
         return model.decode(codes.flatten(1))
 
 
-class Emu3VQ:
+class Emu3VQ(Coder):
     @staticmethod
     def fit(picture: Image.Image, side: int) -> Image.Image:
         """Emu3's own processor keeps the shape of a picture; the grid here is one square."""
         return cropped(picture, side, Image.Resampling.BICUBIC)
+
+    @staticmethod
+    def describe(kind: str, folder: Path, config: Mapping[str, Any]) -> ImageTokenizerInfo:
+        factor = 2 ** (len(config["channel_multiplier"]) - 1)
+        limits = read_processor(folder)  # by default, the processor's are one and four times 512 x 512
+        least = math.isqrt(int(limits.get("min_pixels", 512**2)))
+        resolution = int(config.get("sample_size", least // factor * factor))
+        side = resolution // factor
+        area = int(limits.get("min_pixels", resolution**2)), int(limits.get("max_pixels", 4 * resolution**2))
+        return ImageTokenizerInfo(kind, int(config["codebook_size"]), (side, side), resolution, area)
 
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -113,6 +178,8 @@ class Emu3VQ:
 
     @staticmethod
     def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+        import torch
+
         sizes = torch.tensor([pixels.shape[-2:]] * len(pixels))
         return torch.stack(list(model.encode(pixels, sizes).image_tokens))
 
@@ -121,8 +188,15 @@ class Emu3VQ:
         return model.decode(codes)
 
 
-class ChameleonVQ:
+class ChameleonVQ(Coder):
     fit = staticmethod(cropped)
+
+    @staticmethod
+    def describe(kind: str, folder: Path, config: Mapping[str, Any]) -> ImageTokenizerInfo:
+        resolution = int(config["resolution"])
+        side = resolution // 2 ** (len(config["channel_multiplier"]) - 1)
+        area = resolution**2, resolution**2  # Lumina-mGPT's pictures have one area and many shapes
+        return ImageTokenizerInfo(kind, int(config["num_embeddings"]), (side, side), resolution, area)
 
     @staticmethod
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -139,7 +213,7 @@ class ChameleonVQ:
         return model.decode(codes)
 
 
-CODERS: dict[str, Any] = {
+CODERS: dict[str, type[Coder]] = {
     "VQModel": DiffusersVQ,
     "janus_vqgan": JanusVQ,
     "emu3_vqgan": Emu3VQ,

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from jam.codec.coders import CODERS
-from jam.codec.description import ImageTokenizerInfo, describe_image_tokenizer
+from jam.codec.description import describe_image_tokenizer
 from jam.codec.files import holds_image_tokenizer
+from jam.codec.info import ImageTokenizerInfo
 from jam.codec.shapes import fitted
 from jam.documents import to_rgb
 from jam.files import reading

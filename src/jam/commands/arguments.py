@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -132,6 +133,7 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
     normal = [_underscores(argument) for argument in arguments]
     if recipe and normal and not normal[0].startswith("-"):
         normal = ["--config", *normal]
+    normal = _lists(parser, normal)
     given = {argument[2:].partition("=")[0] for argument in normal if argument.startswith("--")}
     for argument, following in zip(normal, [*normal[1:], "--"], strict=False):
         name, equals, value = argument[2:].partition("=")
@@ -213,6 +215,35 @@ def unknown(name: str, known: Sequence[str], what: str, dashes: bool = False) ->
 def _underscores(argument: str) -> str:
     name, equals, value = argument.partition("=")
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if argument.startswith("--") else argument
+
+
+def _lists(parser: Parser, arguments: Sequence[str]) -> list[str]:
+    """The values of options that are lists, `--sources DIR[:WEIGHT] ...`, as one JSON list; JSON stays as it is."""
+    found: list[str] = []
+    place = 0
+    while place < len(arguments):
+        name, equals, value = arguments[place].partition("=")
+        end = place = place + 1
+        while end < len(arguments) and not equals and not arguments[end].startswith("--"):
+            end += 1
+        values = [value] if equals else list(arguments[place:end])
+        hint = _hint(parser, name[2:]) if name.startswith("--") else None
+        if get_origin(hint) is not list or not values or values[0][:1] in ("[", ""):
+            found.append(name + equals + value)
+            continue
+        entries = [_source(entry) if _dataclasses(hint) else entry for entry in values]
+        found += [name, json.dumps(entries)]
+        place = end
+    return found
+
+
+def _source(text: str) -> dict[str, Any]:
+    """DIR or DIR:WEIGHT as a recipe has it."""
+    path, _, weight = text.rpartition(":")
+    try:
+        return {"path": path, "weight": float(weight)} if path else {"path": text}
+    except ValueError:
+        return {"path": text}
 
 
 def _hint(parser: Parser, name: str) -> Any:

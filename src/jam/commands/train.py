@@ -19,7 +19,7 @@ jam train recipes/instruct.yaml --model runs/align/model --out runs/instruct --l
 jam train recipes/align.yaml --model fused --out runs/align --resume
 torchrun --nproc-per-node 8 -m jam.cli train recipes/align.yaml --model fused --out runs/align
 jam train recipes/align.yaml --model fused --out runs/cross --train cross --lr 1e-4
-jam train --model fused --out try --sources '[{"path": "shards"}]' --steps 30 --warmup-steps 3 --batch-tokens 4096
+jam train --model fused --out try --sources shards --steps 30 --warmup-steps 3 --batch-tokens 4096
 """
 RECIPE = True
 SHOWN = 3  # documents that are left out, in the line that says so

@@ -11,8 +11,8 @@ from jam.console.training import steps_of
 from jam.tokenizer_training import TOKENIZER, TokenizerConfig, TokenizerTrainer
 
 EXAMPLES = """
-jam train-tokenizer recipes/image-tokenizer-64.yaml --out runs/tokenizer --sources '[{"path": "pictures"}]'
-jam train-tokenizer recipes/image-tokenizer.yaml --out runs/tokenizer --sources '[{"path": "captions.jsonl"}]'
+jam train-tokenizer recipes/image-tokenizer-64.yaml --out runs/tokenizer --sources pictures
+jam train-tokenizer recipes/image-tokenizer.yaml --out runs/tokenizer --sources captions.jsonl
 jam train-tokenizer recipes/image-tokenizer-64.yaml --out runs/tokenizer --resume
 """
 RECIPE = True

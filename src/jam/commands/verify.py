@@ -19,6 +19,7 @@ from jam.evaluation import Proof
 from jam.evaluation.proof import BEYOND, DAMAGED, EXACT, MEASURED, NOT_PROMISED
 from jam.evaluation.questions import NEW_IDS, Difference
 from jam.evaluation.tensors import ChangedRows, ChangedSetting
+from jam.fusion.methods import find_method
 
 EXAMPLES = """
 jam verify fused
@@ -194,8 +195,5 @@ def _unmeasured(proof: Proof) -> list[str]:
 
 
 def _reason(proof: Proof) -> str:
-    if proof.method == "cross" and proof.options.get("readout") == "paper":
-        return "the readout paper has one new head for both parents"
-    if proof.method == "cross":
-        return f"a model of stage {proof.stage} was trained since it was fused"
-    return {"uniform": "uniform fusion averages the parents", "width": "width fusion mixes the parents"}[proof.method]
+    reason = find_method(proof.method).not_promised(proof.options)
+    return reason or f"a model of stage {proof.stage} was trained since it was fused"

@@ -1,7 +1,7 @@
 """Trains the built-in image tokenizer: a small `diffusers.VQModel` on blocks of the built-in world's pictures.
 
 It codes tiles of 8 x 8 pixels one by one, so that a code depends on its own block alone: a code that also tells of its
-neighbours reconstructs as well, and is hard to predict for the model that has to write it (docs/decisions.md).
+neighbours reconstructs as well, and is hard to predict for the model that has to write it (docs/demo-world.md).
 """
 
 from __future__ import annotations

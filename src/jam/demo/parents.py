@@ -86,7 +86,7 @@ def start_from_pixels(table: Tensor, image_tokenizer: ImageTokenizer, seed: int)
     """Set the rows of image codes ``table [codes, hidden]`` to the pixels of their blocks, in a random rotation.
 
     Blocks of one colour, and blocks of one shape, then lie near each other from the start; from random rows the parent
-    learns every pair of shape and colour by itself, and fails at those it never saw (docs/decisions.md).
+    learns every pair of shape and colour by itself, and fails at those it never saw (docs/demo-world.md).
     """
     info = image_tokenizer.info
     codes = torch.arange(info.codebook_size)[:, None, None].expand(-1, *info.grid)

@@ -37,10 +37,10 @@ def load_parent(
     """
     parent.check_weights()
     with _without_weights(device, dtype):
-        stream = SingleDecoder(parent.config, vocabulary, image_grid, rows)
-    stream.model.tie_weights()
-    _fill(stream.model, parent.skeleton.shapes, lambda name: parent_tensor(parent, name, made_in or parent.dtype))
-    return stream.eval()
+        made = SingleDecoder(parent.config, vocabulary, image_grid, rows)
+    made.model.tie_weights()
+    _fill(made.model, parent.skeleton.shapes, lambda name: parent_tensor(parent, name, made_in or parent.dtype))
+    return made.eval()
 
 
 def load_tower(

@@ -32,9 +32,7 @@ from jam.evaluation.retention import (
     LoneTower,
     Trace,
     compare,
-    drop_all_but_heads,
     perplexity_of,
-    tower_of,
     trace,
 )
 from jam.evaluation.samples import Sample, pictures_of, text_behind_pictures, text_of
@@ -189,23 +187,23 @@ class _Case:
             if role == "text":
                 behind = self.behind(partial(trace, alone), samples)
                 self.found.extend(differences(alone, self.asked, self.grammar))
-            drop_all_but_heads(tower)
+            tower.drop_all_but_head()
             kept[role] = self.compare(traced, role)
             del tower, alone, traced
         return kept["text"], kept["image"], behind
 
-    def whole(self, samples: _Samples, load_whole: Callable[[torch.dtype], Any]) -> tuple[Kept, Kept, Behind]:
+    def whole(self, samples: _Samples, load_whole: Callable[[torch.dtype], JointModel]) -> tuple[Kept, Kept, Behind]:
         infos = list(self.reader.infos.values())
         self.check_memory(dict.fromkeys(ROLES, infos))
         self.say("running the fused model")
-        fused: Any = load_whole(self.dtype)
+        fused = load_whole(self.dtype)
         traced = {
-            "text": trace(fused, samples.text, tower_of(fused, image=False)),
-            "image": trace(fused, samples.image, tower_of(fused, image=True)),
+            "text": trace(fused, samples.text, fused.tower_of("text")),
+            "image": trace(fused, samples.image, fused.tower_of("image")),
         }
         behind = self.behind(partial(trace, fused), samples)
         self.found.extend(differences(fused, self.asked, self.grammar))
-        drop_all_but_heads(fused)
+        fused.drop_all_but_heads()
         return self.compare(traced["text"], "text"), self.compare(traced["image"], "image"), behind
 
     def behind(self, run: Callable[[Sequence[Sample]], Trace], samples: _Samples) -> Behind:

@@ -14,11 +14,11 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from jam.evaluation.samples import Sample, pictures_of, text_of
 from jam.grammar import Grammar, State
-from jam.models import CrossForCausalLM, JointModel, JointTower, SingleDecoder, Tower
+from jam.models import JointModel, JointTower, SingleDecoder
 from jam.models.scoring import Perplexity
 
 SLICE = 256  # positions whose logits are in memory at once
@@ -138,20 +138,6 @@ def trace(network: Network, samples: Sequence[Sample], tower: JointTower | None 
     return made
 
 
-def drop_all_but_heads(network: nn.Module) -> None:
-    """Free what a network needs no more when it has traced all samples."""
-    for module in list(network.modules()):
-        if isinstance(module, SingleDecoder):
-            module.forget_whole()
-        if isinstance(module, Tower):
-            module.take(module.family.layers)
-            module.take(module.family.embedding)
-            if isinstance(module, JointTower):
-                module.text_input = None
-        elif isinstance(module, CrossForCausalLM):
-            module.to_text, module.to_image = nn.ModuleList(), nn.ModuleList()
-
-
 @torch.inference_mode()
 def compare(fused: Trace, parent: SingleDecoder, grammar: Grammar, image: bool) -> Kept:
     """Run a parent on the samples of a trace.
@@ -214,16 +200,10 @@ def compare_with_parents(
     for parent, documents, image in ((text_parent, texts, False), (image_parent, pictures, True)):
         sample_of = pictures_of if image else text_of
         samples = [sample for ids in documents if (sample := sample_of(ids, fused.grammar)) is not None]
-        kept.append(compare(trace(fused, samples, tower_of(fused, image)), parent, fused.grammar, image))
+        kept.append(
+            compare(trace(fused, samples, fused.tower_of("image" if image else "text")), parent, fused.grammar, image)
+        )
     return Retention(*kept)
-
-
-def tower_of(fused: JointModel, image: bool) -> JointTower | None:
-    """The tower of a cross model that is a parent as it was; None for other models."""
-    if not isinstance(fused, CrossForCausalLM):
-        return None
-    tower = fused.image_tower if image else fused.text_tower
-    return tower if isinstance(tower, JointTower) else None
 
 
 def _parent_hidden(parent: SingleDecoder, inputs: Tensor, read: Tensor | None) -> Tensor:

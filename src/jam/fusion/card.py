@@ -8,10 +8,10 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from jam.checkpoints.folders import format_bytes
 from jam.fusion.hub import license_of, origin
+from jam.fusion.methods import METHODS
 from jam.fusion.pair import Pair
 from jam.fusion.plan import FusionPlan
 
-OPENED_BY = {"cross": "jam-fusion", "uniform": "transformers", "width": "transformers"}
 BODY = """
 # {name}
 
@@ -48,11 +48,11 @@ def model_card(
     """The card of the model `name`. A license is stated when both parents state that one."""
     licenses = [license_of(parent.folder) for parent in (pair.text, pair.image)]
     origins = [found.repository for parent in (pair.text, pair.image) if (found := origin(parent.folder))]
-    opened_by = OPENED_BY[plan.method]
+    library = METHODS[plan.method].library
     data = ModelCardData(
         base_model=origins or None,
         base_model_relation="merge" if origins else None,
-        library_name=opened_by,
+        library_name=library,
         license=licenses[0] if licenses[0] == licenses[1] else None,
         pipeline_tag="any-to-any",
         tags=["jam", "merge", plan.method],
@@ -70,7 +70,7 @@ def model_card(
         bytes=format_bytes(plan.bytes),
         v=plan.vocabulary,
         layout=plan.vocabulary.documents_are,
-        opened_by="`jam`" if plan.method == "cross" else "`transformers`, and `jam` for documents",
+        opened_by="`jam`" if library == "jam-fusion" else "`transformers`, and `jam` for documents",
         parents="\n".join(rows),
         notes="".join(f"\nNote: {note}.\n" for note in plan.notes),
     )

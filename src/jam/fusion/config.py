@@ -13,7 +13,6 @@ from jam.fusion.hub import locate
 
 Readout = Literal["exact", "paper"]
 Init = Literal["copy", "average"]
-Method = Literal["cross", "uniform", "width"]
 DTypeName = Literal["float32", "bfloat16", "float16"]
 
 
@@ -53,7 +52,7 @@ class FuseConfig:
     out: str | None = None
     image_tokenizer: str | None = None
     encode_only: bool = False
-    method: Method = "cross"
+    method: str = "cross"
     every: int = 2
     readout: Readout = "exact"
     context: int | None = None

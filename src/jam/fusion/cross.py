@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from jam.checkpoints.tensors import KINDS, kind_of
-from jam.fusion.config import Readout
+from jam.fusion.config import FuseConfig, Readout
+from jam.fusion.method import FusionMethod
 from jam.fusion.pair import Pair
 from jam.fusion.parents import Parent
 from jam.fusion.plan import COPY, Compute, FusionPlan, Later, PlannedTensor, Source
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 
 ARCHITECTURE, MODEL_TYPE = "CrossForCausalLM", "jam_cross"
 Step = tuple[tuple[Source, ...], str, Compute]
+
+
+class Cross(FusionMethod):
+    name = "cross"
+    options = ("every", "readout", "seed", "context")
+    library = "jam-fusion"
+    reads_two_tokenizers = True
+
+    def plan(self, pair: Pair, config: FuseConfig) -> FusionPlan:
+        return cross(pair, config.every, config.readout, config.seed)
+
+    def not_promised(self, options: Mapping[str, Any]) -> str | None:
+        paper = options.get("readout") == "paper"
+        return "the readout paper has one new head for both parents" if paper else None
 
 
 def cross(pair: Pair, every: int = 2, readout: Readout = "exact", seed: int = 0) -> FusionPlan:

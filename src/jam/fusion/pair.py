@@ -17,36 +17,18 @@ from jam.fusion.tokenizers import difference
 from jam.layout import ImageLayout
 from jam.vocabulary import DEFAULT_SENTINELS, ParentRows, Vocabulary
 
-# What must agree where tensors of both parents are combined; names that a config lacks are skipped.
-SHAPE_FIELDS = (
-    "model_type",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "ffn_dim",
-    "word_embed_proj_dim",
-    "activation_function",
-    "hidden_act",
-    "hidden_activation",
-    "layer_types",
-    "sliding_window",
-    "query_pre_attn_scalar",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "swin_norm",
-    "enable_bias",
-    "attention_bias",
-    "mlp_bias",
-    "layer_norm_elementwise_affine",
-    "do_layer_norm_before",
-    "_remove_final_layer_norm",
-    "rms_norm_eps",
-    "rope_parameters",
-    "tie_word_embeddings",
-)
+# Fields of configs in which parents may differ whose tensors are combined. All others must agree, known ones or not:
+# a field that nobody listed may decide what is computed.
+MAY_DIFFER = {
+    *("vocab_size", "vocabulary_map", "max_position_embeddings"),  # the result has its own
+    *("initializer_range", "init_std", "layerdrop", "use_cache", "pretraining_tp", "gradient_checkpointing"),
+    *("max_window_layers", "use_sliding_window", "sliding_window_pattern"),  # `layer_types` says what they mean
+    *("torch_dtype", "dtype", "rope_scaling", "rope_theta", "rope_local_base_freq"),  # `rope_parameters` has them
+    *("architectures", "auto_map", "transformers_version", "name_or_path", "cache_implementation"),
+    *("chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder", "problem_type", "return_dict"),
+    *("output_attentions", "output_hidden_states", "task_specific_params", "prefix", "bad_words_ids"),
+}
+LIKE_THEM = ("_token_id", "_token_ids", "dropout")  # ends of such names
 
 
 @dataclass(frozen=True)
@@ -124,16 +106,25 @@ class Pair:
 
     def require_one_shape(self, method: str) -> None:
         """Raises ValueError unless both parents have the same architecture and shape."""
-        fields = list(SHAPE_FIELDS)
-        if self.text.skeleton.position_table or self.image.skeleton.position_table:
-            fields.append("max_position_embeddings")
-        values = {name: [getattr(parent.settings, name, None) for parent in (self.text, self.image)] for name in fields}
-        differing = [f"{name}: text {text}, image {image}" for name, (text, image) in values.items() if text != image]
+        text, image = (parent.settings.to_dict() for parent in (self.text, self.image))
+        learnt = self.text.skeleton.position_table or self.image.skeleton.position_table
+        names = [name for name in dict.fromkeys([*text, *image]) if not _may_differ(name)]
+        names += ["max_position_embeddings"] if learnt else []
+        differing = [
+            f"{name}: text {text.get(name)}, image {image.get(name)}"
+            for name in names
+            if text.get(name) != image.get(name)
+        ]
         if differing:
             raise ValueError(
                 f"the parents differ in {'; '.join(differing)}; {method} fusion needs equal ones, "
                 "cross (--method cross) does not"
             )
+
+
+def _may_differ(name: str) -> bool:
+    is_private = name.startswith("_") and name != "_remove_final_layer_norm"
+    return name in MAY_DIFFER or name.endswith(LIKE_THEM) or is_private
 
 
 def join(

@@ -21,13 +21,11 @@ from jam.codec import describe_image_tokenizer
 from jam.codec.files import InsideCheckpoint, OwnFolder, image_tokenizer_in
 from jam.files import reading
 from jam.fusion.config import FuseConfig, find_image_tokenizer
-from jam.fusion.cross import cross
 from jam.fusion.hub import locate
+from jam.fusion.methods import METHODS, find_method
 from jam.fusion.pair import CodebookInfo, Pair, join
 from jam.fusion.parents import Parent
 from jam.fusion.plan import FusionPlan
-from jam.fusion.uniform import uniform
-from jam.fusion.width import width
 
 if TYPE_CHECKING:
     from jam.fusion.execute import FileHashes
@@ -40,23 +38,15 @@ def silent(line: str) -> None:
     """Says nothing."""
 
 
-# The options that decide what a method writes.
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "cross": ("every", "readout", "seed", "context"),
-    "uniform": ("weight",),
-    "width": ("init",),
-}
-
-
 def check_options(config: FuseConfig) -> None:
     """Raises ValueError for options that only another method has, and for values out of range."""
     defaults = {field.name: field.default for field in fields(FuseConfig)}
-    for method, names in OPTIONS.items():
-        for name in names:
-            value = getattr(config, name)
-            if method != config.method and value != defaults[name]:
+    own = find_method(config.method).options
+    for method in METHODS.values():
+        for name in method.options:
+            if name not in own and (value := getattr(config, name)) != defaults[name]:
                 raise ValueError(
-                    f"--{name} {value}: only {method} fusion has it; leave it out of --method {config.method}"
+                    f"--{name} {value}: only {method.name} fusion has it; leave it out of --method {config.method}"
                 )
     if config.every < 0:
         raise ValueError(f"--every is {config.every}; it must be 0 (no cross blocks) or more")
@@ -95,17 +85,10 @@ def _of_both(config: FuseConfig) -> AbstractContextManager[None]:
 def make_plan(config: FuseConfig, pair: Pair) -> FusionPlan:
     """Plan the fusion of a pair. Raises ValueError when the method cannot fuse it."""
     with _of_both(config):
-        return _plan_of(config, pair)
-
-
-def _plan_of(config: FuseConfig, pair: Pair) -> FusionPlan:
-    if config.method != "cross":
-        pair.require_one_tokenizer(config.method)
-    if config.method == "uniform":
-        return uniform(pair, config.weight)
-    if config.method == "width":
-        return width(pair, config.init)
-    return cross(pair, every=config.every, readout=config.readout, seed=config.seed)
+        method = find_method(config.method)
+        if not method.reads_two_tokenizers:
+            pair.require_one_tokenizer(config.method)
+        return method.plan(pair, config)
 
 
 def fuse(
@@ -170,7 +153,7 @@ def write(
         say(f"warning: {problem}; nobody can see the pictures that this model writes")
     say(plan.summary)
     needed = plan.bytes + (image_tokenizer.bytes if image_tokenizer else 0)
-    options = {name: value for name in OPTIONS[plan.method] if (value := getattr(config, name)) is not None}
+    options = {name: value for name in METHODS[plan.method].options if (value := getattr(config, name)) is not None}
     key = fingerprint(plan, pair, options | {"shard_mb": config.shard_mb})
     with resumable_folder(out, key, needed) as work:
         if work.journal.shards:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from jam.fusion.config import FuseConfig
+from jam.fusion.method import FusionMethod
 from jam.fusion.pair import Pair
 from jam.fusion.plan import Compute, FusionPlan, Later
 from jam.fusion.single import single_index, single_plan, single_settings
 from jam.fusion.skeleton import Skeleton
+
+
+class Uniform(FusionMethod):
+    name = "uniform"
+    options = ("weight",)
+
+    def plan(self, pair: Pair, config: FuseConfig) -> FusionPlan:
+        return uniform(pair, config.weight)
+
+    def not_promised(self, options: Mapping[str, Any]) -> str:
+        return "uniform fusion averages the parents"
 
 
 def uniform(pair: Pair, weight: float = 0.5) -> FusionPlan:

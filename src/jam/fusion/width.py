@@ -11,9 +11,12 @@ rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
-from jam.fusion.config import Init
+from jam.fusion.config import FuseConfig, Init
+from jam.fusion.method import FusionMethod
 from jam.fusion.pair import Pair
 from jam.fusion.plan import Compute, FusionPlan, Later
 from jam.fusion.single import single_index, single_plan, single_settings
@@ -28,6 +31,17 @@ DOUBLED = (
     "intermediate_size",
     "ffn_dim",
 )  # head_dim stays
+
+
+class Width(FusionMethod):
+    name = "width"
+    options = ("init",)
+
+    def plan(self, pair: Pair, config: FuseConfig) -> FusionPlan:
+        return width(pair, config.init)
+
+    def not_promised(self, options: Mapping[str, Any]) -> str:
+        return "width fusion mixes the parents"
 
 
 def width(pair: Pair, init: Init = "copy") -> FusionPlan:

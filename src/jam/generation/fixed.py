@@ -10,7 +10,6 @@ Shapes: S streams, N slots of the shape, K keys of the shape, H hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +72,7 @@ class FixedStep:
         return graph, hidden
 
 
-def can_capture(model: Any) -> bool:
+def can_capture(model: JointModel) -> bool:
     """Whether the model lies on a GPU as a whole: layers that come and go (`accelerate`) are none of a graph's.
 
     Nor are rotary positions that are computed from the length of each sequence.

@@ -41,8 +41,8 @@ class ModelRunner:
         self.slots, self.length = slots, length
         self.cache = model.new_cache(slots, length)
         self.ids: list[list[int]] = [[] for _ in range(slots)]
-        use_kernel(model)  # type: ignore[arg-type]
-        self.compiled = is_compiled(model)  # type: ignore[arg-type]
+        use_kernel(model)
+        self.compiled = is_compiled(model)
         fixed = can_capture(model) if fixed is None else fixed
         self.step = FixedStep(model, self.cache) if fixed else None
 
@@ -122,7 +122,7 @@ _bytes_per_token: WeakKeyDictionary[JointModel, dict[torch.dtype, int]] = WeakKe
 
 def bytes_per_token(model: JointModel) -> int:
     """Memory that one id takes in one slot of the cache, found by reading one; for a model in one type only once."""
-    known, dtype = _bytes_per_token.setdefault(model, {}), next(model.parameters()).dtype  # type: ignore[attr-defined]
+    known, dtype = _bytes_per_token.setdefault(model, {}), next(model.parameters()).dtype
     if dtype not in known:
         probe = ModelRunner(model, slots=1, length=1)
         probe.prefill([0], [[model.vocabulary.eos_id]])

@@ -6,13 +6,10 @@ Names are imported when they are used: what is said of families needs neither to
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from jam.grammar import Grammar
+    from jam.models.base import JointModel
     from jam.models.cache import RowCache
     from jam.models.compiled import compile_layers, is_compiled
     from jam.models.cross import CrossForCausalLM
@@ -20,46 +17,11 @@ if TYPE_CHECKING:
     from jam.models.int8 import is_quantized, quantize
     from jam.models.single import SingleDecoder
     from jam.models.towers import JointTower, Tower
-    from jam.packed import Mask
-    from jam.vocabulary import Vocabulary
-
-
-@runtime_checkable
-class JointModel(Protocol):
-    """What training, evaluation and generation need of a model: `CrossForCausalLM` and `SingleDecoder` have it."""
-
-    @property
-    def vocabulary(self) -> Vocabulary: ...
-
-    @property
-    def grammar(self) -> Grammar: ...
-
-    @property
-    def context_length(self) -> int: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def layer_pairs(self) -> list[list[nn.Module]]: ...
-
-    def readout_parameters(self) -> list[nn.Parameter]: ...
-
-    def new_cache(self, rows: int, max_length: int) -> RowCache: ...
-
-    def hidden(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor | None = None,
-        attention_mask: Mask = None,
-        cache: RowCache | None = None,
-    ) -> Tensor: ...
-
-    def logits(self, hidden: Tensor, states: Tensor) -> Tensor: ...
-
 
 _MODULES = {
     "CrossConfig": "cross_config",
     "CrossForCausalLM": "cross",
+    "JointModel": "base",
     "JointTower": "towers",
     "RowCache": "cache",
     "SingleDecoder": "single",

@@ -1,23 +1,99 @@
-"""What the joint models have in common beside their networks."""
+"""The base class of all models over the joint vocabulary."""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jam.grammar import Grammar
 from jam.models.cache import RowCache
 from jam.packed import Mask, Packed
 from jam.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from jam.models.cross_block import CrossBlock
+    from jam.models.towers import JointTower, Tower
 
-class JointBase:
-    """Vocabulary, context, caches and the arguments of `hidden`, by the model's `grammar` and `config`."""
+
+class JointModel(nn.Module, ABC):
+    """What training, evaluation, planning and generation need of a model: `CrossForCausalLM` and `SingleDecoder`.
+
+    Attributes:
+        grammar: of the documents that it reads and writes.
+        config: of `transformers`; those of towers and of plain decoders name the sizes alike.
+        device, dtype: of its parameters.
+    """
 
     grammar: Grammar
-    config: Any  # of `transformers`; those of towers and of plain decoders name the sizes alike
+    config: Any
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def hidden(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        attention_mask: Mask = None,
+        cache: RowCache | None = None,
+    ) -> Tensor:
+        """The states that `logits` reads, [B, T, H].
+
+        Args:
+            input_ids: joint ids, long [B, T].
+            position_ids: long [B, T] (or [1, T]); None: 0, 1, 2, ...
+            attention_mask: bool [B, 1, T, K], True where visible; packed documents, each of which sees itself; None:
+                plain causal.
+            cache: after `RowCache.step`, whose positions and mask are the other arguments.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor, states: Tensor) -> Tensor:
+        """Logits [..., V] of joint ids from `hidden` [..., H] and the states of the targets, long [...]."""
+
+    @property
+    @abstractmethod
+    def towers(self) -> list[Tower]:
+        """The parents' decoders: of the text parent, then of the image parent; or the only one."""
+
+    @abstractmethod
+    def layer_pairs(self) -> list[list[nn.Module]]:
+        """By depth: the layers of all towers, and what they exchange through after these."""
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """All layers and cross blocks."""
+        return list(chain.from_iterable(self.layer_pairs()))
+
+    @property
+    def cross_blocks(self) -> list[CrossBlock]:
+        """Through which towers exchange; none for a single decoder."""
+        return []
+
+    @abstractmethod
+    def readout_parameters(self) -> list[nn.Parameter]:
+        """What `logits` reads beside hidden states."""
+
+    def readout_weights(self) -> list[Tensor]:
+        """The matrices that make logits: of text and of images, or one for both."""
+        return [tower.head.weight for tower in self.towers]
+
+    def weights_outside(self) -> list[Tensor]:
+        """Matrices that are neither in a block nor in the readout."""
+        return []
+
+    def tower_of(self, role: str) -> JointTower | None:
+        """The tower that is the "text" or the "image" parent as it was; None where there is none."""
+        return None
+
+    def drop_all_but_heads(self) -> None:
+        """Free what is needed no more when all hidden states are known; only `logits` works then."""
+        for tower in self.towers:
+            tower.drop_all_but_head()
 
     @property
     def vocabulary(self) -> Vocabulary:

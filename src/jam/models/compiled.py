@@ -7,25 +7,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from jam.models.cross_block import CrossBlock
-from jam.models.towers import Tower
+from jam.models.base import JointModel
 
 FEWEST_CODES = 32  # of one function: kinds of layers, times one row, two, and more
 
 
-def compile_layers(model: nn.Module, **options: Any) -> None:
+def compile_layers(model: JointModel, **options: Any) -> None:
     """Let `torch.compile` (which takes the options) make the towers' layers and the cross blocks, in place.
 
     Layers of one kind share what is compiled. The rest of a step is little, and prompts are read uncompiled.
     """
     limit = torch._dynamo.config.recompile_limit
     torch._dynamo.config.recompile_limit = max(limit, FEWEST_CODES)
-    for module in list(model.modules()):
-        if isinstance(module, CrossBlock):
-            module.compile(**options)
-        elif isinstance(module, Tower):
-            for layer in module.layers:
-                layer.compile(**options)
+    for block in model.blocks:
+        block.compile(**options)
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from jam.grammar import IMAGE_STATES, Cursor, Grammar, State
-from jam.models.base import JointBase
+from jam.models.base import JointModel
 from jam.models.cache import RowCache, of_layer
 from jam.models.cpu_kernel import KernelLinear, product
 from jam.models.cross_block import CrossBlock, Projection
@@ -24,7 +24,7 @@ from jam.packed import Mask
 from jam.vocabulary import Vocabulary
 
 
-class CrossForCausalLM(JointBase, PreTrainedModel):
+class CrossForCausalLM(JointModel, PreTrainedModel):
     """Towers `text_tower` and `image_tower` that exchange through the cross blocks `to_text` and `to_image`.
 
     With the readout ``exact`` each tower keeps its embedding, final norm and head, a softmax runs inside what the
@@ -122,8 +122,15 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         elif module is self and self.config.readout == "exact":
             self._fill_tables()
 
+    @property
+    def towers(self) -> list[Tower]:
+        return [self.text_tower, self.image_tower]
+
+    @property
+    def cross_blocks(self) -> list[CrossBlock]:
+        return [*self.to_text, *self.to_image]  # type: ignore[list-item]
+
     def layer_pairs(self) -> list[list[nn.Module]]:
-        """By depth: the layers of both towers, and the cross blocks behind them."""
         towers = [list(tower.layers) for tower in (self.text_tower, self.image_tower)]
         pairs: list[list[nn.Module]] = [
             [layers[depth] for layers in towers if depth < len(layers)] for depth in range(max(map(len, towers)))
@@ -133,10 +140,25 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         return pairs
 
     def readout_parameters(self) -> list[nn.Parameter]:
-        """What `logits` reads beside hidden states."""
         if self.config.readout == "paper":
             return list((self.lm_head or self.embed_tokens).parameters())
         return [parameter for tower in self._joint_towers() for parameter in tower.readout_parameters()]
+
+    def readout_weights(self) -> list[Tensor]:
+        if self.config.readout == "paper":
+            return [(self.lm_head or self.embed_tokens).weight]
+        return super().readout_weights()
+
+    def weights_outside(self) -> list[Tensor]:
+        return [self.fuse.weight] if self.config.readout == "paper" else []
+
+    def tower_of(self, role: str) -> JointTower | None:
+        tower = self.text_tower if role == "text" else self.image_tower
+        return tower if isinstance(tower, JointTower) else None
+
+    def drop_all_but_heads(self) -> None:
+        super().drop_all_but_heads()
+        self.to_text, self.to_image = nn.ModuleList(), nn.ModuleList()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_tower.embedding if self.config.readout == "exact" else self.embed_tokens
@@ -148,15 +170,6 @@ class CrossForCausalLM(JointBase, PreTrainedModel):
         attention_mask: Mask = None,
         cache: RowCache | None = None,
     ) -> Tensor:
-        """The states that `logits` reads, [B, T, H].
-
-        Args:
-            input_ids: joint ids, long [B, T].
-            position_ids: long [B, T] (or [1, T]); None: 0, 1, 2, ...
-            attention_mask: bool [B, 1, T, K], True where visible; packed documents, each of which sees itself; None:
-                plain causal.
-            cache: after `RowCache.step`, whose positions and mask are the other arguments.
-        """
         position_ids = self._positions(input_ids, position_ids, attention_mask, cache)
         (text, text_context), (image, image_context) = self._enter(input_ids, position_ids, attention_mask, cache)
         text_rotary, image_rotary = text_context.global_rotary, image_context.global_rotary

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from jam.grammar import Grammar, State
-from jam.models.base import JointBase
+from jam.models.base import JointModel
 from jam.models.cache import RowCache
 from jam.models.rows import JointRows, spread
 from jam.models.towers import Tower
@@ -18,7 +18,7 @@ from jam.packed import Mask
 from jam.vocabulary import ParentRows, Vocabulary
 
 
-class SingleDecoder(JointBase, nn.Module):
+class SingleDecoder(JointModel):
     """A decoder of `transformers` that reads and writes joint ids.
 
     Ids without a row of the model's are read through its mean input row and have the logit -inf; one softmax runs over
@@ -67,8 +67,8 @@ class SingleDecoder(JointBase, nn.Module):
     def _allows_text(self) -> list[bool]:
         return self.grammar.allowed()[:, : self.vocabulary.text_size].any(1).tolist()
 
-    def forget_whole(self) -> None:
-        """Let go of all but the decoder; it cannot be saved any more as it came."""
+    def drop_all_but_heads(self) -> None:
+        super().drop_all_but_heads()
         self._whole = (None,)
 
     @property
@@ -77,19 +77,21 @@ class SingleDecoder(JointBase, nn.Module):
         return self.tower.config
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return self.model.device
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
         return self.model.dtype
 
+    @property
+    def towers(self) -> list[Tower]:
+        return [self.tower]
+
     def layer_pairs(self) -> list[list[nn.Module]]:
-        """Each layer, alone: where the cross model has pairs."""
         return [[layer] for layer in self.tower.layers]
 
     def readout_parameters(self) -> list[nn.Parameter]:
-        """What `logits` reads beside hidden states."""
         return self.tower.readout_parameters()
 
     def hidden(
@@ -99,7 +101,6 @@ class SingleDecoder(JointBase, nn.Module):
         attention_mask: Mask = None,
         cache: RowCache | None = None,
     ) -> Tensor:
-        """The head's input, [B, T, H]; arguments as in `CrossForCausalLM.hidden`."""
         position_ids = self._positions(input_ids, position_ids, attention_mask, cache)
         return self.tower(self._embed(input_ids), position_ids, attention_mask, cache)
 

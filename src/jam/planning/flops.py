@@ -13,11 +13,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from jam.models import CrossForCausalLM
-from jam.models.cross_block import CrossBlock
-from jam.models.towers import Tower
+from jam.models import JointModel
 from jam.models.towers.base import FULL
-from jam.planning.network import blocks, readout_weights
 
 
 @dataclass(frozen=True)
@@ -35,17 +32,16 @@ class Flops:
         return self.forward + self.input_gradients + self.weight_gradients
 
 
-def flops_per_token(network: nn.Module, context: int, image_share: float, recompute: bool) -> Flops:
+def flops_per_token(network: JointModel, context: int, image_share: float, recompute: bool) -> Flops:
     """By the modules of a network, whose parameters say whether they are trained.
 
     Args:
         image_share: of the tokens, for the heads.
     """
-    matrices = [inner.weight for block in blocks(network) for inner in block.modules() if isinstance(inner, nn.Linear)]
+    matrices = [inner.weight for block in network.blocks for inner in block.modules() if isinstance(inner, nn.Linear)]
     layers = 2.0 * sum(weight.numel() for weight in matrices)
     attention = sum(4.0 * width * seen for width, seen in _attention(network, context))
-    outside = [network.fuse.weight] if isinstance(network, CrossForCausalLM) and hasattr(network, "fuse") else []
-    heads = readout_weights(network)
+    outside, heads = network.weights_outside(), network.readout_weights()
     shares = [1 - image_share, image_share] if len(heads) == 2 else [1.0]
     around = [(weight, 1.0) for weight in outside] + list(zip(heads, shares, strict=True))
     forward = layers + attention + sum(2.0 * weight.numel() * share for weight, share in around)
@@ -61,19 +57,17 @@ def flops_per_token(network: nn.Module, context: int, image_share: float, recomp
     )
 
 
-def _attention(network: nn.Module, context: int) -> list[tuple[int, float]]:
+def _attention(network: JointModel, context: int) -> list[tuple[int, float]]:
     """For every attention the width of its heads together and how many positions are seen in the mean."""
     whole = (context + 1) / 2
     found: list[tuple[int, float]] = []
-    for module in network.modules():
-        if isinstance(module, Tower):
-            config = module.config
-            width = config.num_attention_heads * _head_dim(config)
-            window = min(getattr(config, "sliding_window", None) or context, context)
-            sliding = window - window * (window - 1) / (2 * context)
-            found += [(width, whole if kind == FULL else sliding) for kind in module.layer_types]
-        elif isinstance(module, CrossBlock):
-            found.append((module.q_proj.out_features, whole))
+    for tower in network.towers:
+        config = tower.config
+        width = config.num_attention_heads * _head_dim(config)
+        window = min(getattr(config, "sliding_window", None) or context, context)
+        sliding = window - window * (window - 1) / (2 * context)
+        found += [(width, whole if kind == FULL else sliding) for kind in tower.layer_types]
+    found += [(block.q_proj.out_features, whole) for block in network.cross_blocks]
     return found
 
 

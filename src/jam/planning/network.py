@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
-from jam.models import CrossConfig, CrossForCausalLM, SingleDecoder
-from jam.models.towers import Tower, decoder_config
+from jam.checkpoints.configs import load_config
+from jam.models import CrossConfig, CrossForCausalLM, JointModel, SingleDecoder
+from jam.models.towers import decoder_config
 from jam.training import TrainConfig
 from jam.training.parts import choose_trained, part_of, prepare_layers
 from jam.vocabulary import ParentRows, Vocabulary
@@ -36,13 +34,13 @@ def read_config(folder: str | Path) -> PretrainedConfig:
     """
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder}: there is no config.json; name the folder of a model or of its config alone")
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = load_config(folder, "the model")
     return config if isinstance(config, CrossConfig) else decoder_config(config)
 
 
-def build(config: PretrainedConfig, recipe: TrainConfig) -> Any:
+def build(config: PretrainedConfig, recipe: TrainConfig) -> JointModel:
     """A cross model or a single decoder, on the device of the context, with what the recipe trains and recomputes."""
-    network: nn.Module
+    network: JointModel
     if isinstance(config, CrossConfig):
         network = CrossForCausalLM(config)
     else:  # which rows are of what does not matter here
@@ -53,10 +51,10 @@ def build(config: PretrainedConfig, recipe: TrainConfig) -> Any:
     return network.train()
 
 
-def parts(network: nn.Module) -> list[Part]:
+def parts(network: JointModel) -> list[Part]:
     """Embeddings and heads are parts of their own: they lie with the readout, outside the layers."""
     counts: dict[str, list[int]] = {}
-    layers = {id(parameter) for block in blocks(network) for parameter in block.parameters()}
+    layers = {id(parameter) for block in network.blocks for parameter in block.parameters()}
     for name, parameter in network.named_parameters():
         part = NAMES.get(part_of(name))
         if id(parameter) not in layers or part is None:
@@ -65,22 +63,3 @@ def parts(network: nn.Module) -> list[Part]:
         count[0] += parameter.numel()
         count[1] += parameter.numel() * parameter.requires_grad
     return [Part(name, *count) for name, count in counts.items()]
-
-
-def blocks(network: nn.Module) -> list[nn.Module]:
-    """Layers of the towers, and cross blocks."""
-    found: list[nn.Module] = []
-    for module in network.modules():
-        if isinstance(module, Tower):
-            found += module.layers
-    if isinstance(network, CrossForCausalLM):
-        found += [*network.to_text, *network.to_image]
-    return found
-
-
-def readout_weights(network: nn.Module) -> list[torch.Tensor]:
-    """Matrices that make logits."""
-    if isinstance(network, CrossForCausalLM) and network.config.readout == "paper":
-        return [(network.lm_head or network.embed_tokens).weight]
-    towers = [module for module in network.modules() if isinstance(module, Tower)]
-    return [tower.head.weight for tower in towers]

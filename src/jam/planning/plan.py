@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from jam.models import JointModel
 from jam.planning.flops import Flops, flops_per_token
 from jam.planning.gpus import Gpu
-from jam.planning.network import Part, blocks, build, parts, readout_weights
+from jam.planning.network import Part, build, parts
 from jam.planning.simulate import PassMemory, simulate
 from jam.training import TrainConfig
 
@@ -158,7 +159,7 @@ def make_plan(
 
 
 def _memory(
-    network: nn.Module,
+    network: JointModel,
     config: PretrainedConfig,
     recipe: TrainConfig,
     context: int,
@@ -176,14 +177,14 @@ def _memory(
     whole = sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = sum(parameter.numel() for parameter in trained) * dtype.itemsize
-    readout = [weight for weight in readout_weights(network) if weight.requires_grad]
+    readout = [weight for weight in network.readout_weights() if weight.requires_grad]
     readout_gradients = 4 * sum(weight.numel() for weight in readout)
     positions = context * recipe.micro_batch_size
     # A piece has positions of one modality.
     most = max(image_share, 1 - image_share) * positions * config.vocab_size
     scored = LOGIT_BYTES * min(max(recipe.max_logits, config.vocab_size), most)
     scored += readout_gradients + 2 * 4 * positions * sum(
-        weight.shape[1] for weight in readout_weights(network)
+        weight.shape[1] for weight in network.readout_weights()
     )  # states and gradients
     accumulates = recipe.batch_tokens > positions * gpus
     optimizer = _optimizer_bytes(network, recipe, dtype)
@@ -217,11 +218,9 @@ def _growing(
     return max(moments.values(), key=sum)
 
 
-def _optimizer_bytes(network: nn.Module, recipe: TrainConfig, dtype: torch.dtype) -> float:
+def _optimizer_bytes(network: JointModel, recipe: TrainConfig, dtype: torch.dtype) -> float:
     """Two moments of AdamW, one of Muon (for the matrices inside the blocks)."""
-    inside = {
-        id(inner.weight) for block in blocks(network) for inner in block.modules() if isinstance(inner, nn.Linear)
-    }
+    inside = {id(inner.weight) for block in network.blocks for inner in block.modules() if isinstance(inner, nn.Linear)}
     count = 0
     for parameter in network.parameters():
         if parameter.requires_grad:
@@ -230,7 +229,7 @@ def _optimizer_bytes(network: nn.Module, recipe: TrainConfig, dtype: torch.dtype
     return count * dtype.itemsize
 
 
-def _gathered(network: nn.Module, narrow: torch.dtype) -> float:
+def _gathered(network: JointModel, narrow: torch.dtype) -> float:
     """What lies around the layers stays whole during a step; of the layer pairs two are, and the gradients of one."""
     sizes: dict[int, list[int]] = {}
     inside = 0
@@ -248,7 +247,7 @@ def _gathered(network: nn.Module, narrow: torch.dtype) -> float:
     return narrow.itemsize * (around + around_trained + 2 * largest + trained) + 4 * trained  # sums are fp32
 
 
-def _pairs(network: Any) -> dict[int, list[nn.Parameter]]:
+def _pairs(network: JointModel) -> dict[int, list[nn.Parameter]]:
     """Parameters by depth: the layers of both towers and the cross blocks behind them."""
     pairs = network.layer_pairs()
     return {depth: [p for block in pair for p in block.parameters()] for depth, pair in enumerate(pairs)}

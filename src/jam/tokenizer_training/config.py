@@ -32,7 +32,7 @@ class TokenizerConfig:
 
     Args:
         out: folder of the run: checkpoints, records, reconstructions and at last `image_tokenizer/`.
-        sources: pictures to learn from, as a list: [{path: FOLDER, weight: 1}].
+        sources: pictures to learn from: FOLDER[:WEIGHT] ...; in a recipe a list, [{path: FOLDER, weight: 1}].
         validation: such a list of sources whose pictures are measured and not learnt; none: `held_out` pictures of
             `sources` are.
         held_out: how many pictures are measured, where there is no `validation`.

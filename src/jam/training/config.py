@@ -33,9 +33,9 @@ class TrainConfig:
     Args:
         model: folder of the model to start from.
         out: folder of the run: checkpoints, records and at last `model/`.
-        sources: what to train on, as a list: [{path: SHARDS, weight: 1}], folders that `jam prepare` wrote and their
-            shares of the tokens.
-        validation: as a list, [SHARDS], folders of token shards whose perplexity is measured, by modality.
+        sources: what to train on: SHARDS[:WEIGHT] ..., folders of `jam prepare` with their shares of the tokens;
+            in a recipe a list, [{path: SHARDS, weight: 1}].
+        validation: folders of token shards whose perplexity is measured, by modality.
         stage: what the result is called in its manifest.
         train: "all"; "cross" for cross blocks, readout and new rows, with frozen towers; "lora" for these and adapters
             in the layers of the towers (`jam-fusion[lora]`), which are merged into the result.

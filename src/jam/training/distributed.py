@@ -126,7 +126,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def shard(model: nn.Module & JointModel, world: World, sharding: Literal["full", "hybrid"], bf16: bool) -> None:  # type: ignore[valid-type]
+def shard(model: JointModel, world: World, sharding: Literal["full", "hybrid"], bf16: bool) -> None:
     """Divide the parameters of `model` in place: a unit for every layer pair, one for all that lies around them.
 
     Gradients are summed over the processes, not averaged: each process divides by the weight of the global batch.
@@ -136,7 +136,7 @@ def shard(model: nn.Module & JointModel, world: World, sharding: Literal["full",
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for pair in model.layer_pairs():
         fully_shard(pair, **options)
-    root = fully_shard(model, reshard_after_forward=False, **options)  # `logits` reads it behind `hidden`
+    root: Any = fully_shard(model, reshard_after_forward=False, **options)  # `logits` reads it behind `hidden`
     register_fsdp_forward_method(root, "hidden")
     for module in root.modules():
         if isinstance(module, FSDPModule):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from jam.models import JointModel
 from jam.training.checkpoint import load_tensors, read_state, require_whole
 from jam.training.config import TrainConfig
 from jam.training.distributed import World
@@ -14,7 +14,7 @@ from jam.training.parts import choose_trained, frozen_digest, merged, named_para
 from jam.training.recipe import FROZEN, compare, settings_of_run
 
 
-def restore(model: Any, config: TrainConfig, checkpoint: Path) -> dict[str, Tensor]:
+def restore(model: JointModel, config: TrainConfig, checkpoint: Path) -> dict[str, Tensor]:
     """The tensors of `model`, which the run began with, as they are in `checkpoint`; adapters are merged.
 
     Raises:

@@ -1,17 +1,18 @@
 """Rows of a micro-batch apart, each part by a thread of its own: for small models on a CPU.
 
 Operations on small tensors take little more time than several processors need to share them. So a thread takes whole
-rows through forward and backward pass alone, and meets the others once a micro-batch (docs/decisions.md).
+rows through forward and backward pass alone, and meets the others once a micro-batch (docs/decisions/0027).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import nn
+
+from jam.models import JointModel
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +45,7 @@ class Lanes:
         return [future.result() for future in futures]
 
 
-def make_lanes(model: Any, device: torch.device, rows: int) -> Lanes | None:
+def make_lanes(model: JointModel, device: torch.device, rows: int) -> Lanes | None:
     """Lanes for micro-batches of so many rows, where they are faster and what they compute is a function of the seed.
 
     None on a GPU, with one thread, for a model that draws random numbers (dropout: the order of the draws would be
@@ -58,12 +59,12 @@ def make_lanes(model: Any, device: torch.device, rows: int) -> Lanes | None:
 
 
 @torch.no_grad()
-def _draws(model: nn.Module) -> bool:
+def _draws(model: JointModel) -> bool:
     """Whether a forward pass in training draws random numbers."""
     was_training = model.training
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
-        model.train().hidden(torch.zeros(1, 2, dtype=torch.long))  # type: ignore[operator]
+        model.train().hidden(torch.zeros(1, 2, dtype=torch.long))
         drew = not torch.equal(before, torch.get_rng_state())
     model.train(was_training)
     return drew

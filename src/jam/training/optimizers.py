@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from jam.models.cross_block import CrossBlock
-from jam.models.towers import Tower
+from jam.models import JointModel
 from jam.training.config import TrainConfig
 from jam.training.distributed import whole
 from jam.training.muon import Muon
 from jam.training.parts import part_of
 
 
-def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: JointModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """The optimisers of all parameters that are trained; every parameter belongs to one.
 
     "adamw": AdamW for all. "muon": `Muon` for the matrices inside the blocks, AdamW for embeddings, heads and vectors,
@@ -52,15 +51,9 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
     return optimizers
 
 
-def _block_matrices(model: nn.Module) -> set[Tensor]:
+def _block_matrices(model: JointModel) -> set[Tensor]:
     """Weights of the linear layers inside the towers' layers and the cross blocks."""
-    blocks: list[nn.Module] = []
-    for module in model.modules():
-        if isinstance(module, Tower):
-            blocks += module.layers
-        elif isinstance(module, CrossBlock):
-            blocks.append(module)
-    return {inner.weight for block in blocks for inner in block.modules() if isinstance(inner, nn.Linear)}
+    return {inner.weight for block in model.blocks for inner in block.modules() if isinstance(inner, nn.Linear)}
 
 
 def gradient_norms(parameters: dict[str, nn.Parameter]) -> dict[str, float]:

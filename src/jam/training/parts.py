@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from jam.models import CrossForCausalLM
+from jam.models import JointModel
 from jam.models.towers import Tower
 from jam.training.config import TrainConfig
 from jam.training.distributed import whole
@@ -27,7 +27,7 @@ def part_of(name: str) -> str:
     return PARTS.get(name.partition(".")[0], "readout")
 
 
-def choose_trained(model: nn.Module, config: TrainConfig) -> None:
+def choose_trained(model: JointModel, config: TrainConfig) -> None:
     """Leave `requires_grad` to what `config.train` names, after putting adapters into the towers where it says so.
 
     "cross" freezes the parents inside the towers, with their embeddings and heads; their new rows lie outside. "lora"
@@ -38,10 +38,9 @@ def choose_trained(model: nn.Module, config: TrainConfig) -> None:
     """
     if config.train == "all":
         return
-    if config.train == "cross" and not isinstance(model, CrossForCausalLM):
+    if config.train == "cross" and not model.cross_blocks:
         raise ValueError("train is cross, and a single decoder has no cross blocks; choose all or lora")
-    towers = [module for module in model.modules() if isinstance(module, Tower)]
-    for tower in towers:
+    for tower in model.towers:
         tower.model.requires_grad_(False)
         if config.train == "lora":
             _add_adapters(tower, config)
@@ -113,9 +112,9 @@ def whole_tensors(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     return found
 
 
-def prepare_layers(model: Any, config: TrainConfig) -> None:
+def prepare_layers(model: JointModel, config: TrainConfig) -> None:
     """Activation checkpointing and compilation of the layers and cross blocks, where the recipe asks for them."""
-    blocks = [block for pair in model.layer_pairs() for block in pair]
+    blocks: list[Any] = model.blocks
     if config.activation_checkpointing:
         for block in blocks:  # as `gradient_checkpointing_enable` does, under whichever name the library has it
             block.gradient_checkpointing = True

@@ -21,6 +21,7 @@ from jam.data import Batch, Loader, Objective, Shards, Source
 from jam.data.check import BackgroundCheck
 from jam.data.loader import START, Place
 from jam.files import reading
+from jam.models import JointModel
 from jam.models.scoring import Scores, weighted_loss
 from jam.training.allocator import keep_freed_blocks
 from jam.training.checkpoint import (
@@ -56,7 +57,7 @@ class Trainer:
     """Trains `model` in place.
 
     Args:
-        model: a joint model that is a `torch.nn.Module` too; with several processes its parameters are divided.
+        model: with several processes its parameters are divided.
         config: the recipe.
         save_model: writes a whole model folder; called with an empty folder, the stage reached and the tensors.
         fingerprint: `Codec.fingerprint` that all shards must have; None: don't compare.
@@ -68,7 +69,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Any,
+        model: JointModel,
         config: TrainConfig,
         save_model: SaveModel,
         fingerprint: str | None = None,

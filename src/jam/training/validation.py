@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from jam.data import Source, plain_batches
+from jam.models import JointModel
 from jam.models.scoring import Perplexity, token_nll
 from jam.training.config import TrainConfig
 from jam.training.distributed import World, reshard
@@ -16,19 +16,19 @@ from jam.training.forward import autocast, batch_hidden, is_image, select
 
 @torch.no_grad()
 def validate(
-    model: Any,
+    model: JointModel,
     sources: Sequence[Source],
     config: TrainConfig,
     world: World,
     device: torch.device,
     check: Callable[[], None],
 ) -> dict[str, float | int | None]:
-    """Perplexity by modality over the validation documents, unmasked and without dropout.
+    """Perplexity by modality over the validation documents, unmasked and without dropout, as `jam eval` measures it.
 
     The processes divide the batches among them; all get the report. `check` is called before each batch, by all of
     them, and may raise; the model is as before then.
     """
-    counts = Perplexity()
+    counts, allowed = Perplexity(), model.grammar.allowed().to(device)
     was_training = model.training
     model.eval()
     try:
@@ -40,7 +40,7 @@ def validate(
                 batch = batches[number].to(device)
                 with autocast(device, config.precision == "bf16" and world.size == 1):
                     hidden, targets, states, _ = select(batch, batch_hidden(model, batch))
-                    nll = token_nll(model, hidden, targets, states, max_logits=config.max_logits)
+                    nll = token_nll(model, hidden, targets, states, allowed, config.max_logits)
                 if is_own:
                     counts.add(nll, is_image(targets, model))
     finally:

@@ -82,7 +82,7 @@ class Thing:
 # Parts meet at whole units, so that a block of 8 x 8 pixels has one colour beside the background, and the shape of
 # every main part occurs in another thing too, or as another part, in all colours (but the mushroom's two slanted
 # corners): a block in a held-out colour is then known, though never from this thing. Main parts share two names: "a red
-# body" is known too (docs/decisions.md).
+# body" is known too (docs/demo-world.md).
 THINGS = {
     thing.name: thing
     for thing in (

@@ -95,6 +95,11 @@ class Tower(nn.Module):
             setattr(self.model.get_submodule(parent), leaf, None)
         return part
 
+    def drop_all_but_head(self) -> None:
+        """Remove layers and embedding: only hidden states that are there are still read out."""
+        self.take(self.family.layers)
+        self.take(self.family.embedding)
+
     def drop_vocabulary(self) -> None:
         """Remove embedding and head: the tower is layers only, between states that others make and read."""
         self.take(self.family.embedding)
@@ -243,6 +248,10 @@ class JointTower(Tower):
         codes = self.embedding.num_embeddings - start
         if self.image_head is not None:
             check_image_head(vocabulary, rows, self.config.model_type, start, codes)
+
+    def drop_all_but_head(self) -> None:
+        super().drop_all_but_head()
+        self.text_input = None
 
     def readout_parameters(self) -> list[nn.Parameter]:
         own = super().readout_parameters()

@@ -1,0 +1,17 @@
+"""All ways of fusing, by name. A new one is a class of `FusionMethod`, and a line here."""
+
+from __future__ import annotations
+
+from jam.fusion.cross import Cross
+from jam.fusion.method import FusionMethod
+from jam.fusion.uniform import Uniform
+from jam.fusion.width import Width
+
+METHODS: dict[str, FusionMethod] = {method.name: method for method in (Cross(), Uniform(), Width())}
+
+
+def find_method(name: str) -> FusionMethod:
+    """Raises ValueError, with the names that are known, for another one."""
+    if name not in METHODS:
+        raise ValueError(f"--method is {name!r:.80}; it must be one of {', '.join(METHODS)}")
+    return METHODS[name]
