@@ -27,6 +27,19 @@ torch.set_num_threads(1)
 os.fsync = lambda file: None  # a kill loses nothing without it; a cut of the power is not tested
 
 
+SLOW = pytest.mark.timeout(1800)  # seconds
+WITHOUT_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the markers `slow` and `gpu` do."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(SLOW)
+        if item.get_closest_marker("gpu"):
+            item.add_marker(WITHOUT_GPU)
+
+
 def pytest_collection_finish() -> None:
     """Collections of garbage are rare, and leave out what was imported: that takes half a second each."""
     gc.collect()

@@ -15,14 +15,15 @@ from jam.waiting import VARIABLES
 REPORT = (
     "import os, sys; print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
 )
-CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch'], check=True)"
+CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch'], check=True, timeout=120)"
 
 IS_GNU = any(Path(torch.__file__).parent.rglob("libgomp*"))
 
 
 def output(code: str, **changes: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | changes
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
     return done.stdout + done.stderr
 
 

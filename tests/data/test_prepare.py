@@ -138,7 +138,7 @@ def test_two_workers_killed_and_gone_on_with(place, expected, tmp_path):
         time.sleep(0.02)
     assert state.exists()
     process.kill()
-    process.wait()
+    process.wait(60)
     assert not (tmp_path / "out").exists()
     while alive(process.pid) and time.time() < deadline:
         time.sleep(0.1)

@@ -333,7 +333,7 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
         make(tmp_path / name)
     environment = {**os.environ, "PYTHONPATH": str(SOURCE / "src"), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-c", BOMBS, *(str(tmp_path / name) for name in MADE)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
     read = [line for line in lines if line == "read"]

@@ -10,6 +10,7 @@ import pytest
 from tokenizers import processors
 from transformers import AutoTokenizer, LlamaConfig
 
+from jam.codec import load_tokenizer
 from jam.fusion.file_tokenizer import FileTokenizer
 from jam.fusion.tokenizers import find_tokenizer
 from support import tiny
@@ -128,3 +129,12 @@ def test_a_pipeline_that_pads_or_cuts(tmp_path: Path) -> None:
     tokenizer.backend_tokenizer.enable_truncation(4)
     tokenizer.backend_tokenizer.save(str(save(tmp_path, byte_level()) / "tokenizer.json"))
     assert FileTokenizer.of(tmp_path) is None
+
+
+def test_a_folder_named_tokenizer_without_tokenizer_files(tmp_path: Path) -> None:
+    """Some checkpoints keep their image tokenizer there."""
+    small().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "vqgan.ckpt").write_bytes(b"")
+    found = find_tokenizer(tmp_path)
+    assert found is not None and load_tokenizer(tmp_path).get_vocab() == found.get_vocab()

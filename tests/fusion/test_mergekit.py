@@ -85,7 +85,8 @@ def test_same_as_mergekit(tmp_path: Path, weight: float, dtype: str, out: str) -
     )
     config = tmp_path / "merge.yaml"
     config.write_text(f"merge_method: linear\nmodels:\n{models}dtype: float32\nout_dtype: {out}\n")
-    subprocess.run([str(MERGEKIT), str(config), str(tmp_path / "theirs")], check=True, capture_output=True)
+    command = [str(MERGEKIT), str(config), str(tmp_path / "theirs")]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     ours, theirs = weights(tmp_path / "out"), weights(tmp_path / "theirs")
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():

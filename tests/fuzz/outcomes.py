@@ -114,13 +114,12 @@ def within(seconds: int) -> Iterator[None]:
     timers = {signal.SIGPROF: (signal.ITIMER_PROF, seconds), signal.SIGALRM: (signal.ITIMER_REAL, WAITING * seconds)}
     before = {number: signal.signal(number, ring) for number in timers}
     faulthandler.dump_traceback_later(2 * WAITING * seconds, exit=True, file=sys.__stderr__)
-    for timer, limit in timers.values():
-        signal.setitimer(timer, limit)
+    outer = {timer: signal.setitimer(timer, limit) for timer, limit in timers.values()}
     try:
         yield
     finally:
-        for timer, _ in timers.values():
-            signal.setitimer(timer, 0)
+        for timer, left in outer.items():
+            signal.setitimer(timer, *left)  # a test's own limit goes on
         faulthandler.cancel_dump_traceback_later()
         for number, handler in before.items():
             signal.signal(number, handler)

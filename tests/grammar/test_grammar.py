@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jam import cm3
 from jam.grammar import Cursor, Grammar, State
 from jam.vocabulary import Vocabulary
+from support.generated import followed
 
 V = Vocabulary(text_size=8, image_size=6, eos_id=0, sentinels=4)
 N = 4
@@ -16,24 +16,6 @@ EOS, BREAK, EOSS, CODE = V.eos_id, V.break_id, V.eoss_id, V.image_start
 S = V.sentinel_id
 IMAGE = [CODE, CODE + 1, CODE + 2, CODE + 5]
 T, I, E, M, C, TS, IS, F = State  # noqa: E741
-
-
-def followed(ids: list[int]) -> list[State]:
-    """States by the cursor, token by token; an image that holds a sentinel is announced to it."""
-    if ids[0] != EOS:
-        raise ValueError("a document must begin with </s>")
-    states, cursor = [T], Cursor(G)
-    for position in range(1, len(ids)):
-        if cursor.state is I and cursor.codes == 0:
-            ends = [place for place in range(position, len(ids)) if ids[place] in (BREAK, EOS)]
-            if any(V.is_sentinel(token) for token in ids[position : ends[0] if ends else len(ids)]):
-                cursor.enter_masked_image()
-        states.append(cursor.state)
-        try:
-            cursor.feed(ids[position])
-        except ValueError as error:
-            raise ValueError(f"position {position}: {error}") from None
-    return states
 
 
 CASES = {
@@ -68,7 +50,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_states(name):
     ids, states = CASES[name]
-    assert G.states(ids) == states == followed(ids)
+    assert G.states(ids) == states == followed(G, ids)
     assert G.state_array(np.array(ids)).tolist() == states
 
 
@@ -103,33 +85,6 @@ def test_broken_sequences_name_the_position(name):
 def test_ids_outside_the_vocabulary():
     with pytest.raises(ValueError, match="position 2: id 99, outside this vocabulary of 20"):
         G.states([EOS, 3, 99])
-
-
-def outcome(function, ids):
-    try:
-        return function(ids)
-    except ValueError as error:
-        return str(error)
-
-
-def test_states_equal_the_cursor_on_random_sequences():
-    """Masked documents, and the same with one id changed: same states, same message."""
-    rng = np.random.default_rng(0)
-    refused = 0
-    for _ in range(3000):
-        body: list[int] = []
-        for part in range(int(rng.integers(1, 5))):
-            body += [BREAK] * (part > 0)
-            body += (rng.integers(CODE, CODE + 6, N) if part % 2 else rng.integers(1, 8, rng.integers(0, 5))).tolist()
-        ids = [EOS, *body, EOS]
-        ids = cm3.mask(ids, cm3.draw_spans(ids, V, rng), V)
-        if rng.random() < 0.6:
-            ids[int(rng.integers(1, len(ids)))] = int(rng.integers(0, V.size))
-        ids = ids[: int(rng.integers(1, len(ids) + 1))] if rng.random() < 0.3 else ids
-        expected = outcome(followed, ids)
-        assert outcome(G.states, ids) == expected, ids
-        refused += isinstance(expected, str)
-    assert 500 < refused < 2500
 
 
 TEXT_IDS, CODES, SENTINELS = set(range(1, 8)), set(range(8, 14)), set(range(16, 20))

@@ -29,15 +29,16 @@ def killed(
 ) -> float:
     """Fuse in a process that is killed `after` seconds, or by itself `at` a step; the seconds that it lived.
 
-    Without either it lives to its end.
+    Without either it lives to its end, for which it has two minutes.
     """
     child = FORKS.Process(target=_fuse, args=(folder, at, fuse, options))
     child.start()
     started = time.monotonic()
-    child.join(after)
+    child.join(120 if after is None else after)
     if child.is_alive():
         child.kill()
         child.join()
+        assert after is not None, "it does not end"
     else:
         assert child.exitcode == (0 if at is None else -signal.SIGKILL), child.exitcode
     return time.monotonic() - started

@@ -28,6 +28,7 @@ from jam.training.distributed import World, join, leave, whole
 from support.runs import trainer, write_corpora
 
 STEPS = 20
+LIMIT = 200  # seconds after which a process counts as hanging
 BATCH = {"batch_tokens": 5 * 64, "micro_batch_size": 1, "validation": [], "steps": STEPS}  # 5: one rank is left over
 
 
@@ -56,10 +57,18 @@ def _in_process(values: dict[str, Any], function: Callable[..., Any], arguments:
 
 
 def on(size: int, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-    started = start(size, function, *arguments, **options)
-    for process in started:
+    assert ended(start(size, function, *arguments, **options)) == [0] * size, function
+
+
+def ended(processes: list[Any], seconds: float = LIMIT) -> list[int]:
+    """Exit statuses of processes; one that hangs is killed."""
+    for process in processes:
+        process.join(seconds)
+    for process in processes:
+        process.kill()
+    for process in processes:
         process.join()
-    assert [process.exitcode for process in started] == [0] * size, function
+    return [process.exitcode for process in processes]
 
 
 def save(world: World, path: Path, value: Any) -> None:
@@ -143,10 +152,7 @@ def killed(out: Path, size: int, kills: int, steps: int) -> None:
             time.sleep(0.001)
         time.sleep(0.1 * rng.random())
         assert all(process.is_alive() for process in processes), "it ended before it was killed"
-        for process in processes:
-            os.kill(process.pid, signal.SIGKILL)
-        for process in processes:
-            process.join()
+        ended(processes, 0)
     on(size, run, out, name, changes | {"resume": True})
 
 
@@ -161,9 +167,7 @@ def terminated(out: Path) -> None:
     while lines(out / name / "metrics.jsonl") < 2 and all(process.is_alive() for process in processes):
         time.sleep(0.001)
     os.kill(processes[1].pid, signal.SIGTERM)
-    for process in processes:
-        process.join()
-    torch.save([process.exitcode for process in processes], out / "terminated.pt")
+    torch.save(ended(processes), out / "terminated.pt")
 
 
 def failing(world: World, out: Path, name: str, rank: int) -> None:
@@ -247,12 +251,7 @@ def slow(out: Path) -> None:
 def ends(out: Path) -> None:
     """Processes that have not ended after a minute count as hanging."""
     for name, function, *more in (("second", failing, 1), ("full", full)):
-        processes = start(2, function, out, name, *more)
-        for process in processes:
-            process.join(60)
-            process.kill()
-            process.join()
-        torch.save([process.exitcode for process in processes], out / f"{name}.pt")
+        torch.save(ended(start(2, function, out, name, *more), 60), out / f"{name}.pt")
 
 
 def results(out: Path, runs: Callable[[Path], None]) -> Path:

@@ -28,7 +28,7 @@ def test_a_block_is_used_again(variables):
     """Unless someone has set the C library's own variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, env=environment | variables, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment | variables, check=True, capture_output=True, text=True, timeout=300)
     kept, faults = done.stdout.split()
     assert kept == str(not variables)
     assert (int(faults) < 1000) == (not variables)  # 64 MiB are 16,384 pages

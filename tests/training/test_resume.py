@@ -13,7 +13,7 @@ import torch
 
 import jam
 from jam.checkpoints import CheckpointReader
-from jam.training import RESULT, Trainer, checkpoint
+from jam.training import RESULT, DataSource, Trainer, checkpoint
 from jam.training.interrupts import interrupts_wait
 from support.runs import assert_same, stored, trainer, weights, write_corpora
 
@@ -144,6 +144,20 @@ def test_a_checkpoint_of_another_model_is_refused(shards, tmp_path):
     steps.close()
     with pytest.raises(ValueError, match=r"6 tensors are missing, .* \(text_tower.*fc1.weight\)"):
         next(trainer(shards, tmp_path / "run", parent={"ffn_dim": 64}, resume=True).train())
+
+
+def test_resuming_with_another_recipe_lists_the_differences(shards, tmp_path):
+    next(steps := trainer(shards, tmp_path / "run").train())
+    steps.close()
+    changes = {"lr": 1e-4, "train": "cross", "batch_tokens": 128, "sources": [DataSource(str(shards / "held"))]}
+    with pytest.raises(ValueError, match="is of another recipe: ") as error:
+        next(trainer(shards, tmp_path / "run", resume=True, **changes).train())
+    message = str(error.value)
+    for part in ("lr was 0.003 and is 0.0001", "train was all and is cross", "batch_tokens was 256 and is 128"):
+        assert part in message
+    assert "pieces was [" in message and "seed" not in message
+    free = {"keep_checkpoints": 5, "checkpoint_every": 1, "validate_every": 1, "on_bad_step": "skip"}
+    assert next(trainer(shards, tmp_path / "run", resume=True, **free).train()).step == 2
 
 
 # --- checkpoints and folders -----------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What a cross model consists of, without building it: checks of its settings, and the shape of every tensor.
 
-tests/test_settings.py holds the shapes against `CrossForCausalLM`.
+tests/models/test_configs_without_classes.py holds the shapes against `CrossForCausalLM`.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Family(ABC):
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]] | None:
         """Shape of every tensor of a checkpoint, in the class's order; None: only the class can tell.
 
-        Of a tied table its first name alone. tests/test_settings.py holds this against the classes.
+        Of a tied table its first name alone; tests/models/test_configs_without_classes.py compares with the classes.
 
         Args:
             config: `Settings`, or the config of `transformers`.

@@ -1,7 +1,7 @@
 """What a decoder's config.json says, with the defaults of its class and in its present form, without that class.
 
 Importing a config class of `transformers` takes as long as fusing small models. The tables here are held against the
-classes by tests/test_settings.py.
+classes by tests/models/test_configs_without_classes.py.
 """
 
 from __future__ import annotations

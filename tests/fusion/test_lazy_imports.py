@@ -44,7 +44,7 @@ def imported(*arguments: Any) -> list[str]:
     """The heavy packages that a command has imported by its end."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", RUN, *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
     status, found = json.loads(ended.stdout.splitlines()[-1])
     assert status == 0, ended.stdout + ended.stderr
     return found

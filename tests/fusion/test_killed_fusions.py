@@ -236,4 +236,5 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
     child = FORKS.Process(target=grown_memory, args=(tmp_path, queue))
     child.start()
     assert queue.get(timeout=120) < 100e6
-    child.join()
+    child.join(60)
+    assert child.exitcode == 0

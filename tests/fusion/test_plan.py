@@ -130,7 +130,7 @@ def test_parents_of_different_shape(tmp_path: Path, make: Any, changes: Any, sho
 
 
 def test_tokenizers_that_differ(tmp_path: Path) -> None:
-    """Where rows of both become one; what cross fusion makes of them is in test_unequal.py."""
+    """Where rows of both become one; what cross fusion makes of them is in test_unequal_parents.py."""
     save_pair(tmp_path, opt_config)
     tokenizer("abcdefX").save_pretrained(tmp_path / "image")
     with pytest.raises(ValueError, match=r"tokenizers differ: .* 'X': text None, image 9"):

@@ -18,8 +18,11 @@ from jam.models.scoring import Perplexity, token_nll
 from jam.training import DataSource, TrainConfig
 from jam.training.forward import batch_hidden, select
 from jam.training.optimizers import make_optimizers
+from jam.training.records import Records
 from jam.training.schedule import lr_factor
 from support import tiny
+from support.encoded import random_encoded
+from support.encoded import write_shards as write_other_shards
 from support.runs import config, trainer, weights, write_corpora
 
 
@@ -261,3 +264,21 @@ def test_answers_alone_are_learnt(shards, tmp_path):
     for number, document in enumerate(conversations):
         example = make_example(document, made.model.grammar, made.loader.objective, np.random.default_rng(number), 64)
         assert not example.weights[: document.answer_start - 1].any()
+
+
+def test_a_source_that_is_not_there(shards, tmp_path):
+    for where in ({"sources": [DataSource("nowhere/shards")]}, {"validation": ["nowhere/shards"]}):
+        message = r"nowhere/shards: there is no such folder of token shards; make them with `jam prepare"
+        with pytest.raises(ValueError, match=message):
+            trainer(shards, tmp_path / "run", **where)
+
+
+def test_a_source_of_another_vocabulary(shards, tmp_path):
+    rng = np.random.default_rng(0)
+    write_other_shards(tmp_path / "other", [random_encoded(rng) for _ in range(5)])
+    with pytest.raises(ValueError, match=r"other: prepared for vocabulary \w+, the model has \w+; run `jam prepare`"):
+        trainer(shards, tmp_path / "run", sources=[DataSource(str(tmp_path / "other"))])
+
+
+def test_only_the_first_process_writes_records():
+    Records(None, 0).write({"step": 1})

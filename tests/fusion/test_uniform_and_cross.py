@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+import jam
 from jam.checkpoints import CheckpointReader, Manifest
 from jam.fusion import FusionPlan, fuse
 from jam.grammar import State
@@ -243,3 +244,25 @@ def test_older_bin_parents_without_prefix(tmp_path: Path) -> None:
     written = load_file(tmp_path / "out" / "model.safetensors")
     name = "model.decoder.embed_positions.weight"
     assert torch.equal(written[f"text_tower.model.{name}"], text.state_dict()[name])
+
+
+def test_new_weights_spread_as_the_family_says(tmp_path: Path) -> None:
+    """A field of another family's name in config.json changes nothing, neither in fusing nor in loading."""
+    for name, make, changes in (
+        ("opt", opt_config, {"init_std": 0.3, "initializer_range": 7.0}),
+        ("llama", llama_config, {"initializer_range": 0.3, "init_std": 7.0}),
+    ):
+        save_pair(tmp_path / name, make, **changes)
+        plan = run(tmp_path / name, every=1)
+        assert {t.operation for t in plan.tensors if t.operation.startswith("new: normal")} == {
+            "new: normal, standard deviation 0.3"
+        }
+        joint = jam.load(tmp_path / name / "out", device="cpu").joint
+        assert joint.config.fresh_std == 0.3
+        torch.manual_seed(0)
+        fresh = type(joint)(joint.config)
+        assert 0.2 < fresh.to_text[0].state_dict()[next(iter(query_names(fresh)))].std() < 0.4
+
+
+def query_names(model: torch.nn.Module) -> list[str]:
+    return [name for name in model.to_text[0].state_dict() if name.endswith("q_proj.weight")]

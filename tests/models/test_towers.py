@@ -40,7 +40,7 @@ def logits_of(tower: Tower, ids: Tensor, *arguments: Any) -> Tensor:
 
 def test_every_family_has_two_configs() -> None:
     types = [decoder_config(make()).model_type for _, make in CONFIGS.values()]
-    assert all(types.count(name) >= 2 for name in FAMILIES if name != "opt")  # its own are in test_models.py
+    assert all(types.count(name) >= 2 for name in FAMILIES if name != "opt")  # its own are in test_joint_models.py
     wholes = {make().model_type for _, make in CONFIGS.values()}
     assert wholes >= COMPOSITES.keys()
 

@@ -316,4 +316,4 @@ def test_broken_documents_are_named_before_anything_is_written(capsys: Any, fold
 
 def test_help_of_fuse_waits_for_no_library() -> None:
     code = "import sys, jam.cli, jam.commands.fuse; assert not {'torch', 'transformers'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

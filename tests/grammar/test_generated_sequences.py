@@ -1,0 +1,84 @@
+"""Any sequence of ids, in every layout: states by segments are those of the cursor; masking is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jam import cm3
+from jam.grammar import Grammar, State
+from jam.vocabulary import Vocabulary
+from support import generated, layouts
+from support.generated import followed
+
+PAPER = Grammar(Vocabulary(text_size=8, image_size=6, eos_id=0, sentinels=4), 4)
+GRAMMARS = {"paper": PAPER} | {family: layouts.codec(family, (2, 4)).grammar for family in layouts.LAYOUTS}
+every_layout = pytest.mark.parametrize("name", GRAMMARS)
+
+
+def outcome(call: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return call(*given)
+    except ValueError as error:
+        return str(error)
+
+
+@settings(generated.FEW, max_examples=60)
+@given(st.data())
+@every_layout
+def test_states_are_those_of_the_cursor(name: str, data: st.DataObject) -> None:
+    """Of documents that are masked, cut, and changed in one id: the same states, or the same message.
+
+    In a masked image the cursor does not know the frame; of a broken frame the messages differ.
+    """
+    grammar = GRAMMARS[name]
+    v = grammar.vocabulary
+    ids, opening = data.draw(generated.masked(grammar)), len(v.begin_ids)
+    ids = ids[: data.draw(st.integers(opening, len(ids)), "length")]
+    if len(ids) > opening and data.draw(st.booleans(), "changed"):
+        other = st.integers(0, v.size - 1) | st.integers(v.control_start, v.size - 1)
+        ids[data.draw(st.integers(opening, len(ids) - 1))] = data.draw(other)
+    found, expected = outcome(grammar.states, ids), outcome(followed, grammar, ids)
+    if v.layout is None or isinstance(expected, str):
+        assert found == expected or (v.layout is not None and isinstance(found, str))
+        return
+    for one, other in zip(found, expected, strict=True):
+        assert one is other or (one is State.FRAME and other in (State.MASKED_IMAGE, State.IMAGE_SPAN))
+
+
+@generated.FEW
+@given(st.data())
+@every_layout
+def test_places_of_text_are_those_where_the_cursor_is_in_text(name: str, data: st.DataObject) -> None:
+    """`Grammar.text_places` counts what opens and closes a document, `cm3.text_places` does not."""
+    grammar = GRAMMARS[name]
+    v = grammar.vocabulary
+    ids = data.draw(generated.sequences(grammar))
+    choices = [
+        place
+        for place, (token, state) in enumerate(zip(ids, followed(grammar, ids), strict=True))
+        if state in (State.TEXT, State.IMAGE_END) and token not in (v.break_id, v.open_id)
+    ]
+    assert grammar.text_places(ids).tolist() == choices
+    assert cm3.text_places(ids, v).tolist() == [place for place in choices if v.is_text(ids[place])]
+
+
+@generated.FEW
+@given(st.data())
+@every_layout
+def test_masking_is_undone(name: str, data: st.DataObject) -> None:
+    """Of whole documents and of pieces that nothing closes."""
+    grammar = GRAMMARS[name]
+    v = grammar.vocabulary
+    whole = data.draw(generated.sequences(grammar))
+    ids = whole[: len(whole) - data.draw(st.booleans(), "open")]
+    spans = data.draw(generated.spans(ids, grammar))
+    masked = cm3.mask(ids, spans, v)
+    assert cm3.unmask(masked, v) == (whole if spans else ids)
+    assert len(masked) == len(whole if spans else ids) + 3 * len(spans)
+    states = grammar.states(masked)
+    assert states.count(State.CLOSED) == len(spans)
