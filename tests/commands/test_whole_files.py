@@ -24,7 +24,7 @@ from jam.data import open_sources, prepare
 from jam.demo import page as demo_page
 from jam.documents import Document, Image, Text, to_markdown, write_documents
 from jam.files import FileError, replacing, write_bytes, write_text
-from support import tiny
+from support import faults, tiny
 from support.writing import writer
 
 OLD, NEW = "the old one", "the new one, which is longer"
@@ -51,7 +51,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 left[0] -= 1
                 exact(path, content[: len(content) // 2] if left[0] < 0 else content, *given, **more)
                 if left[0] < 0:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    faults.full_disk()
 
             return write
 
@@ -111,7 +111,7 @@ def test_documents_that_cannot_be_made_leave_the_file_as_it_was(tmp_path: Path) 
 
     def documents() -> Iterator[Document]:
         yield Document([Text(NEW)])
-        raise OSError(errno.ENOSPC, "No space left on device")
+        faults.full_disk()
 
     with pytest.raises(OSError, match="No space left on device"):
         write_documents(path, documents())
@@ -244,7 +244,7 @@ def test_a_preparation_says_what_is_kept(
     def full(path: Path, values: Any) -> None:
         calls.append(path)
         if len(calls) > blocks:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            faults.full_disk()
         write_json(path, values)
 
     monkeypatch.setattr(sys.modules["jam.data.prepare"], "write_json", full)

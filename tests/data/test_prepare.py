@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 from jam.api.loading import load_codec
 from jam.cli import main
 from jam.data import Shards, ShardWriter, open_sources, prepare
-from support import sources, tiny
+from support import faults, sources, tiny
 from support.prepared import hashes, kill_within
 
 COUNT, BAD = 200, 5
@@ -170,7 +169,7 @@ def test_a_full_disk_keeps_what_was_prepared(place, expected, tmp_path, capsys, 
 
     def full(writer):
         if writer.documents > 100:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            faults.full_disk()
         return exact(writer)
 
     monkeypatch.setattr(ShardWriter, "flush", full)

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -26,7 +25,7 @@ from jam.fusion.hub import DESCRIPTION
 from support import tiny
 from support.fusion_parents import settings
 from support.fusion_runs import hash_of, killed
-from support.hub_cache import COMMIT, store
+from support.hub_cache import COMMIT, offline, store
 from support.open_pairs import CODES, OPEN_PAIRS
 
 # Model type: its pair, its class, and the grid and resolution of a picture.
@@ -154,8 +153,7 @@ def test_a_plan_of_configs_alone(holder: str, tmp_path: Path, capsys: Any) -> No
 
 
 def test_by_hub_ids(holder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    offline(monkeypatch, tmp_path / "cache")
     save_pair(holder, tmp_path)
     expected = inner_tensors(tmp_path / "image")
     for role in ("text", "image"):

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -18,14 +17,13 @@ from jam.checkpoints import Manifest
 from jam.evaluation.parents import find_parent
 from jam.fusion import FuseConfig, find_image_tokenizer, fuse
 from support.fusion_parents import CODES, IMAGE_TOKENIZER, TEXT_SIZE, llama_config, opened, run, save_parent
-from support.hub_cache import COMMIT, store
+from support.hub_cache import COMMIT, offline, store
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache that holds somebody/llm and somebody/painter, and no network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    offline(monkeypatch, tmp_path / "cache")
     for repository, codes, license in (("somebody/llm", 0, "mit"), ("somebody/painter", CODES, "mit")):
         made = tmp_path / "made"
         save_parent(made, llama_config(TEXT_SIZE + codes), codes)

@@ -16,6 +16,7 @@ import jam.checkpoints.resume
 import jam.checkpoints.shards
 from jam.checkpoints import resumable_folder
 from jam.fusion import fuse
+from support import faults
 from support.fusion_parents import CODES, IMAGE_TOKENIZER, TEXT_SIZE, llama_config, run, save_parent, settings
 from support.fusion_runs import FORKS, grown_memory, hash_of, killed, models_in, save_llamas
 
@@ -148,14 +149,9 @@ def test_another_command_begins_anew(pair: Path) -> None:
 
 
 def test_interrupt_keeps_finished_files(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = jam.checkpoints.resume.Journal.record_shard
-
-    def record(journal: Any, *arguments: Any) -> None:
-        real(journal, *arguments)
-        raise KeyboardInterrupt
-
+    interrupted = faults.raising(KeyboardInterrupt(), done=True)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(jam.checkpoints.resume.Journal, "record_shard", record)
+        faults.at_call(patched, jam.checkpoints.resume.Journal, "record_shard", interrupted)
         run(pair, **SMALL)
     assert finished(pair) and not (pair / "out").exists()
     assert "going on" in resumed(pair)
@@ -164,12 +160,8 @@ def test_interrupt_keeps_finished_files(pair: Path, monkeypatch: pytest.MonkeyPa
 
 def test_disk_that_gets_full_keeps_finished_files(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed(pair, at="journal 6", **SMALL)
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patched:
-        patched.setattr(jam.checkpoints.shards, "_write_at", full)
+        patched.setattr(jam.checkpoints.shards, "_write_at", faults.full_disk)
         with pytest.raises(ValueError, match=r"the disk is full: .*\d finished files are kept in .*\.out\.partial"):
             run(pair, **SMALL)
     resumed(pair)

@@ -19,6 +19,7 @@ from jam.cli import main
 from jam.commands.fuse import table
 from jam.console import Console
 from jam.fusion import FuseConfig, FusionPlan, fuse
+from support import faults
 from support.fusion_parents import (
     CODES,
     PLAIN,
@@ -174,11 +175,7 @@ def test_disk_full_and_interrupt_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, raised: Any, message: str | None
 ) -> None:
     save_pair(tmp_path, opt_config)
-
-    def failing(*_: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(jam.checkpoints.shards, "_write_at", failing)
+    faults.at_call(monkeypatch, jam.checkpoints.shards, "_write_at", faults.raising(error))
     with pytest.raises(raised, match=message):
         run(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image", "text"]

@@ -24,15 +24,15 @@ SHORT = SMALL | {"num_hidden_layers": 12, "num_attention_heads": 8, "num_key_val
 
 
 @pytest.mark.parametrize(("text", "image"), [("byte-level", "unigram"), ("unigram", "sentencepiece")])
-def test_tokenizers_of_different_kinds(text: str, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokenizers_of_different_kinds(text: str, image: str, tmp_path: Path) -> None:
     """The other pairs of kinds are in test_unlike_families.py."""
     save_pair(tmp_path, KINDS[text], KINDS[image])
     plan = run(tmp_path)
     assert any("tokenizers differ" in note for note in plan.notes)
-    assert_proved_and_writing(tmp_path, monkeypatch)
+    assert_proved_and_writing(tmp_path)
 
 
-def test_24_layers_of_56_beside_12_of_32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_24_layers_of_56_beside_12_of_32(tmp_path: Path) -> None:
     """With unlike classes, heads, contexts and tokenizers."""
     torch.manual_seed(0)
     save(tmp_path / "text", byte_level(), make=Qwen2ForCausalLM, vocab_size=300, **LONG)
@@ -43,17 +43,17 @@ def test_24_layers_of_56_beside_12_of_32(tmp_path: Path, monkeypatch: pytest.Mon
         "the context is the image parent's, 96 tokens; the text parent has 128 (--context interpolates positions)"
         in (plan.notes)
     )
-    assert_proved_and_writing(tmp_path, monkeypatch)
+    assert_proved_and_writing(tmp_path)
 
 
 @pytest.mark.slow
-def test_24_layers_of_896_beside_12_of_512(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_24_layers_of_896_beside_12_of_512(tmp_path: Path) -> None:
     torch.manual_seed(0)
     wide = {"hidden_size": 896, "intermediate_size": 1200, "num_key_value_heads": 2}
     save(tmp_path / "text", byte_level(), make=Qwen2ForCausalLM, vocab_size=300, **LONG | wide)
     save(tmp_path / "image", sentencepiece(), tiny.CODES, **SHORT | {"hidden_size": 512, "intermediate_size": 700})
     run(tmp_path, every=4)
-    assert_proved_and_writing(tmp_path, monkeypatch)
+    assert_proved_and_writing(tmp_path)
 
 
 def test_rows_are_means_of_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_codes_of_a_padded_table(tmp_path: Path) -> None:
         run(tmp_path, image_start=own + 8)
 
 
-def test_codes_among_the_tokenizers_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_among_the_tokenizers_ids(tmp_path: Path) -> None:
     """Named as image codes, or by names that say nothing."""
     torch.manual_seed(0)
     save(tmp_path / "text", byte_level())
@@ -167,7 +167,7 @@ def test_codes_among_the_tokenizers_ids(tmp_path: Path, monkeypatch: pytest.Monk
     save(tmp_path / "image", added(sentencepiece(), *names, special=True), tiny.CODES, vocab_size=480)
     plan = run(tmp_path)
     assert plan.config.image_rows["image_start"] == len(sentencepiece())
-    assert_proved_and_writing(tmp_path, monkeypatch)
+    assert_proved_and_writing(tmp_path)
     other = [f"<code {code}>" for code in range(tiny.CODES)]
     tokenizer = added(sentencepiece(), *other, special=True)
     save(tmp_path / "other", tokenizer, tiny.CODES, vocab_size=len(tokenizer))
@@ -177,7 +177,7 @@ def test_codes_among_the_tokenizers_ids(tmp_path: Path, monkeypatch: pytest.Monk
     assert told.config.image_rows["image_start"] == len(sentencepiece())
 
 
-def test_added_tokens_that_one_parent_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_tokens_that_one_parent_has(tmp_path: Path) -> None:
     """SimpleAR and Liquid add control tokens and then codes; an LLM's later release may have tokens of its own."""
     torch.manual_seed(0)
     more = added(byte_level(), "<image>", "<row>", special=True)
@@ -186,10 +186,10 @@ def test_added_tokens_that_one_parent_has(tmp_path: Path, monkeypatch: pytest.Mo
     plan = run(tmp_path)
     rows = plan.config.image_rows
     assert (rows["text_size"], rows["image_start"], rows["made_text"]) == (len(byte_level()), len(more), False)
-    assert_proved_and_writing(tmp_path, monkeypatch)
+    assert_proved_and_writing(tmp_path)
 
 
-def test_added_tokens_of_the_text_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_tokens_of_the_text_parent(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save(tmp_path / "text", added(byte_level(), "<tool>", "<call>"))
     save(tmp_path / "image", byte_level(), tiny.CODES)
@@ -197,7 +197,7 @@ def test_added_tokens_of_the_text_parent(tmp_path: Path, monkeypatch: pytest.Mon
     rows = plan.config.image_rows
     assert (rows["text_size"], rows["image_start"]) == (len(byte_level()),) * 2
     assert any("2 added tokens that the image parent's lacks" in note for note in plan.notes)
-    assert_proved_and_writing(tmp_path, monkeypatch)
+    assert_proved_and_writing(tmp_path)
     run(tmp_path, method="uniform", out=str(tmp_path / "average"))
 
 

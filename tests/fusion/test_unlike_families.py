@@ -69,7 +69,7 @@ PAIRS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_pair_is_exact_and_draws(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pair_is_exact_and_draws(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     for role, (make, tokenizer, more) in zip(("text", "image"), PAIRS[name], strict=True):
         model = make(tokenizer, len(tokenizer) + more)
@@ -83,4 +83,4 @@ def test_pair_is_exact_and_draws(name: str, tmp_path: Path, monkeypatch: pytest.
     text = PAIRS[name][0][1]
     names = [text.convert_tokens_to_ids(token) for token in CHAMELEON if token in text.get_vocab()]
     assert plan.vocabulary.text_image_ids == ranges(names)
-    assert_proved_and_writing(tmp_path, monkeypatch)
+    assert_proved_and_writing(tmp_path)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
 from jam.api.model import Model
 from jam.generation import Engine, Finished, GenerationSettings, Request, Session
 from jam.generation import engine as engine_module
-from support.writing import like, writer
+from support import faults
+from support.writing import writer
 
 QUESTION = "How do I draw it?"
 
@@ -22,23 +22,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture
-def broken(model: Model) -> Callable[[int, float], None]:
+def broken(model: Model, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes logits of the n-th forward from now on not finite, in the first row."""
-
-    def set_up(after: int, value: float = torch.nan) -> None:
-        plain, calls = model.joint.logits, []
-
-        def logits(hidden: Tensor, states: Tensor) -> Tensor:
-            made = plain(hidden, states)
-            calls.append(made)
-            if len(calls) == after:
-                made[0] = value
-            return made
-
-        model.joint.logits = logits
-
-    yield set_up
-    like(model)
+    return lambda after, value=torch.nan: faults.at_call(
+        monkeypatch, model.joint, "logits", faults.not_finite(value), after
+    )
 
 
 def requests(model: Model, count: int, **settings: object) -> list[Request]:

@@ -11,6 +11,7 @@ import torch
 from jam.api.model import Model
 from jam.documents import Document, Gap, Image, Part
 from jam.generation import Engine, Finished, GenerationSettings, Request, TextPiece, reporter, request_to_fill
+from support import faults
 from support.writing import like, writer
 
 QUESTION = "How do I draw it?"
@@ -32,24 +33,14 @@ def talkative(model: Model) -> Iterator[Model]:
 
 
 @pytest.fixture
-def broken(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
-    """Makes calls of a function of the network raise, once from the n-th on that `when` holds for."""
+def broken(model: Model, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes a call of a function of the network raise: the n-th that `when` holds for."""
 
-    def set_up(name: str, when: Callable[..., bool], after: int = 1) -> None:
-        plain, calls = getattr(model.joint, name), []
+    def set_up(name: str, after: int = 1, when: Callable[..., Any] = lambda *_: True) -> None:
+        out_of_memory = faults.raising(RuntimeError("out of memory"))
+        faults.at_call(monkeypatch, model.joint, name, out_of_memory, after, when)
 
-        def raising(*given: Any) -> Any:
-            calls.extend([1] * when(*given))
-            if len(calls) == after:
-                calls.append(1)
-                raise RuntimeError("out of memory")
-            return plain(*given)
-
-        monkeypatch.setattr(model.joint, name, raising)
-
-    yield set_up
-    monkeypatch.undo()
-    like(model)
+    return set_up
 
 
 def request(model: Model, question: str = QUESTION, **settings: Any) -> Request:
@@ -97,7 +88,7 @@ def test_rows_of_a_step_that_raises_end_and_those_behind_them_begin(model: Model
     asked = [request(model, max_images=0), request(model, min_images=1, guidance_scale=2.0), request(model, "a")]
     expected = [alone(model, one) for one in asked]
     rows = [engine.submit(one) for one in asked]
-    broken("logits", lambda *_: True, after=6)
+    broken("logits", after=6)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(engine.events())
     events = list(engine.events())
@@ -121,7 +112,7 @@ def test_a_prompt_that_cannot_be_read_ends_nobody_who_writes(model: Model, broke
     for _ in range(3):
         engine.step()
     refused = engine.submit(long)
-    broken("hidden", lambda ids, *_: ids.shape[1] > 1)
+    broken("hidden", when=lambda ids, *_: ids.shape[1] > 1)
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.step()
     assert refused.finish_reason == "failed" and not refused.new_ids and row.finish_reason is None
@@ -151,7 +142,7 @@ def test_text_that_cannot_be_read_does_not_hold_the_rest(model: Model, monkeypat
 def test_a_conversation_goes_on_behind_a_step_that_raised(model: Model, broken: Callable, after: int) -> None:
     fresh = model.generate(QUESTION, **GREEDY)
     chat = model.chat(**GREEDY)
-    broken("logits", lambda *_: True, after)
+    broken("logits", after)
     with pytest.raises(RuntimeError, match="out of memory"):
         chat.send(QUESTION)
     assert not chat.document.messages and not chat.session.busy
@@ -162,7 +153,7 @@ def test_a_run_beside_others_ends_with_the_error(model: Model, broken: Callable)
     """What was submitted before is told by the next step that it has ended, too."""
     engine = Engine(model.joint, model.codec, slots=2)
     other = engine.submit(request(model, "a"))
-    broken("logits", lambda *_: True, after=3)
+    broken("logits", after=3)
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.run([request(model)])
     assert {event.row for event in engine.step()} == {other} and other.finish_reason == "failed" and is_free(engine)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
 from jam.api.model import Model
 from jam.cli import main
 from jam.commands import generate
 from jam.generation import Finished, TextPiece
-from support.writing import like, writer
+from support import faults
+from support.writing import writer
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 24, "temperature": 0.0}
 QUESTION = "How do I draw it?"
@@ -26,20 +25,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture
-def broken(model: Model) -> Callable[[int], None]:
+def broken(model: Model, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes logits of the n-th forward from now on not finite."""
-
-    def set_up(after: int) -> None:
-        plain, calls = model.joint.logits, []
-
-        def logits(hidden: Tensor, states: Tensor) -> Tensor:
-            calls.append(1)
-            return plain(hidden, states) * (torch.nan if len(calls) == after else 1)
-
-        model.joint.logits = logits  # type: ignore[method-assign]
-
-    yield set_up  # type: ignore[misc]
-    like(model)
+    return lambda after: faults.at_call(monkeypatch, model.joint, "logits", faults.not_finite(), after)
 
 
 def until_error(events: Any) -> tuple[str, str]:

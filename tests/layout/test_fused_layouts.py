@@ -18,6 +18,7 @@ from jam.generation.guidance import guide
 from jam.grammar import State
 from support import layouts, tiny
 from support.layout_pairs import CODES, GRIDS, run, save_pair
+from support.writing import begin_pictures
 
 FAMILIES = list(layouts.LAYOUTS)
 
@@ -39,14 +40,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def load(folder: Path, opens: float = 1000.0) -> Model:
     """A fused folder that begins pictures; it was never aligned."""
     model = jam.load(folder, device="cpu")
-    plain = model.joint.logits
-
-    def logits(hidden: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        found = plain(hidden, states)
-        found[..., model.joint.vocabulary.open_id] += opens
-        return found
-
-    model.joint.logits = logits  # type: ignore[method-assign]
+    begin_pictures(model, opens)
     return model
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import resource
 import signal
 import time
@@ -12,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pytest import MonkeyPatch
 from transformers import AutoModelForCausalLM
 
+from support import faults
 from support.fusion_parents import CODES, TEXT_SIZE, llama_config, run, save_parent
 
 FORKS = multiprocessing.get_context("fork")  # a child has everything imported
@@ -57,19 +58,9 @@ def _arm(at: str) -> None:
     import jam.codec.files
 
     step, _, number = at.partition(" ")
-    left = int(number or 1)
 
-    def before(owner: Any, name: str, wanted: Any = lambda *arguments: True) -> None:
-        real = getattr(owner, name)
-
-        def armed(*arguments: Any, **options: Any) -> Any:
-            nonlocal left
-            left -= wanted(*arguments)
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
-
-        setattr(owner, name, armed)
+    def before(owner: Any, name: str, wanted: Any = lambda *_, **__: True) -> None:
+        faults.at_call(MonkeyPatch(), owner, name, faults.die, int(number or 1), wanted)
 
     match step:
         case "piece":

@@ -5,7 +5,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import huggingface_hub.constants
+import pytest
+
 COMMIT = "c" * 40
+
+
+def offline(patch: pytest.MonkeyPatch, cache: Path) -> None:
+    """The hub's client has its cache there, and no network."""
+    patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
 def store(made: Path, repository: Path) -> None:

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pytest import MonkeyPatch
+
 from jam.data import ShardWriter
+from support import faults
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -30,16 +33,13 @@ def kill_within(command: Callable[[], object], moment: str, count: int) -> None:
     }[moment]
     child = os.fork()
     if not child:
-        plain, calls = getattr(owner, name), iter(range(1, 10**6))
 
-        def wrapped(*arguments: Any, **more: Any) -> Any:
-            if next(calls) == count:
-                for file in arguments[0]._files.values() if owner is ShardWriter and name != "finish" else []:
-                    file.flush()  # part of a block is on the disk
-                os.kill(os.getpid(), signal.SIGKILL)
-            return plain(*arguments, **more)
+        def die(plain: Any, *given: Any, **more: Any) -> None:
+            for file in given[0]._files.values() if owner is ShardWriter and name != "finish" else []:
+                file.flush()  # part of a block is on the disk
+            faults.die()
 
-        setattr(owner, name, wrapped)
+        faults.at_call(MonkeyPatch(), owner, name, die, count)
         command()
         os._exit(0)
     _, status = os.waitpid(child, 0)

@@ -6,7 +6,6 @@ result of a run is ``OUT/NAME.pt``.
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import random
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytest import MonkeyPatch
 from torch.distributed.tensor import DTensor
 
 from jam.training import Trainer
@@ -25,6 +25,8 @@ from jam.training import checkpoint as checkpoint_module
 from jam.training import trainer as trainer_module
 from jam.training.checkpoint import checkpoints
 from jam.training.distributed import World, join, leave, whole
+from jam.training.records import Records
+from support import faults
 from support.runs import trainer, write_corpora
 
 STEPS = 20
@@ -173,20 +175,18 @@ def terminated(out: Path) -> None:
 def failing(world: World, out: Path, name: str, rank: int) -> None:
     """A run of which one process fails alone in step 3, while the checkpoint of step 2 is being written."""
     made = trainer(out / "shards", out / name, world=world, **(BATCH | {"steps": 6, "checkpoint_every": 2}))
-    write, loss = checkpoint_module.dcp.FileSystemWriter.write_data, made._loss
+    write = checkpoint_module.dcp.FileSystemWriter.write_data
 
     def slow_write(*arguments: Any) -> Any:
         time.sleep(1)
         return write(*arguments)
 
-    def failing_loss(batch: Any) -> Any:
-        if made.step == 2 and world.rank == rank:
-            assert not checkpoints(made.run)
-            raise OSError("a shard is gone")
-        return loss(batch)
+    def gone(*_: Any) -> None:
+        assert not checkpoints(made.run)
+        raise OSError("a shard is gone")
 
     checkpoint_module.dcp.FileSystemWriter.write_data = slow_write
-    made._loss = failing_loss
+    faults.at_call(MonkeyPatch(), made, "_loss", gone, when=lambda batch: made.step == 2 and world.rank == rank)
     try:
         list(made.train())
     except Exception as error:
@@ -196,13 +196,10 @@ def failing(world: World, out: Path, name: str, rank: int) -> None:
 def full(world: World, out: Path, name: str) -> None:
     """The same, where the first process cannot write the record of step 3 down."""
 
-    class Full(trainer_module.Records):
-        def write(self, values: dict[str, Any]) -> None:
-            if values["step"] == 3 and self.file is not None:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            super().write(values)
+    def is_due(records: Records, values: dict[str, Any]) -> bool:
+        return values["step"] == 3 and records.file is not None
 
-    trainer_module.Records = Full
+    faults.at_call(MonkeyPatch(), Records, "write", faults.full_disk, when=is_due)
     failing(world, out, name, rank=-1)
 
 

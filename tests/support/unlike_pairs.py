@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -18,6 +17,7 @@ from jam.fusion import FusionPlan, fuse
 from support import tiny
 from support.fusion_parents import settings
 from support.unlike_tokenizers import byte_level, sentencepiece
+from support.writing import begin_pictures
 
 SENTENCE = "there is the red house, and how is it drawn?"
 SMALL: dict[str, Any] = {
@@ -74,21 +74,14 @@ def write_page(path: Path) -> str:
     return str(path)
 
 
-def assert_proved_and_writing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_proved_and_writing(folder: Path) -> None:
     """`jam verify` says exact, and the model writes a page with a picture."""
     status, report = verified(folder, "--documents", write_page(folder / "page.jsonl"))
     assert (status, report["verdict"], report["max_logit_difference"]) == (0, "exact", 0.0)
     assert report["text"]["tokens"] > 20 and report["image"]["tokens"] == 3 * tiny.IMAGE_TOKENS
     assert not any(report["changed_tensors"].values())
     model = jam.load(folder / "out", device="cpu")
-    plain, v = model.joint.logits, model.joint.vocabulary
-
-    def with_break(hidden: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        logits = plain(hidden, states)
-        logits[:, v.break_id] += 1000
-        return logits
-
-    monkeypatch.setattr(model.joint, "logits", with_break)
+    begin_pictures(model)
     page = model.generate(Document(content=[Text("the red house")]), max_new_tokens=20, max_images=1, seed=3)
     (drawn,) = (part for part in page.content if isinstance(part, Image))
     assert drawn.codes is not None and len(drawn.codes) == tiny.IMAGE_TOKENS and drawn.load().size == (4, 4)

@@ -37,6 +37,18 @@ def like(model: Model, **likings: float) -> None:
     model.joint.logits = lambda hidden, states: plain(hidden, states) + liking
 
 
+def begin_pictures(model: Model, by: float = 1000.0) -> None:
+    """Add to the logit of what opens a picture, as no model does that was never aligned."""
+    plain, open_id = model.joint.logits, model.joint.vocabulary.open_id
+
+    def logits(hidden: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        made = plain(hidden, states)
+        made[..., open_id] += by
+        return made
+
+    model.joint.logits = logits
+
+
 def ids_of(codec: Codec, text: str) -> list[int]:
     return codec.tokenizer(text, add_special_tokens=False)["input_ids"]
 

@@ -16,7 +16,7 @@ from jam.documents import Document, write_documents
 from jam.documents import Image as Part
 from jam.tokenizer_training import PictureSource, TokenizerTrainer
 from jam.tokenizer_training.pictures import digest_of, find_pictures
-from support import pictures
+from support import faults, pictures
 
 
 @pytest.fixture
@@ -84,15 +84,8 @@ def test_an_interrupt_inside_a_step_keeps_the_codes_used_by_whole_steps(
     whole = make(folders, tmp_path / "whole", **settings)
     expected = list(whole.train())
     stopped = make(folders, tmp_path / "run", **settings)
-    exact = stopped._forward_backward
-
-    def interrupted(*arguments: Any) -> Any:
-        done = exact(*arguments)
-        if stopped.step == 2:
-            raise KeyboardInterrupt
-        return done
-
-    monkeypatch.setattr(stopped, "_forward_backward", interrupted)
+    interrupted = faults.raising(KeyboardInterrupt(), done=True)
+    faults.at_call(monkeypatch, stopped, "_forward_backward", interrupted, when=lambda *_: stopped.step == 2)
     kept = []
     with pytest.raises(KeyboardInterrupt):
         for _ in stopped.train():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from jam.tokenizer_training.pictures import Pictures, find_pictures, leave_out
 from jam.tokenizer_training.quality import psnr, reconstruction_grid, ssim
 from jam.tokenizer_training.state import save_state
 from jam.training.checkpoint import checkpoints
-from support import pictures
+from support import faults, pictures
 
 
 def weights(trainer: TokenizerTrainer) -> dict[str, torch.Tensor]:
@@ -147,7 +146,7 @@ def test_no_space_left_keeps_the_checkpoints(tmp_path: Path, monkeypatch: pytest
 
     def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
         path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        faults.full_disk()
 
     monkeypatch.setattr(state, "save_file", full)
     with pytest.raises(ValueError, match=r"the disk is full: cannot write .*step-000004"):

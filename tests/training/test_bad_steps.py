@@ -11,6 +11,7 @@ import torch
 from jam.training import trainer as trainer_module
 from jam.training.checkpoint import checkpoints, read_state
 from jam.training.watch import Watch
+from support import faults
 from support.runs import assert_same, config, trainer, weights, write_corpora
 
 
@@ -58,14 +59,7 @@ def test_an_interrupt_before_the_update_leaves_the_losses_of_whole_steps(shards,
     """Of a step that is lost, neither its loss is kept nor that it was skipped."""
     made = trainer(shards, tmp_path / "run", on_bad_step="skip")
     spoil(made, monkeypatch, 2, factor)
-    exact = made._set_lr
-
-    def interrupted():
-        if made.step == 2:
-            raise KeyboardInterrupt
-        return exact()
-
-    monkeypatch.setattr(made, "_set_lr", interrupted)
+    faults.at_call(monkeypatch, made, "_set_lr", faults.raising(KeyboardInterrupt()), when=lambda: made.step == 2)
     losses = []
     with pytest.raises(KeyboardInterrupt):
         for report in made.train():

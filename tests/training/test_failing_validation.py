@@ -14,7 +14,7 @@ from jam.documents import Document, Message, Text
 from jam.training import RESULT
 from jam.training import validation as validation_module
 from jam.training.checkpoint import checkpoints, read_state
-from support import tiny
+from support import faults, tiny
 from support.runs import assert_same, trainer, weights, write_corpora
 
 
@@ -64,11 +64,8 @@ def test_an_error_in_the_last_validation_costs_no_step(shards, tmp_path, monkeyp
     whole, _ = whole
     assert validated(whole.run) == (whole.validation_report["all_ppl"],) * 2
 
-    def broken():
-        raise RuntimeError("out of memory")
-
     made = trainer(shards, tmp_path / "run")
-    monkeypatch.setattr(made, "validate", broken)
+    faults.at_call(monkeypatch, made, "validate", faults.raising(RuntimeError("out of memory")))
     with pytest.raises(RuntimeError, match="out of memory"):
         list(made.train())
     assert [path.name for path in checkpoints(made.run)] == ["step-000006"] and validated(made.run) == (None, None)

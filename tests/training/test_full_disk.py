@@ -17,20 +17,16 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from jam.checkpoints import folders
 from jam.training import checkpoint
-from jam.training import trainer as trainer_module
 from jam.training.checkpoint import Checkpoints, Rule, bytes_of, checkpoints
 from jam.training.distributed import World
 from jam.training.records import Records
+from support import faults
 from support.runs import trainer, write_corpora
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return write_corpora(tmp_path_factory.mktemp("data"))
-
-
-def full(*_: Any) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_records_of_a_resumed_run_stay(tmp_path, monkeypatch):
@@ -40,7 +36,7 @@ def test_records_of_a_resumed_run_stay(tmp_path, monkeypatch):
 
     def cut(path: Path, text: str, **more: Any) -> None:
         exact(path, text[:5], **more)
-        full()
+        faults.full_disk()
 
     monkeypatch.setattr(Path, "write_text", cut)
     with pytest.raises(OSError, match="No space left"):
@@ -54,16 +50,14 @@ def test_records_of_a_resumed_run_stay(tmp_path, monkeypatch):
 def test_a_record_that_cannot_be_written_costs_no_checkpoint(shards, tmp_path, monkeypatch):
     """The one that is being written then gets its name."""
 
-    class Full(Records):
-        def write(self, values: dict[str, Any]) -> None:
-            if values["step"] == 3:
-                self.file.close()
-                self.file = open("/dev/full", "w")  # noqa: SIM115
-            super().write(values)
+    def full(write: Any, records: Records, values: dict[str, Any]) -> None:
+        records.file.close()
+        records.file = open("/dev/full", "w")  # noqa: SIM115
+        write(records, values)
 
-    monkeypatch.setattr(trainer_module, "Records", Full)
+    faults.at_call(monkeypatch, Records, "write", full, when=lambda records, values: values["step"] == 3)
     made = trainer(shards, tmp_path / "run", checkpoint_every=2)
-    monkeypatch.setattr(made.checkpoints, "_is_done", lambda pending: False)
+    faults.name_late(monkeypatch, made)
     with pytest.raises(ValueError, match=r"the disk is full: cannot write .*run: .*the last checkpoint is .*000002"):
         list(made.train())
     assert [path.name for path in (made.run / "checkpoints").iterdir()] == ["step-000002"]
@@ -77,7 +71,7 @@ def test_no_room_for_the_state_of_a_checkpoint(shards, tmp_path, monkeypatch):
     for _ in range(3):
         next(steps)
     made.checkpoints.settle(wait=True)
-    monkeypatch.setattr(checkpoint, "write_sealed", full)
+    monkeypatch.setattr(checkpoint, "write_sealed", faults.full_disk)
     with pytest.raises(ValueError, match=r"the disk is full: cannot write .*000004: .*last checkpoint is .*000002"):
         list(steps)
     assert [path.name for path in (made.run / "checkpoints").iterdir()] == ["step-000002"]

@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 
 from jam.tokenizer_training import TokenizerTrainer
-from jam.tokenizer_training import trainer as tokenizer_module
-from jam.training import trainer as trainer_module
 from jam.training import validation as validation_module
 from jam.training.checkpoint import checkpoints, read_state
 from jam.training.records import Records
-from support import pictures
+from support import faults, pictures
 from support.runs import trainer, write_corpora
 
 RULES = {"validate_every": 2, "checkpoint_every": 3, "keep_checkpoints": 1}
@@ -125,16 +123,17 @@ def test_a_validation_that_is_recorded_is_recorded_once(
     assert records(tmp_path / "run") == records(undisturbed)
 
 
-def interrupting(module: Any, monkeypatch: pytest.MonkeyPatch, step: int, validates: bool) -> None:
+def interrupting(monkeypatch: pytest.MonkeyPatch, step: int, validates: bool) -> None:
     """Ctrl-C comes at the moment when something is written down."""
 
-    class Interrupted(Records):
-        def write(self, values: dict[str, Any]) -> None:
-            if values["step"] == step and ("loss" in values) != validates:
-                end("Ctrl-C")
-            super().write(values)
+    def interrupted(write: Any, *given: Any) -> None:
+        end("Ctrl-C")
+        write(*given)
 
-    monkeypatch.setattr(module, "Records", Interrupted)
+    def is_due(records: Records, values: dict[str, Any]) -> bool:
+        return values["step"] == step and ("loss" in values) != validates
+
+    faults.at_call(monkeypatch, Records, "write", interrupted, when=is_due)
 
 
 @pytest.mark.parametrize(("step", "validates"), [pytest.param(3, False, marks=pytest.mark.slow), (4, True)])
@@ -143,7 +142,7 @@ def test_an_interrupt_costs_no_record(
 ) -> None:
     undisturbed, rules = whole
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupting(trainer_module, patch, step, validates)
+        interrupting(patch, step, validates)
         list(trainer(shards, tmp_path / "run", **rules).train())
     list(trainer(shards, tmp_path / "run", resume=True, **rules).train())
     assert records(tmp_path / "run") == records(undisturbed)
@@ -195,7 +194,7 @@ def test_an_interrupt_costs_no_record_of_a_tokenizer(
 ) -> None:
     list(tokenizer("whole").train())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupting(tokenizer_module, patch, step, validates)
+        interrupting(patch, step, validates)
         list(tokenizer("run").train())
     list(tokenizer("run", resume=True).train())
     assert records(tmp_path / "run") == records(tmp_path / "whole")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ import jam
 from jam.checkpoints import CheckpointReader
 from jam.training import RESULT, DataSource, Trainer, checkpoint
 from jam.training.interrupts import interrupts_wait
+from support import faults
 from support.runs import assert_same, stored, trainer, weights, write_corpora
 
 
@@ -63,16 +63,8 @@ def test_an_interrupt_inside_a_step_saves_the_last_whole_step(shards, tmp_path, 
     whole = trainer(shards, tmp_path / "whole")
     expected = [report.loss for report in whole.train()]
     stopped = trainer(shards, tmp_path / "stopped")
-    calls = []
-    hidden = stopped.model.hidden
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 2 * stopped.accumulation + 2:  # in the middle of the third step
-            raise KeyboardInterrupt
-        return hidden(*args)
-
-    monkeypatch.setattr(stopped.model, "hidden", interrupted)
+    within_step_3 = 2 * stopped.accumulation + 2
+    faults.at_call(monkeypatch, stopped.model, "hidden", faults.raising(KeyboardInterrupt()), within_step_3)
     with pytest.raises(KeyboardInterrupt):
         list(stopped.train())
     assert [path.name for path in checkpoint.checkpoints(stopped.run)] == ["step-000002"]
@@ -193,11 +185,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(shards, tmp_path, monkeypatc
     steps = made.train()
     next(steps), next(steps)
     made.checkpoints.settle(wait=True)
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", faults.full_disk)
     with pytest.raises(ValueError, match=r"the disk is full: cannot write .*step-000002.*last checkpoint is .*000001"):
         next(steps), next(steps)
     monkeypatch.undo()

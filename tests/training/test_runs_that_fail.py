@@ -11,7 +11,7 @@ import torch
 
 from jam.training import checkpoint
 from jam.training.checkpoint import checkpoints
-from support import ranks
+from support import faults, ranks
 from support.runs import trainer, write_corpora
 
 
@@ -43,15 +43,9 @@ def test_one_of_two_processes_fails(ends: Path, name: str, failed: int, error: s
 
 def failing(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 3 fails, and the checkpoint of step 2 is not looked at before."""
-    loss = made._loss
-
-    def fail(batch: Any) -> Any:
-        if made.step == 2:
-            raise ZeroDivisionError("in the step")
-        return loss(batch)
-
-    monkeypatch.setattr(made, "_loss", fail)
-    monkeypatch.setattr(made.checkpoints, "_is_done", lambda pending: False)
+    error = faults.raising(ZeroDivisionError("in the step"))
+    faults.at_call(monkeypatch, made, "_loss", error, when=lambda batch: made.step == 2)
+    faults.name_late(monkeypatch, made)
 
 
 def test_one_process_fails(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
