@@ -95,7 +95,10 @@ def test_no_other_console_is_made() -> None:
         if path.parent.name != "console":
             assert "from rich import console" not in text, path
         for line in re.findall(r"(?<![\w.])print\(.*", text):
-            assert re.match(r"print\((?:visible\(|json\.dumps\(|overview\(\)|f"jam {version\(\)}"|PICTURE\))", line), (path, line)
+            assert re.match(r"print\((?:visible\(|json\.dumps\(|overview\(\)|f.jam \{version|PICTURE\))", line), (
+                path,
+                line,
+            )
 
 
 def test_errors_name_files_and_keys_that_are_hostile(tmp_path: Path, capsys: Any) -> None:
