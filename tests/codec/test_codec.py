@@ -206,7 +206,7 @@ def test_breaks_stand_where_the_modality_changes(codec, content, expected):
 
 def test_ids_to_document_to_ids_is_exact(codec):
     rng = np.random.default_rng(0)
-    for _ in range(200):
+    for _ in range(40):
         document = tiny.random_document(rng)
         encoded = codec.encode(document)
         codec.grammar.states(encoded.ids)
@@ -222,7 +222,7 @@ def test_any_ids_that_obey_the_grammar_come_back(codec):
     """Empty texts between, before and behind pictures included."""
     v, rng = codec.vocabulary, np.random.default_rng(1)
     text = codec.encode(Document([Text("a")])).ids[1:-1]
-    for _ in range(200):
+    for _ in range(60):
         ids = [v.eos_id, *(text if rng.random() < 0.5 else [])]
         for _ in range(int(rng.integers(0, 4))):
             ids += [v.break_id, *v.to_image_ids(rng.integers(0, tiny.CODES, tiny.IMAGE_TOKENS))]

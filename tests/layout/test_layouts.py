@@ -89,7 +89,7 @@ def test_states_of_a_document(family: str) -> None:
     """The frame behind the first token is FRAME, codes are IMAGE, and a cursor agrees, id by id."""
     codec, rng = layouts.codec(family, GRID), np.random.default_rng(1)
     grammar, v = codec.grammar, codec.vocabulary
-    for _ in range(20):
+    for _ in range(10):
         ids = codec.encode(random_document(rng, family)).ids
         states, cursor = grammar.states(ids), Cursor(grammar)
         for token, state in zip(ids[1:], states[1:], strict=True):
@@ -157,7 +157,7 @@ def test_masking_never_cuts_a_frame(family: str) -> None:
     codec, rng = layouts.codec(family, GRID), np.random.default_rng(3)
     grammar, v = codec.grammar, codec.vocabulary
     moved_rows = masked_images = 0
-    for number in range(200):
+    for number in range(100):
         ids = codec.encode(random_document(rng, family)).ids
         spans = cm3.draw_spans(ids, v, rng, poisson=2.0) if number % 4 else cm3.text_spans(ids, v)
         for left, right in spans:
