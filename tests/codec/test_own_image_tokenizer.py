@@ -48,7 +48,7 @@ def test_a_kind_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "greys", "codes": tiny.CODES}))
     with pytest.raises(ValueError, match=r"image tokenizer .greys. is not known; known: VQModel, "):
         describe_image_tokenizer(tmp_path)
-    monkeypatch.setitem(CODERS, "greys", Greys)
+    monkeypatch.setitem(CODERS, "greys", Greys())
     assert describe_image_tokenizer(tmp_path).codebook_size == tiny.CODES
     codec = tiny.codec(load_image_tokenizer(tmp_path))
     levels = np.array([[0, 255], [255, 0]], dtype=np.uint8).repeat(2, 0).repeat(2, 1)

@@ -57,10 +57,10 @@ def test_choices_and_defaults_are_shown() -> None:
     ("call", "message"),
     [
         (["eval", "m", "d.jsonl", "--batch-size", "0"], "--batch-size is 0; it must be 1 or more"),
-        (["verify", "m", "--tolerance", "-1"], "--tolerance is -1.0; it must be 0 or more"),
+        (["verify", "m", "--tolerance", "-1"], "tolerance is -1.0; it must be 0 or more"),
         (["demo", "--prompts", "0"], "--prompts is 0; it must be 1 or more"),
-        (["convert-documents", "a", "--recipe", "text", "--out", "o", "--documents", "0"], "--documents is 0"),
-        (["convert-documents", "a", "--recipe", "howto", "--out", "o", "--most-images", "-1"], "--most-images is -1"),
+        (["convert-documents", "a", "--recipe", "text", "--out", "o", "--documents", "0"], "documents is 0"),
+        (["convert-documents", "a", "--recipe", "howto", "--out", "o", "--most-images", "-1"], "most_images is -1"),
         (["export", "runs", "--out", "."], ". exists; choose another --out"),
     ],
 )

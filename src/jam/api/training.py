@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 from jam.api.loading import load
 from jam.api.model import Model
 from jam.tokenizer_training import TOKENIZER, TokenizerConfig, TokenizerStep, TokenizerTrainer
 from jam.training import RESULT, StepReport, TrainConfig, Trainer
 from jam.training.distributed import World, join, leave
+
+T = TypeVar("T")
 
 
 def make_trainer(model: Model, config: TrainConfig, world: World | None = None) -> Trainer:
@@ -32,6 +36,14 @@ def open_trainer(config: TrainConfig, world: World) -> tuple[Model, Trainer]:
     return model, make_trainer(model, config, world)
 
 
+def run(steps: Generator[T], on_step: Callable[[T], None] | None) -> None:
+    """Take all steps; where one, or `on_step`, raises, the trainer saves a checkpoint before the error goes on."""
+    with closing(steps):
+        for report in steps:
+            if on_step is not None:
+                on_step(report)
+
+
 def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = None) -> Path:
     """Train by a recipe, as `jam train` does; returns the folder of the trained model, ``config.out/model``.
 
@@ -52,9 +64,10 @@ def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = No
     world = join(config.device)
     try:
         _, trainer = open_trainer(config, world)
-        for report in trainer.train():
-            if on_step is not None:
-                on_step(report)
+        try:
+            run(trainer.train(), on_step)
+        finally:
+            trainer.checkpoints.finish()
     finally:
         leave()
     return Path(config.out) / RESULT
@@ -71,7 +84,5 @@ def train_tokenizer(config: TokenizerConfig, on_step: Callable[[TokenizerStep], 
     Raises:
         ValueError: the recipe does not fit together, there are no pictures, or ``config.out`` exists.
     """
-    for report in TokenizerTrainer(config).train():
-        if on_step is not None:
-            on_step(report)
+    run(TokenizerTrainer(config).train(), on_step)
     return Path(config.out) / TOKENIZER

@@ -55,6 +55,9 @@ def verify(
     Raises:
         ValueError: it is no fused folder, a parent is not found or is another one, or no document can be compared on.
     """
+    for name, value in (("tolerance", tolerance), ("answer_ids", answer_ids)):
+        if value is not None and value < 0:
+            raise ValueError(f"{name} is {value}; it must be 0 or more")
     device = choose_device(device)
     codec, context = load_codec(folder, device), context_of(folder) or 0
     left_out: list[str] = []

@@ -213,9 +213,9 @@ class ChameleonVQ(Coder):
         return model.decode(codes)
 
 
-CODERS: dict[str, type[Coder]] = {
-    "VQModel": DiffusersVQ,
-    "janus_vqgan": JanusVQ,
-    "emu3_vqgan": Emu3VQ,
-    "jam_chameleon_vqgan": ChameleonVQ,
+CODERS: dict[str, Coder] = {
+    "VQModel": DiffusersVQ(),
+    "janus_vqgan": JanusVQ(),
+    "emu3_vqgan": Emu3VQ(),
+    "jam_chameleon_vqgan": ChameleonVQ(),
 }

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from jam.api.converting import convert_documents
 from jam.checkpoints.folders import refuse_existing
-from jam.commands.arguments import Parser, add_media, make_parser, require
+from jam.commands.arguments import Parser, add_media, make_parser
 from jam.commands.files import require_folder_of
 from jam.console import Console
 from jam.data.converters import HOW_TO_IMAGES, HOW_TO_RATING, RECIPES
@@ -46,8 +46,6 @@ def parser() -> Parser:
 
 
 def run(settings: Namespace) -> None:
-    require(settings.documents is None or settings.documents >= 1, "--documents", settings.documents, "1 or more")
-    require(settings.most_images >= 0, "--most-images", settings.most_images, "0 or more")
     refuse_existing(settings.out)
     require_folder_of(settings.out, "--out")
     done = convert_documents(

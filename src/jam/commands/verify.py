@@ -12,7 +12,7 @@ from rich.text import Text as RichText
 from jam.api.documents import count_documents
 from jam.api.verifying import verify
 from jam.checkpoints import write_json
-from jam.commands.arguments import Parser, add_media, add_placement, make_parser, require
+from jam.commands.arguments import Parser, add_media, add_placement, make_parser
 from jam.commands.files import require_folder_of, say_left_out
 from jam.console import Console
 from jam.evaluation import Proof
@@ -52,9 +52,6 @@ def parser() -> Parser:
 
 def run(settings: Namespace) -> int:
     console, errors = Console(highlight=False), Console(stderr=True)
-    tolerance = settings.tolerance
-    require(tolerance is None or tolerance >= 0, "--tolerance", tolerance, "0 or more")
-    require(settings.answer_ids >= 0, "--answer-ids", settings.answer_ids, "0 or more")
     if settings.json is not None:
         require_folder_of(settings.json, "--json")
     if settings.documents:
@@ -68,7 +65,7 @@ def run(settings: Namespace) -> int:
             image=settings.image,
             device=settings.device,
             dtype=settings.dtype,
-            tolerance=tolerance,
+            tolerance=settings.tolerance,
             answer_ids=settings.answer_ids,
             allowed_media_path=settings.allowed_media_path,
             say=lambda text: status.update(RichText(text)),  # which a string's markup would not be

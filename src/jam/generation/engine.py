@@ -112,7 +112,7 @@ class Engine:
     def cancel(self, *rows: ActiveRequest) -> None:
         """End documents now, or with the step that another thread begins next; what is whole of them stays.
 
-        Of a finished one nothing changes.
+        No effect on a document that is finished.
         """
         self._unwanted.extend(rows)
         with suppress(InUseError):

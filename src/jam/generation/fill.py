@@ -21,7 +21,7 @@ from jam.generation.settings import GenerationSettings
 def settings_to_fill(defaults: GenerationSettings, **chosen: Any) -> GenerationSettings:
     """`chosen` over a model's defaults, of which those about whole documents are left out.
 
-    So is the guidance scale: the unconditional stream is that of any picture, which a gap's is not.
+    So is the guidance scale: the unconditional prompt is that of any picture, which a gap's is not.
     """
     return defaults.changed(**{"stop": (), "min_images": 0, "max_images": None, "guidance_scale": 1.0, **chosen})
 

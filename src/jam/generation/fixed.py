@@ -4,7 +4,7 @@ The forward takes all of the first slots of the cache up to a power of two, and 
 and each is captured when it first comes. Slots without an id read something at the place behind their end, which their
 next id overwrites. On the CPU the same forward runs as it is.
 
-Shapes: S streams, N slots of the shape, K keys of the shape, H hidden.
+Shapes: S slots that have an id, N slots of the shape, K keys of the shape, H hidden.
 """
 
 from __future__ import annotations

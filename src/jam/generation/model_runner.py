@@ -1,10 +1,10 @@
 """The network and its cache, as the engine sees them: slots, ids and logits.
 
-Nothing else in `generation` runs the model or touches the cache. A slot is a row of the cache; it holds one stream of
-ids, a document's or the unconditional one of a picture. Reading a prompt (`prefill`, no logits) and writing (`forward`,
-one id a stream) are apart, so that the step which decides about speed has one shape.
+Nothing else in `generation` runs the model or touches the cache. A slot is a row of the cache; it holds the ids
+of a document, or those of a picture without its document (guidance). Reading a prompt (`prefill`, no logits) and
+writing (`forward`, one id a slot) are apart, so that the step which decides about speed has one shape.
 
-Shapes: S streams of one forward, T new ids of a stream, H hidden, V vocabulary.
+Shapes: S slots of one forward, T new ids of a slot, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from jam.models.cpu_kernel import use_kernel
 
 
 class ModelRunner:
-    """A model with a preallocated cache of `slots` streams of up to `length` ids each.
+    """A model with a preallocated cache of `slots` slots of up to `length` ids each.
 
     Args:
-        model: the network; a large one on the CPU streams its weights from then on (`models.streaming`).
-        slots: streams in the cache.
-        length: ids of a stream.
+        model: the network; a large one on the CPU uses the kernel from then on (`models.cpu_kernel.use_kernel`).
+        slots: how many documents and unconditional pictures the cache holds.
+        length: ids of a slot.
         fixed: whether `forward` has shapes that repeat (`FixedStep`); None: where they can be captured.
 
     Attributes:
@@ -64,7 +64,7 @@ class ModelRunner:
 
         Args:
             slots: each at most once.
-            ids: the newest id of each stream.
+            ids: the newest id of each slot.
             states: the state of what follows it, which says who answers (`JointModel.logits`).
         """
         if self.step is None:
@@ -94,7 +94,7 @@ class ModelRunner:
         self.ids[target] = self.ids[source][:length]
 
     def _read(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
-        """The last hidden state of each stream, [S, H]."""
+        """The last hidden state of each slot, [S, H]."""
         # Taking rows out of the cache copies them: rows that pause come along without an id if they are the fewer, and
         # if that is one place each, not the length of a prompt.
         between = range(min(slots), max(slots) + 1)

@@ -1,4 +1,4 @@
-"""Streams that begin alike: what they have in common is read once and copied.
+"""Slots that begin alike: what they have in common is read once and copied.
 
 A slot that is to be read follows the one that holds the longest beginning of it, or will: it waits until that one has
 read what they share. A copy is made only of ids that are there, so that a leader may leave, or read something else.
@@ -55,7 +55,7 @@ def common_length(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class Leaders:
-    """Streams that wait for nobody, in the order of their ids: the one that begins most alike is a neighbour."""
+    """Slots that wait for nobody, in the order of their ids: the one that begins most alike is a neighbour."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner

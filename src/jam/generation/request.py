@@ -35,8 +35,8 @@ class Request:
         settings: how.
         answer_start: where the text begins that the answer's belongs to (None: behind the prompt). Ids from here on
             count as one text with what is written; what is written is all that events and counts are about.
-        unconditional: ids in front of the ``<break>`` of every picture of the unconditional stream (None: the family's
-            prompt, guidance.py), a retrieved context for example.
+        unconditional: ids in front of the ``<break>`` of every picture that guides without its document (None: the
+            family's prompt, guidance.py), a retrieved context for example.
         session: where the cache comes from and stays.
         turns: the conversation that the prompt asks for an answer to; none for the beginning of a document.
     """

@@ -43,9 +43,10 @@ def build(config: PretrainedConfig, recipe: TrainConfig) -> JointModel:
     network: JointModel
     if isinstance(config, CrossConfig):
         network = CrossForCausalLM(config)
-    else:  # which rows are of what does not matter here
-        vocabulary = Vocabulary(config.vocab_size, 0, 0, sentinels=0)
-        network = SingleDecoder(config, vocabulary, (0, 0), ParentRows(config.vocab_size))
+    else:  # which rows are of what does not matter here: all ids have one
+        texts = config.vocab_size - 2
+        rows = ParentRows(texts, control_start=texts, control_size=2)
+        network = SingleDecoder(config, Vocabulary(texts, 0, 0, sentinels=0), (0, 0), rows)
     choose_trained(network, recipe)
     prepare_layers(network, recipe)
     return network.train()

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from jam.models import CrossForCausalLM
+from jam.models import JointModel
 from jam.training import TrainConfig
 
 
@@ -81,7 +81,7 @@ class _Live(TorchDispatchMode):
             self.of_gradients += self.sizes[key]
 
 
-def simulate(build: Callable[[], nn.Module], recipe: TrainConfig, context: int, dtype: torch.dtype) -> PassMemory:
+def simulate(build: Callable[[], JointModel], recipe: TrainConfig, context: int, dtype: torch.dtype) -> PassMemory:
     """Run one micro-batch of whole rows, each of which is one document.
 
     Args:
@@ -105,7 +105,7 @@ def simulate(build: Callable[[], nn.Module], recipe: TrainConfig, context: int, 
         positions = torch.zeros(recipe.micro_batch_size, context, dtype=torch.long)
         with live:
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                hidden = _hidden(network, positions)
+                hidden = network.hidden(positions, positions)
             kept = live.now
             hidden.backward(torch.empty_like(hidden))
     return PassMemory(kept, live.peak, live.peak_with_gradients)
@@ -123,9 +123,3 @@ def _move_to_cpu(network: nn.Module) -> None:
                 is_parameter = isinstance(tensor, nn.Parameter)
                 moved[tensor] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
             setattr(module, name, moved[tensor])
-
-
-def _hidden(network: Any, positions: Tensor) -> Tensor:
-    if isinstance(network, CrossForCausalLM):
-        return network.hidden(positions, positions)
-    return network.tower(network.tower.embedding(positions), positions)
