@@ -59,18 +59,20 @@ def plain(model: Any, ids: Tensor, states: Tensor) -> Tensor:
 def assert_steps_equal_forward(
     model: Any, expected: list[Tensor], ids: list[Tensor], states: list[Tensor], fixed: bool
 ):
-    """Rows of unequal lengths; some pause, and slots 0 and 4 are nobody's."""
+    """Rows of unequal lengths that read one id or more; some pause, and slots 0 and 4 are nobody's."""
     slots = [3, 1, 2]
     writer = ModelRunner(model, 5, LENGTH, fixed=fixed)
     read = [9, 4, 2]
     writer.prefill(slots, [row[:count].tolist() for row, count in zip(ids, read, strict=True)])
-    for active in ([0, 1, 2], [1, 2], [0], [2], [0, 2], [0, 1, 2], [1]):
-        new = [int(ids[row][read[row]]) for row in active]
-        following = [states[row][read[row]] for row in active]
+    for active in ({0: 1, 1: 1, 2: 1}, {1: 2, 2: 3}, {0: 1}, {2: 5}, {0: 4, 2: 1}, {0: 1, 1: 1, 2: 1}, {0: 4}, {1: 8}):
+        new = [ids[row][read[row] : read[row] + count].tolist() for row, count in active.items()]
+        for row, count in active.items():
+            read[row] += count
+        following = [states[row][read[row] - 1] for row in active]
         logits = writer.forward([slots[row] for row in active], new, [State(int(state)) for state in following])
         for got, row in zip(log_probs(model, logits, torch.stack(following)), active, strict=True):
-            torch.testing.assert_close(got, expected[row][read[row]], atol=1e-4, rtol=0)
-            read[row] += 1
+            torch.testing.assert_close(got, expected[row][read[row] - 1], atol=1e-4, rtol=0)
+    assert read[0] == LENGTH  # the last ids of a slot, too
 
 
 NAMES = [*families.CONFIGS, *family_pairs.PAIRS, "opt", "unequal", "llama", "llama paper"]
@@ -167,20 +169,20 @@ def test_a_shared_prompt_is_computed_once(fixed: bool) -> None:
     writer.copy(0, 2, 4)
     writer.prefill([2], [prompt[4:]])
     assert writer.lengths == [6, 0, 6]
-    first, second = writer.forward([0, 2], [11, 11], [State.TEXT] * 2)
+    first, second = writer.forward([0, 2], [[11], [11]], [State.TEXT] * 2)
     torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
 
 
-def test_slots_that_pause_are_read_along_for_one_id_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_that_pause_are_read_along_for_few_ids_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model, shapes = joint("llama"), []
     plain = model.hidden
     monkeypatch.setattr(model, "hidden", lambda ids, *rest: shapes.append(tuple(ids.shape)) or plain(ids, *rest))
     writer = ModelRunner(model, 5, LENGTH, fixed=False)
-    writer.prefill([0, 2, 4], [[2, 5, 6], [2, 7], [2, 5]])
-    writer.forward([0, 2, 4], [8, 8, 8], [State.TEXT] * 3)
+    writer.prefill([0, 2, 4], [[2, *range(5, 13)], [2, 7], [2, 5]])
+    writer.forward([0, 2, 4], [[8], [8, 9], [8]], [State.TEXT] * 3)
     writer.prefill([1], [[2, 5]])
-    writer.forward([0, 4], [9, 9], [State.TEXT] * 2)
-    assert shapes == [(3, 3), (5, 1), (1, 2), (2, 1)]
+    writer.forward([0, 4], [[9], [9]], [State.TEXT] * 2)
+    assert shapes == [(3, 9), (5, 2), (1, 2), (2, 1)]
 
 
 def test_neighbours_in_fixed_shapes_are_left_alone() -> None:
@@ -188,9 +190,9 @@ def test_neighbours_in_fixed_shapes_are_left_alone() -> None:
     model = joint("llama")
     writer = ModelRunner(model, 4, LENGTH, fixed=True)
     writer.prefill([1, 2], [[2, 5, 6], [2] + [7] * (LENGTH - 2)])
-    writer.forward([2], [8], [State.TEXT])  # full now
-    writer.forward([0], [2], [State.TEXT])
-    got = writer.forward([1], [9], [State.TEXT])[0].log_softmax(-1)
+    writer.forward([2], [[8]], [State.TEXT])  # full now
+    writer.forward([0], [[2]], [State.TEXT])
+    got = writer.forward([1], [[9]], [State.TEXT])[0].log_softmax(-1)
     expected = plain(model, torch.tensor([2, 5, 6, 9]), torch.full((4,), State.TEXT.value))[-1]
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
