@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from jam.models.cache import of_layer
@@ -248,6 +249,14 @@ class JointTower(Tower):
         codes = self.embedding.num_embeddings - start
         if self.image_head is not None:
             check_image_head(vocabulary, rows, self.config.model_type, start, codes)
+
+    def init_rows(self) -> None:
+        """Fresh rows of its own: the parent's mean row."""
+        for rows in (self.absent_input, self.text_input):
+            if rows is not None:
+                init.copy_(rows, self.embedding.weight.mean(0).expand_as(rows))
+        if self.absent_output is not None:
+            init.copy_(self.absent_output, self.head.weight.mean(0).expand_as(self.absent_output))
 
     def drop_all_but_head(self) -> None:
         super().drop_all_but_head()
