@@ -10,12 +10,11 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from jam.grammar import IMAGE_STATES, State
-from jam.models.cpu_kernel import KernelLinear, product
+from jam.models.cpu_kernel import kernel_in_use, product_of_head
 from jam.models.cross_block import Projection
 from jam.models.rows import JointRows
 from jam.models.towers import JointTower, Tower
@@ -140,7 +139,7 @@ class ExactReadout(Readout):
             logits = text.columns(text_NH, image=False)
         elif images == len(is_image):
             logits = image.columns(image_NH, image=True)
-        elif torch.is_grad_enabled() or text.uses_kernel:
+        elif torch.is_grad_enabled() or kernel_in_use():
             at_text, at_image = (part.nonzero()[:, 0].to(hidden.device) for part in (~is_image, is_image))
             text_logits = text.columns(text_NH.index_select(0, at_text), image=False)
             image_logits = image.columns(image_NH.index_select(0, at_image), image=True)
@@ -209,8 +208,7 @@ class PaperReadout(Readout):
 
     def logits(self, hidden: Tensor, states: Tensor) -> Tensor:
         """One head and no mask: states are not looked at."""
-        multiply = product if isinstance(self.model.fuse, KernelLinear) else F.linear
-        return multiply(hidden, self._head.weight)
+        return product_of_head(hidden, self._head.weight)
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self._head.parameters())

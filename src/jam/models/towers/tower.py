@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 
 from jam.models.cache import of_layer
 from jam.models.controls import check_image_head
-from jam.models.cpu_kernel import KernelLinear, product
+from jam.models.cpu_kernel import kernel_in_use, product_of_head
 from jam.models.rows import JointRows, select, spread
 from jam.models.towers.base import FULL, SLIDING, Context
 from jam.models.towers.masks import additive, windowed
@@ -152,15 +152,6 @@ class Tower(nn.Module):
         cap = self.family.logit_cap(self.config)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    @property
-    def uses_kernel(self) -> bool:
-        """Whether the head is (`cpu_kernel.use_kernel`)."""
-        return isinstance(self.head, KernelLinear)
-
-    @property
-    def _product(self) -> Callable[[Tensor, Tensor], Tensor]:
-        return product if self.uses_kernel else F.linear
-
     def products(self, hidden: Tensor) -> Callable[[slice | Tensor], Tensor]:
         """A function of rows of the parent's head (as `select` takes them) -> their logits [N, rows].
 
@@ -171,12 +162,12 @@ class Tower(nn.Module):
         weight = self.head.weight
 
         def some(rows: slice | Tensor) -> Tensor:
-            return self.capped(self._product(hidden, select(weight, rows)))
+            return self.capped(product_of_head(hidden, select(weight, rows)))
 
         if torch.is_grad_enabled():
             return some
-        whole = functools.cache(lambda: self.capped(self._product(hidden, weight)))
-        return lambda rows: some(rows) if self.uses_kernel and isinstance(rows, slice) else select(whole(), rows, dim=1)
+        whole = functools.cache(lambda: self.capped(product_of_head(hidden, weight)))
+        return lambda rows: some(rows) if kernel_in_use() and isinstance(rows, slice) else select(whole(), rows, dim=1)
 
     def enter(
         self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None
@@ -301,7 +292,7 @@ class JointTower(Tower):
                 slice(rows.control_start, rows.control_start + self.joint_rows.controls)
             )
         if self.absent_output is not None:
-            extra = self.capped(self._product(hidden, self.absent_output))
+            extra = self.capped(product_of_head(hidden, self.absent_output))
             ends = sum(token < vocabulary.text_size for token in self.joint_rows.missing)  # they come first
             for place, token in enumerate(self.joint_rows.missing[: ends + 1]):
                 pieces[token] = extra[:, place : place + 1 if place < ends else None]
