@@ -20,6 +20,7 @@ from jam.models.cache import of_layer
 from jam.models.controls import check_image_head
 from jam.models.cpu_kernel import kernel_in_use, product_of_head
 from jam.models.rows import JointRows, select, spread
+from jam.models.towers.attention import with_packed
 from jam.models.towers.base import FULL, SLIDING, Context
 from jam.models.towers.masks import additive, windowed
 from jam.models.towers.registry import decoder_config, family_of
@@ -49,8 +50,12 @@ class Tower(nn.Module):
             config._attn_implementation = self.family.attention
             model = self.family.model_class(config)
         self.model = model
+        packed = with_packed(config)
         for index, layer in enumerate(self.layers, start=first_layer):
-            self.family.attention_of(layer).layer_idx = index
+            attention = self.family.attention_of(layer)
+            attention.layer_idx = index
+            if self.family.attention == "sdpa":
+                attention.config = packed
 
     def _check(self, model: PreTrainedModel | PretrainedConfig, config: PretrainedConfig) -> None:
         if isinstance(model, PreTrainedModel) and not isinstance(model, self.family.model_class):
