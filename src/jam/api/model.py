@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from transformers.utils import logging
 
 from jam.checkpoints import Manifest, available_memory, write_json
 from jam.checkpoints.folders import TOKENIZER_FOLDER, copy_folder
+from jam.checkpoints.progress import without_progress_bars
 from jam.codec import Codec
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.documents import Document, Part
@@ -37,8 +37,6 @@ GENERATION_CONFIG = "generation_config.json"
 MEMORY_SHARE = 0.8  # of the memory that is left, for the cache of keys and values
 
 Beginning = str | Sequence[Part]
-
-logging.disable_progress_bar()  # ours show the work as a whole
 
 
 @dataclass
@@ -198,7 +196,8 @@ class Model:
         if is_quantized(self.joint):
             raise ValueError(f"int8 weights are for generating; load {self.folder} without int8 to save the model")
         folder, image_tokenizer = Path(folder), self.image_tokenizer_folder()
-        self.joint.save_pretrained(folder, state_dict=tensors)
+        with without_progress_bars():
+            self.joint.save_pretrained(folder, state_dict=tensors)
         self.codec.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
         if image_tokenizer is not None:
             copy_folder(image_tokenizer, folder / IMAGE_TOKENIZER_FOLDER)

@@ -191,7 +191,7 @@ class PaperReadout(Readout):
         return self.model.embed_tokens
 
     @property
-    def _head(self) -> nn.Module:
+    def _head(self) -> nn.Linear | nn.Embedding:
         return self.model.lm_head or self.model.embed_tokens
 
     def embed(self, input_ids: Tensor, position_ids: Tensor) -> list[Tensor]:
