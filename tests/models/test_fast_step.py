@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +184,14 @@ def test_layers_change_back_when_the_last_one_leaves() -> None:
     """Two engines of one model in two threads; also after an error, and for subclasses of linear layers."""
     layer, other = nn.Sequential(nn.Linear(8, 8)), type("Other", (nn.Linear,), {})
     layer.append(other(8, 8))
-    first = using_kernel(kernel_layers(layer))
-    with pytest.raises(KeyError), first:
-        second = using_kernel(kernel_layers(layer))
-        second.__enter__()
-        raise KeyError
-    assert [type(part) for part in layer] == [KernelLinear, KernelLinear]
-    second.__exit__(None, None, None)
+    with ThreadPoolExecutor(1) as second:
+        with pytest.raises(KeyError), using_kernel(kernel_layers(layer)):
+            inside = using_kernel(kernel_layers(layer))
+            second.submit(inside.__enter__).result()
+            raise KeyError
+        assert [type(part) for part in layer] == [KernelLinear, KernelLinear]
+        assert second.submit(kernel_in_use).result() and not kernel_in_use()
+        second.submit(inside.__exit__, None, None, None).result()
     assert [type(part) for part in layer] == [nn.Linear, other]
 
 
