@@ -40,6 +40,7 @@ from jam.models import CrossConfig, CrossForCausalLM
 from jam.models.scoring import Scores, token_nll
 from jam.training import DataSource, TrainConfig, Trainer
 from jam.training import trainer as trainer_module
+from jam.training.allocator import keep_freed_blocks
 from jam.vocabulary import ParentRows, Vocabulary
 
 CODES, GRID, SENTINELS = 1024, (8, 8), 8
@@ -220,6 +221,7 @@ def run_ours(model: CrossForCausalLM, documents: list[Encoded], options: argpars
             for document in documents:
                 writer.add(document)
         writer.finish()
+        keep_freed_blocks()
         trainer = Trainer(model.train(), settings(options, out), lambda *_: None)
         before = peak()
         steps = trainer.steps if not options.variant.startswith("loss") else min(4, trainer.steps)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from transformers.utils import logging
 
 from jam.checkpoints import Manifest, available_memory, write_json
 from jam.checkpoints.folders import TOKENIZER_FOLDER, copy_folder
+from jam.checkpoints.progress import without_progress_bars
 from jam.codec import Codec
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.documents import Document, Part
@@ -41,8 +41,6 @@ MEMORY_SHARE = 0.8  # of the memory that is left, for the cache of keys and valu
 
 Beginning = str | Sequence[Part]
 OnProgress = Callable[[Sequence[Stream]], None]
-
-logging.disable_progress_bar()  # ours show the work as a whole
 
 
 @dataclass
@@ -207,7 +205,8 @@ class Model:
         if is_quantized(self.joint):
             raise ValueError(f"int8 weights are for generating; load {self.folder} without int8 to save the model")
         folder, image_tokenizer = Path(folder), self.image_tokenizer_folder()
-        self.joint.save_pretrained(folder, state_dict=tensors)
+        with without_progress_bars():
+            self.joint.save_pretrained(folder, state_dict=tensors)
         self.codec.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
         if image_tokenizer is not None:
             copy_folder(image_tokenizer, folder / IMAGE_TOKENIZER_FOLDER)

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from jam.generation.fixed import FixedStep, can_capture
 from jam.grammar import State
 from jam.models import JointModel, is_compiled
-from jam.models.cpu_kernel import use_kernel
+from jam.models.cpu_kernel import kernel_layers, using_kernel
 
 WINDOW = 8  # most ids that a slot reads with the forward that writes
 CHEAP = {"cpu": 4, "cuda": 128}  # ids of all slots together whose forward takes little more time than that of one
@@ -30,7 +30,7 @@ class ModelRunner:
     """A model with a preallocated cache of `slots` slots of up to `length` ids each.
 
     Args:
-        model: the network; a large one on the CPU uses the kernel from then on (`models.cpu_kernel.use_kernel`).
+        model: the network; a large one on the CPU uses the kernel while the runner runs it (`models.cpu_kernel`).
         slots: how many documents and unconditional pictures the cache holds.
         length: ids of a slot.
         fixed: whether `forward` has shapes that repeat (`FixedStep`); None: where they can be captured.
@@ -44,7 +44,7 @@ class ModelRunner:
         self.slots, self.length = slots, length
         self.cache = model.new_cache(slots, length)
         self.ids: list[list[int]] = [[] for _ in range(slots)]
-        use_kernel(model)
+        self.kernel_layers = kernel_layers(model)
         self.compiled = is_compiled(model)
         fixed = can_capture(model) if fixed is None else fixed
         self.step = FixedStep(model, self.cache, WINDOW) if fixed else None
@@ -58,7 +58,8 @@ class ModelRunner:
     def prefill(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Read ids into slots, each at most once, behind what they hold."""
         # Prompts are never of one length: compiled layers would be compiled again and again.
-        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+        stance = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+        with stance, using_kernel(self.kernel_layers):
             self._read(slots, ids)
 
     def width(self, slots: int) -> int:
@@ -75,15 +76,15 @@ class ModelRunner:
             states: the state of what follows, which says who answers (`JointModel.logits`), in the first of the slots;
                 the others only read.
         """
-        if self.step is not None and self.step.holds(slots, ids, self.lengths):
-            hidden_SH = self.step(slots, ids, self.lengths)
-            for slot, more in zip(slots, ids, strict=True):
-                self.ids[slot] += more
-        else:
-            hidden_SH = self._read(slots, ids)
-        return self.model.logits(
-            hidden_SH[: len(states)], torch.tensor(states)
-        ).float()  # on the CPU: nobody waits to know them
+        with using_kernel(self.kernel_layers):
+            if self.step is not None and self.step.holds(slots, ids, self.lengths):
+                hidden_SH = self.step(slots, ids, self.lengths)
+                for slot, more in zip(slots, ids, strict=True):
+                    self.ids[slot] += more
+            else:
+                hidden_SH = self._read(slots, ids)
+            states_S = torch.tensor(states)  # on the CPU: nobody waits to know them
+            return self.model.logits(hidden_SH[: len(states)], states_S).float()
 
     def truncate(self, slot: int, length: int = 0) -> None:
         """Forget what a slot read behind its first `length` ids; what it keeps is not computed again."""

@@ -23,7 +23,6 @@ from jam.data.loader import START, Place
 from jam.files import reading
 from jam.models import JointModel
 from jam.models.scoring import Scores, weighted_loss
-from jam.training.allocator import keep_freed_blocks
 from jam.training.checkpoint import (
     Checkpoints,
     Rule,
@@ -109,8 +108,6 @@ class Trainer:
         if self.world.size > 1:
             shard(model, self.world, config.sharding, bf16=config.precision == "bf16")
         self.device = self.world.device or next(model.parameters()).device
-        if self.device.type == "cpu":
-            keep_freed_blocks()
         self.parameters = named_parameters(model)
         self.optimizers = make_optimizers(model, config)
         alone = self.world.size == 1 and not config.compile
