@@ -191,8 +191,8 @@ class ActiveRequest:
         self._follow_grammar()
 
     def _follow_grammar(self) -> None:
-        while self.finish_reason is None and (forced := self._forced()) is not None:
-            self._append(forced, 0.0)
+        while self.finish_reason is None and (forced := self.cursor.forced()):
+            self._append(forced[0], 0.0)
 
     def fail(self, error: BaseException) -> None:
         """End the document where a step raised `error`; nothing more of its text is read, which may raise again."""
@@ -251,18 +251,6 @@ class ActiveRequest:
             self.finish(out if self._cut_gaps else "end")
         elif self.remaining == 0:
             self.finish(out)
-
-    def _forced(self) -> int | None:
-        """The id that the grammar gives no choice about."""
-        v, codes = self.grammar.vocabulary, self.cursor.codes
-        if self.state is State.CLOSED:
-            return v.sentinel_id(self.cursor.next_span)
-        if self.state is State.IMAGE_SPAN:
-            if codes == self.image_tokens:
-                return v.eoss_id
-            ends_row = codes and codes % self.grammar.grid[1] == 0 and v.is_image(self.new_ids[-1])
-            return v.layout.row_end if ends_row and v.layout is not None else None
-        return next(iter(self.cursor.forced()), None)
 
     def _open_unconditional(self) -> None:
         """The unconditional slot of the picture that is open: its prompt, then what is there of the picture."""

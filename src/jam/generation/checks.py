@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jam.generation.request import SPANS, tokens_of_image, tokens_of_spans
+from jam.generation.request import tokens_of_image, tokens_of_spans
 from jam.generation.settings import GenerationSettings
 from jam.grammar import Grammar, State
 
@@ -59,7 +59,7 @@ def check_budget(row: ActiveRequest, length: int) -> None:
             "gaps within one: leave them out"
         )
     limits = f"(max_new_tokens {settings.max_new_tokens}, prompt {prompt}, context {length})"
-    if row.state in SPANS:
+    if row.state.is_span:
         spans = row.cursor.spans[row.cursor.next_span - 1 :]
         if (needed := tokens_of_spans(spans, grammar) - 1) > row.budget:
             raise ValueError(

@@ -139,6 +139,10 @@ class ImageLayout:
             rows[:, -1] = self.row_end
         return np.concatenate([rows.ravel(), np.asarray(self.closing, dtype=np.int64)])
 
+    def rows(self, grid: Grid) -> np.ndarray:
+        """What is masked of a whole picture: of its `body` the codes and the row ends between them."""
+        return self.body(grid)[: -len(self.closing) - (self.row_end is not None)]
+
     def length(self, grid: Grid) -> int:
         """Ids of a whole picture, with its frame."""
         return len(self.write_opening(grid)) + len(self.body(grid))

@@ -280,15 +280,7 @@ class CrossForCausalLM(JointModel, PreTrainedModel):
 
 def target_states(grammar: Grammar, input_ids: Tensor) -> Tensor:
     """State in which the token after each id is chosen, long [B, T], for rows that begin a document."""
-    result = []
-    for ids in input_ids.tolist():
-        chosen_in = grammar.states(ids)
-        cursor = Cursor(grammar)
-        for token, state in zip(ids[1:], chosen_in[1:], strict=True):
-            if state is State.MASKED_IMAGE and cursor.state is State.IMAGE:
-                cursor.enter_masked_image()
-            cursor.feed(token)
-        result.append([*chosen_in[1:], cursor.state])
+    result = [[*grammar.states(ids)[1:], Cursor.after(grammar, ids).state] for ids in input_ids.tolist()]
     return torch.tensor(result, device=input_ids.device)
 
 
