@@ -57,26 +57,20 @@ class Grammar:
     """The state machine over `vocabulary`.
 
     Args:
-        image_tokens: codes of an image that does not say its size.
-        image_width: codes of its row, for layouts that write sizes or end rows.
+        grid: shape of an image that does not say its size.
     """
 
     vocabulary: Vocabulary
-    image_tokens: int
-    image_width: int | None = None
+    grid: Grid = (0, 0)
 
     def __post_init__(self) -> None:
         if self.vocabulary.image_size and self.image_tokens < 1:
-            raise ValueError(f"grammar: an image must have at least one token; got {self.image_tokens}")
-        layout = self.vocabulary.layout
-        if layout is not None and layout.needs_width and self.image_width is None:
-            raise ValueError(f"grammar: the layout {layout.name!r} needs the width of an image in tokens")
+            raise ValueError(f"grammar: an image must have at least one token; got {self.grid[0]} x {self.grid[1]}")
 
     @property
-    def grid(self) -> Grid:
-        """Shape of an image that does not say its size."""
-        width = self.image_width or self.image_tokens
-        return self.image_tokens // width, width
+    def image_tokens(self) -> int:
+        """Codes of an image that does not say its size."""
+        return self.grid[0] * self.grid[1]
 
     def rows(self, grid: Grid) -> np.ndarray:
         """What is relocated of an image that is masked whole (see `ImageLayout.rows`)."""

@@ -15,7 +15,7 @@ from jam.vocabulary import Vocabulary
 from support import generated, layouts
 from support.generated import followed
 
-PAPER = Grammar(Vocabulary(text_size=8, image_size=6, eos_id=0, sentinels=4), 4)
+PAPER = Grammar(Vocabulary(text_size=8, image_size=6, eos_id=0, sentinels=4), (2, 2))
 GRAMMARS = {"paper": PAPER} | {family: layouts.codec(family, (2, 4)).grammar for family in layouts.LAYOUTS}
 every_layout = pytest.mark.parametrize("name", GRAMMARS)
 

@@ -69,11 +69,6 @@ class ImageLayout:
         """Whether pictures say their size, so that they may differ in it."""
         return any(side in self.opening for side in SIDES)
 
-    @property
-    def needs_width(self) -> bool:
-        """Whether a picture's frame depends on its shape, not on the number of its codes alone."""
-        return self.writes_size or self.row_end is not None
-
     @cached_property
     def frame_ids(self) -> frozenset[int]:
         """All ids that may stand behind a picture's first one and are no codes."""

@@ -47,7 +47,7 @@ class CrossForCausalLM(JointModel, PreTrainedModel):
         super().__init__(config)
         text, image = config.text_config, config.image_config
         vocabulary, (text_rows, image_rows) = config.joint_vocabulary, config.parent_rows
-        self.grammar = Grammar(vocabulary, config.image_grid[0] * config.image_grid[1], config.image_grid[1])
+        self.grammar = Grammar(vocabulary, (config.image_grid[0], config.image_grid[1]))
         depth = text.num_hidden_layers
         if config.readout == "exact":
             if not image_rows.has_images:
