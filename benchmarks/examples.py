@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     runs = parser.parse_args().runs
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    grammar = Grammar(Vocabulary(5000, 1000, 0), 64)
+    grammar = Grammar(Vocabulary(5000, 1000, 0), (8, 8))
     picture = [grammar.vocabulary.break_id, *range(5000, 5064), grammar.vocabulary.break_id]
     ids = [0, *([7] * 9 + picture) * 4, 7, 0]
     masked = cm3.mask(ids, [(2, 5), (20, 40)], grammar.vocabulary)

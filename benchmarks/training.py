@@ -111,7 +111,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.variant.startswith("loss"):
         text_size = options.vocabulary - CODES - SENTINELS - 2
     vocabulary = Vocabulary(text_size, CODES, tokenizer.eos_token_id, SENTINELS)
-    codec = Codec(vocabulary, Grammar(vocabulary, GRID[0] * GRID[1]), tokenizer)
+    codec = Codec(vocabulary, Grammar(vocabulary, GRID), tokenizer)
     documents = pieces(Path(options.data), codec, options.context)
     if "full" in options.variant or options.variant.startswith("loss"):
         documents = (document for document in full_length(documents, options.context))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import shlex
 from collections.abc import Iterable
@@ -167,13 +166,13 @@ def make_parents(out: Path) -> None:
     )
     size, eos_id = len(tokenizer), tokenizer.eos_token_id
     vocabulary = Vocabulary(size, 0, eos_id, sentinels=0)
-    codec = Codec(vocabulary, Grammar(vocabulary, 0), tokenizer)
+    codec = Codec(vocabulary, Grammar(vocabulary), tokenizer)
     save_parent(out / "text", vocabulary, ParentRows(size), codec, out)
 
     images = load_image_tokenizer(out / TOKENIZER_RUN / IMAGE_TOKENIZER_FOLDER)
     vocabulary = Vocabulary(size, images.info.codebook_size, eos_id, SENTINELS)
     rows = ParentRows(size, vocabulary.image_start, vocabulary.control_start, vocabulary.control_size)
-    codec = Codec(vocabulary, Grammar(vocabulary, math.prod(images.info.grid)), tokenizer, images)
+    codec = Codec(vocabulary, Grammar(vocabulary, images.info.grid), tokenizer, images)
     save_parent(out / "image", vocabulary, rows, codec, out / TOKENIZER_RUN)
 
 

@@ -9,14 +9,14 @@ image stands within its frame instead, and text follows it without a token betwe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from jam.layout import CODE, Grid, PictureReader
+from jam.layout import CODE, Grid, PictureReader, up_to_code
 from jam.vocabulary import Vocabulary
 
 
@@ -37,6 +37,16 @@ class State(IntEnum):
         """Whether the image tower answers in this state; the text tower answers in the others."""
         return self in (State.IMAGE, State.MASKED_IMAGE, State.IMAGE_SPAN)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether ordinary text may be written in this state."""
+        return self in (State.TEXT, State.TEXT_SPAN)
+
+    @property
+    def is_span(self) -> bool:
+        """Whether a relocated span is written in this state."""
+        return self in (State.TEXT_SPAN, State.IMAGE_SPAN)
+
 
 STATES = tuple(State)
 IMAGE_STATES = torch.tensor([state.is_image for state in State])
@@ -47,26 +57,25 @@ class Grammar:
     """The state machine over `vocabulary`.
 
     Args:
-        image_tokens: codes of an image that does not say its size.
-        image_width: codes of its row, for layouts that write sizes or end rows.
+        grid: shape of an image that does not say its size.
     """
 
     vocabulary: Vocabulary
-    image_tokens: int
-    image_width: int | None = None
+    grid: Grid = (0, 0)
 
     def __post_init__(self) -> None:
         if self.vocabulary.image_size and self.image_tokens < 1:
-            raise ValueError(f"grammar: an image must have at least one token; got {self.image_tokens}")
-        layout = self.vocabulary.layout
-        if layout is not None and layout.needs_width and self.image_width is None:
-            raise ValueError(f"grammar: the layout {layout.name!r} needs the width of an image in tokens")
+            raise ValueError(f"grammar: an image must have at least one token; got {self.grid[0]} x {self.grid[1]}")
 
     @property
-    def grid(self) -> Grid:
-        """Shape of an image that does not say its size."""
-        width = self.image_width or self.image_tokens
-        return self.image_tokens // width, width
+    def image_tokens(self) -> int:
+        """Codes of an image that does not say its size."""
+        return self.grid[0] * self.grid[1]
+
+    def rows(self, grid: Grid) -> np.ndarray:
+        """What is relocated of an image that is masked whole (see `ImageLayout.rows`)."""
+        layout = self.vocabulary.layout
+        return np.full(self.image_tokens, CODE, dtype=np.int64) if layout is None else layout.rows(grid)
 
     def allowed(self) -> torch.Tensor:
         """Table of allowed ids, bool ``[states, vocabulary.size]``."""
@@ -221,8 +230,35 @@ class Cursor:
     images: int = 0  # whole images so far
     spans: list[State] = field(default_factory=list)  # span state of each sentinel of the source, in order
     next_span: int = 0
+    whole: dict[int, Grid] = field(default_factory=dict)  # shapes of the images that are relocated whole, by their span
     grid: Grid | None = None
     picture: PictureReader | None = None  # the image that is open, in a layout with frames
+    masks: int = 0  # sentinels in the image that is open
+    rest: np.ndarray | None = None  # what is to come of an image that is relocated whole
+
+    @classmethod
+    def after(cls, grammar: Grammar, ids: Sequence[int], grid: Grid | None = None) -> Cursor:
+        """The cursor behind the `ids` of a document, from those that open it on.
+
+        It knows of each image whether it is masked, as `Grammar.states` does.
+
+        Raises:
+            ValueError: the sequence breaks the grammar (the message names the position).
+        """
+        v, states, cursor = grammar.vocabulary, grammar.states(ids), cls(grammar, grid=grid)
+        opening, close = v.opening_of(ids), v.close_of(ids)
+        for place, (token, state) in enumerate(zip(ids, states, strict=True)):
+            if place < opening or (v.ends_document(token) and place != close):
+                continue  # the second: the end of an earlier turn
+            if state is State.MASKED_IMAGE and cursor.state is State.IMAGE:
+                cursor.enter_masked_image()
+            cursor.feed(token)
+        return cursor
+
+    def copy(self) -> Cursor:
+        """Another cursor at this place, which goes on by itself."""
+        picture = self.picture.copy() if self.picture is not None else None
+        return replace(self, spans=[*self.spans], whole={**self.whole}, picture=picture)
 
     def enter_masked_image(self) -> None:
         """Tell the cursor that the image it has just entered holds a sentinel."""
@@ -252,36 +288,48 @@ class Cursor:
         if not self.is_allowed(token):
             raise ValueError(f"{v.name(token)} may not come in state {self.state.name}")
         if self.state is State.CLOSED:
-            self.state = self.spans[self.next_span]
+            self.state, grid = self.spans[self.next_span], self.whole.get(self.next_span)
             self.next_span += 1
             self.codes = 0
+            self.rest = None if grid is None else np.append(self.grammar.rows(grid), v.eoss_id)
         elif self.state in (State.TEXT_SPAN, State.IMAGE_SPAN):
             if token == v.eoss_id:
                 self.state = State.CLOSED
             self.codes += v.is_image(token)
+            self.rest = None if self.rest is None else self.rest[1:]
         elif v.is_sentinel(token):
             self.spans.append(State.IMAGE_SPAN if self.state.is_image else State.TEXT_SPAN)
+            self.masks += self.state.is_image
         elif v.ends_document(token):
+            self._leave_image(self.grammar.grid)
             self.state = State.CLOSED
         elif v.layout is not None:
             self._feed_frame(token)
         elif token == v.break_id:
+            self._leave_image(self.grammar.grid)
             self.state = State.IMAGE if self.state is State.TEXT else State.TEXT
             self.codes = 0
-        elif self.state is State.IMAGE:
+        elif self.state.is_image:
             self.codes += 1
-            if self.codes == self.grammar.image_tokens:
+            if self.state is State.IMAGE and self.codes == self.grammar.image_tokens:
                 self.state = State.IMAGE_END
                 self.images += 1
         return self.state
 
     def forced(self) -> list[int]:
-        """The ids that must come next, without a choice, in an image's frame; none elsewhere.
+        """The ids that must come next, without a choice; none where there is one.
+
+        They are those of an image's frame and, behind the source, the sentinel of the next span, the row ends of an
+        image that is relocated whole and the ``<eoss>`` behind it.
 
         Raises:
             ValueError: an image's opening has begun with another size than `grid`.
         """
-        return self.picture.forced() if self.picture is not None and self.state is State.FRAME else []
+        if self.picture is not None:
+            return self.picture.forced()
+        if self.state is State.CLOSED and self.next_span < len(self.spans):
+            return [self.grammar.vocabulary.sentinel_id(self.next_span)]
+        return up_to_code(self.rest) if self.state is State.IMAGE_SPAN and self.rest is not None else []
 
     @property
     def image_ids(self) -> int:
@@ -319,6 +367,13 @@ class Cursor:
                 self.state = State.MASKED_IMAGE if self.picture.masked else State.IMAGE
             case "end":
                 self.images += not self.picture.masked
+                self._leave_image(self.picture.grid)
                 self.picture, self.state = None, State.TEXT
             case _:
                 self.state = State.FRAME
+
+    def _leave_image(self, grid: Grid) -> None:
+        """Note of an image that ends whether nothing of it but its frame is left."""
+        if self.masks == 1 and not self.codes:
+            self.whole[len(self.spans) - 1] = grid
+        self.masks = 0

@@ -68,7 +68,7 @@ def codec_of(kind: str, **changes: Any) -> Codec:
     begin = (words.bos_token_id,) if KINDS[kind].begins else ()
     ends = tuple({turn_end(words), words.eos_token_id} - {words.eos_token_id})
     v = Vocabulary(**values | {"begin": begin, "ends": ends, "chat_template": template_digest(words)} | changes)
-    return Codec(v, tiny.Grammar(v, tiny.IMAGE_TOKENS), words)
+    return Codec(v, tiny.Grammar(v, tiny.GRID), words)
 
 
 @EACH

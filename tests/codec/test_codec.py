@@ -88,7 +88,7 @@ def test_fingerprints_tell_what_ids_mean(codec, tmp_path):
         == codec.fingerprint
         == tiny.codec(images, codec.tokenizer).fingerprint
     )
-    others = [Codec(vocabulary, grammar, tokenizer), Codec(vocabulary, Grammar(vocabulary, 9), tokenizer)]
+    others = [Codec(vocabulary, grammar, tokenizer), Codec(vocabulary, Grammar(vocabulary, (3, 3)), tokenizer)]
     saved = json.loads((tmp_path / "tokenizer.json").read_text())
     first, second = sorted(saved["model"]["vocab"], key=saved["model"]["vocab"].get)[5:7]
     swapped = saved["model"]["vocab"] | {
@@ -124,9 +124,9 @@ def test_codec_checks_its_image_tokenizer(images):
     tokenizer = tiny.text_tokenizer()
     size = len(tokenizer)
     with pytest.raises(ValueError, match="12 codes, the vocabulary 13"):
-        Codec(v := Vocabulary(size, 13, 0), Grammar(v, 4), tokenizer, images)
+        Codec(v := Vocabulary(size, 13, 0), Grammar(v, (2, 2)), tokenizer, images)
     with pytest.raises(ValueError, match=r"grid of \(2, 2\), the grammar 9"):
-        Codec(v := Vocabulary(size, 12, 0), Grammar(v, 9), tokenizer, images)
+        Codec(v := Vocabulary(size, 12, 0), Grammar(v, (3, 3)), tokenizer, images)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_decoding_what_is_no_whole_document(codec):
 def test_models_without_images_refuse_pictures(codec):
     tokenizer = tiny.text_tokenizer()
     v = Vocabulary(len(tokenizer), 0, 0, sentinels=0)
-    text_only = Codec(v, Grammar(v, 0), tokenizer)
+    text_only = Codec(v, Grammar(v), tokenizer)
     document = Document([Text("a"), Image(codes=[1], where="docs.jsonl:3: ")])
     with pytest.raises(
         ValueError, match=r"docs\.jsonl:3: this document has a picture, and the model has no image tokens"

@@ -35,7 +35,7 @@ STORY = "Once upon a time, there was a little girl named Lily. She loved to play
 def codec(begin: tuple[int, ...] | None) -> Codec:
     words = tiny.text_tokenizer()
     v = Vocabulary(len(words), tiny.CODES, words.eos_token_id, 8, begin=begin)
-    return Codec(v, Grammar(v, tiny.IMAGE_TOKENS, tiny.GRID[1]), words)
+    return Codec(v, Grammar(v, tiny.GRID), words)
 
 
 BEGINNINGS = pytest.mark.parametrize("begin", [None, (), (7,), (7, 9)], ids=["eos", "nothing", "bos", "two"])

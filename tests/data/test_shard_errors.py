@@ -91,7 +91,7 @@ def test_packing_of_a_mixture_wastes_little(tmp_path):
     texts = [random_encoded(rng, most=1) for _ in range(500)]
     write_shards(tmp_path / "texts", texts)
     sources = [Source(Shards(tmp_path / name, V), 1.0, 192) for name in ("images", "texts")]
-    loader = Loader(sources, Grammar(V, 4), 192, 1, Objective(), 0)
+    loader = Loader(sources, Grammar(V, (2, 2)), 192, 1, Objective(), 0)
     rows = [row for window in range(3) for row in loader._pack(window)]
     used = sum(example_length(sources[one.source][one.piece], one.spans, V, 192) for row in rows for one in row)
     waste = 1 - used / (192 * len(rows))

@@ -286,7 +286,7 @@ def test_documents_of_the_user(tmp_path: Path, jam_verify: Any) -> None:
 
 def test_text_behind_pictures_is_the_same_text() -> None:
     v = Vocabulary(text_size=20, image_size=6, eos_id=2, sentinels=3)
-    grammar, b, code = Grammar(v, 2), v.break_id, v.image_start
+    grammar, b, code = Grammar(v, (1, 2)), v.break_id, v.image_start
     ids = [2, 5, b, code, code + 1, b, 7, 8, b, code, code, b, 9, 2]
     both = text_behind_pictures(ids, grammar)
     assert both is not None
@@ -396,4 +396,4 @@ def test_nothing_to_measure(tmp_path: Path) -> None:
     save_pair(tmp_path, llama_config)
     fuse(tmp_path)
     with pytest.raises(ValueError, match="there is nothing to measure"):
-        verify(tmp_path / "out", [], Grammar(Vocabulary(TEXT_SIZE, CODES, 2, 3), 6), lambda dtype: None)  # type: ignore
+        verify(tmp_path / "out", [], Grammar(Vocabulary(TEXT_SIZE, CODES, 2, 3), (2, 3)), lambda dtype: None)  # type: ignore

@@ -158,7 +158,7 @@ def test_a_single_stream_with_a_map() -> None:
 
 def codec(special: bool) -> Codec:
     vocabulary = Vocabulary(66, CODES, 2, 4, ranges(rows_of_codes("chameleon")))
-    return Codec(vocabulary, Grammar(vocabulary, 4), tokenizer(entries("chameleon"), special))
+    return Codec(vocabulary, Grammar(vocabulary, (2, 2)), tokenizer(entries("chameleon"), special))
 
 
 def test_a_name_in_a_text_is_text() -> None:
@@ -187,7 +187,7 @@ def test_vocabularies_without_names_are_as_before() -> None:
     assert plain.to_dict() == old and plain.hash != named.hash
     assert Vocabulary.from_dict(json.loads(json.dumps(named.to_dict()))) == named
     assert [token for token in range(10) if named.is_text(token)] == [0, 1, 5, 6, 7]
-    allowed = Grammar(named, 4).allowed()
+    allowed = Grammar(named, (2, 2)).allowed()
     assert not allowed[:, [3, 4, 8, 9]].any() and allowed[State.TEXT, [0, 1, 5, 6, 7]].all()
 
 

@@ -272,7 +272,7 @@ def test_a_prompt_that_needs_more_room_says_what_fits(model: Model) -> None:
 def test_guidance_needs_image_tokens() -> None:
     tokenizer = tiny.text_tokenizer()
     vocabulary = Vocabulary(len(tokenizer), 0, tokenizer.eos_token_id, 8)
-    codec = Codec(vocabulary, Grammar(vocabulary, 0), tokenizer)
+    codec = Codec(vocabulary, Grammar(vocabulary), tokenizer)
     joint = tiny.network("single", vocabulary)
     for settings in (GenerationSettings(guidance_scale=2.0), GenerationSettings(min_images=1)):
         with pytest.raises(ValueError, match="this model has no image tokens"):

@@ -15,8 +15,7 @@ from jam.grammar import Grammar
 from jam.vocabulary import Vocabulary
 
 V = Vocabulary(text_size=50, image_size=30, eos_id=0, sentinels=8)
-N = 6
-G = Grammar(V, N)
+G = Grammar(V, (2, 3))
 TEXT = [0, *range(1, 21), 0]
 IMAGE = V.to_image_ids([3, 1, 4, 1, 5, 9])
 CAPTION = [0, *range(1, 11), V.break_id, *IMAGE, 0]

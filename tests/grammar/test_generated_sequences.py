@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jam import cm3
-from jam.grammar import Grammar, State
+from jam.grammar import Cursor, Grammar, State
 from jam.vocabulary import Vocabulary
 from support import generated, layouts
 from support.generated import followed
 
-PAPER = Grammar(Vocabulary(text_size=8, image_size=6, eos_id=0, sentinels=4), 4)
+PAPER = Grammar(Vocabulary(text_size=8, image_size=6, eos_id=0, sentinels=4), (2, 2))
 GRAMMARS = {"paper": PAPER} | {family: layouts.codec(family, (2, 4)).grammar for family in layouts.LAYOUTS}
 every_layout = pytest.mark.parametrize("name", GRAMMARS)
 
@@ -48,6 +48,56 @@ def test_states_are_those_of_the_cursor(name: str, data: st.DataObject) -> None:
         return
     for one, other in zip(found, expected, strict=True):
         assert one is other or (one is State.FRAME and other in (State.MASKED_IMAGE, State.IMAGE_SPAN))
+
+
+@generated.FEW
+@given(st.data())
+@every_layout
+def test_a_copy_goes_on_by_itself(name: str, data: st.DataObject) -> None:
+    """A cursor behind any part of a document stays where it is while its copy reads the rest, and gets as far."""
+    grammar = GRAMMARS[name]
+    ids = data.draw(generated.sequences(grammar))
+    cut = data.draw(st.integers(len(grammar.vocabulary.begin_ids), len(ids)), "cut")
+    cursor = Cursor.after(grammar, ids[:cut])
+    copy, before = cursor.copy(), standing(cursor)
+    for token in ids[cut:]:
+        copy.feed(token)
+    assert standing(cursor) == before == standing(Cursor.after(grammar, ids[:cut]))
+    assert standing(copy) == standing(Cursor.after(grammar, ids)) and copy.state is State.CLOSED
+
+
+@generated.FEW
+@given(st.data())
+@every_layout
+def test_behind_the_source_what_is_forced_is_what_stands_there(name: str, data: st.DataObject) -> None:
+    """The sentinel of the next span and, of an image that is relocated whole, all but its codes; nothing else is.
+
+    Copies read on, and know of every span what a cursor does that has read all of it.
+    """
+    grammar = GRAMMARS[name]
+    v = grammar.vocabulary
+    ids = data.draw(generated.sequences(grammar))
+    runs = cm3.segments(ids, v)[: v.sentinels]
+    spans = runs if data.draw(st.booleans(), "whole") else data.draw(generated.spans(ids, grammar))
+    whole = {number for number, span in enumerate(spans) if span in runs and v.is_image(ids[span[0]])}
+    masked = cm3.mask(ids, spans, v)
+    start = len(masked) - sum(2 + right - left for left, right in spans)
+    cursor = Cursor.after(grammar, masked[:start])
+    assert set(cursor.whole) == whole
+    for place in range(start, len(masked)):
+        assert standing(cursor) == standing(Cursor.after(grammar, masked[:place]))
+        forced, is_code = cursor.forced(), v.is_image(masked[place])
+        assert masked[place : place + len(forced)] == forced
+        assert bool(forced) == (cursor.state is State.CLOSED or (cursor.next_span - 1 in whole and not is_code))
+        cursor = cursor.copy()
+        cursor.feed(masked[place])
+    assert cursor.forced() == [] and cursor.next_span == len(spans)
+
+
+def standing(cursor: Cursor) -> tuple[Any, ...]:
+    """All that tells where a cursor is; within the opening of an image of another size there is an error instead."""
+    counts = (cursor.codes, cursor.images, cursor.image_ids, cursor.next_span)
+    return cursor.state, *counts, [*cursor.spans], {**cursor.whole}, outcome(cursor.forced)
 
 
 @generated.FEW

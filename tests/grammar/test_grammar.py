@@ -10,8 +10,7 @@ from jam.vocabulary import Vocabulary
 from support.generated import followed
 
 V = Vocabulary(text_size=8, image_size=6, eos_id=0, sentinels=4)
-N = 4
-G = Grammar(V, N)
+G = Grammar(V, (2, 2))
 EOS, BREAK, EOSS, CODE = V.eos_id, V.break_id, V.eoss_id, V.image_start
 S = V.sentinel_id
 IMAGE = [CODE, CODE + 1, CODE + 2, CODE + 5]
@@ -110,12 +109,12 @@ def test_what_is_allowed_in_each_state(state):
 
 
 def test_a_model_without_images_writes_no_break():
-    grammar = Grammar(Vocabulary(8, 0, 0, sentinels=0), 0)
+    grammar = Grammar(Vocabulary(8, 0, 0, sentinels=0))
     assert grammar.states([0, 3, 4, 0]) == [T] * 4
     with pytest.raises(ValueError, match="<break> may not come in state TEXT"):
         grammar.states([0, grammar.vocabulary.break_id])
     with pytest.raises(ValueError, match="at least one token"):
-        Grammar(V, 0)
+        Grammar(V)
 
 
 def test_cursor_counts_images_and_ends():

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from jam import cm3
 from jam.data import PLAIN, Objective, make_example, split
 from jam.documents import Document, Image, Message, Text, parse_document, to_record
+from jam.generation.request import read_prompt
 from jam.grammar import Cursor, Grammar, State
 from jam.layout import ImageLayout
 from jam.vocabulary import Vocabulary
@@ -132,7 +133,7 @@ def test_a_broken_frame_is_refused(family: str) -> None:
 @pytest.mark.parametrize("family", SIZED)
 def test_the_grammar_reads_the_size(family: str) -> None:
     v = layouts.vocabulary(family)
-    grammar = Grammar(v, 8, 4)
+    grammar = Grammar(v, GRID)
     ids = [*v.begin_ids, *v.layout.write(v.to_image_ids([1] * 24), (6, 4))]
     assert grammar.states(ids).count(State.IMAGE) == 24
     with pytest.raises(ValueError, match=r"may not come in state (IMAGE|FRAME)"):
@@ -149,6 +150,21 @@ def test_the_grammar_reads_the_size(family: str) -> None:
     else:
         with pytest.raises(ValueError, match=r"3 x 4 codes cannot be written .* multiples of 2 up to 128"):
             v.layout.write_opening((3, 4))
+
+
+@pytest.mark.parametrize("family", SIZED)
+def test_a_gap_is_for_a_picture_of_the_usual_shape(family: str) -> None:
+    v = layouts.vocabulary(family)
+    for grid in (GRID, (4, 2)):
+        ids = [*v.begin_ids, *v.layout.write(v.to_image_ids(range(8)), grid), v.eos_id]
+        masked = cm3.mask(ids, cm3.segments(ids, v), v)
+        prompt = masked[: masked.index(v.eos_id) + 2]
+        if grid == GRID:
+            assert read_prompt(prompt, Grammar(v, GRID)).whole == {0: GRID}
+            continue
+        place = prompt.index(v.sentinel_id(0))
+        with pytest.raises(ValueError, match=f"position {place}: a picture of 4 x 2 codes is masked; .* one of 2 x 4"):
+            read_prompt(prompt, Grammar(v, GRID))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -256,8 +272,6 @@ def test_layouts_that_make_no_sense_are_refused() -> None:
     layout = ImageLayout("x", 0, opening=(4,), closing=(9,), row_end=5, reserved=(5, 9))
     with pytest.raises(ValueError, match=r"the layout 'x' uses id 9, which is none of the ids of text"):
         Vocabulary(8, 4, 0, layout=layout)
-    with pytest.raises(ValueError, match="needs the width of an image"):
-        Grammar(Vocabulary(10, 4, 0, layout=layout), 4)
 
 
 def test_a_tokenizer_that_cannot_write_a_layout_says_why() -> None:

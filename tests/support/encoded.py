@@ -13,7 +13,7 @@ from jam.vocabulary import Vocabulary
 
 V = Vocabulary(text_size=50, image_size=30, eos_id=0, sentinels=8)
 N = 4
-G = Grammar(V, N)
+G = Grammar(V, (2, 2))
 IMAGE = V.to_image_ids([3, 1, 4, 1])
 CAPTION = Encoded([0, 5, 6, 7, 8, V.break_id, *IMAGE, 0])
 CONVERSATION = Encoded([0, 5, 6, 7, V.break_id, *IMAGE, V.break_id, 9, 20, 21, 22, V.break_id, *IMAGE, 0], 11)

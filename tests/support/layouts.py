@@ -91,4 +91,4 @@ def vocabulary(family: str, codes: int = tiny.CODES) -> Vocabulary:
 
 def codec(family: str, grid: tuple[int, int] = (2, 4), images: ImageTokenizer | None = None) -> Codec:
     joint = vocabulary(family, tiny.CODES if images is None else images.info.codebook_size)
-    return Codec(joint, Grammar(joint, grid[0] * grid[1], grid[1]), tokenizer(family), images)
+    return Codec(joint, Grammar(joint, grid), tokenizer(family), images)

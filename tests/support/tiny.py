@@ -83,7 +83,7 @@ def image_tokenizer(folder: Path) -> ImageTokenizer:
 def codec(images: ImageTokenizer | None = None, tokenizer: PreTrainedTokenizerFast | None = None) -> Codec:
     tokenizer = tokenizer or text_tokenizer()
     vocabulary = Vocabulary(len(tokenizer), CODES, tokenizer.eos_token_id, SENTINELS)
-    return Codec(vocabulary, Grammar(vocabulary, IMAGE_TOKENS), tokenizer, images)
+    return Codec(vocabulary, Grammar(vocabulary, GRID), tokenizer, images)
 
 
 def picture(seed: int, size: tuple[int, int] = (4, 4)) -> PILImage.Image:

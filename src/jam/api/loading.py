@@ -103,7 +103,7 @@ def load_codec(folder: str | Path, device: str | None = None, check: bool = Fals
     with reading(folder / MANIFEST, "fuse the parents again"):
         vocabulary = Vocabulary.from_dict(manifest.vocabulary)
         height, width = manifest.image_grid
-        grammar = Grammar(vocabulary, height * width, width)
+        grammar = Grammar(vocabulary, (height, width))
     images = folder / IMAGE_TOKENIZER_FOLDER
     return Codec(
         vocabulary,

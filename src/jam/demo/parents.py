@@ -128,7 +128,7 @@ def make_image_tokenizer(out: Path, steps: int, console: Console) -> None:
 def train_text_parent(out: Path, tokenizer: PreTrainedTokenizerFast, steps: int, console: Console) -> None:
     text_size, eos_id = len(tokenizer), tokenizer.eos_token_id
     vocabulary = Vocabulary(text_size, 0, eos_id, sentinels=0)
-    codec = Codec(vocabulary, Grammar(vocabulary, 0), tokenizer)
+    codec = Codec(vocabulary, Grammar(vocabulary), tokenizer)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         shards = write_shards(text_tutorials(0), TEXT_DOCUMENTS, codec, scratch / "train", "texts", console)
@@ -145,7 +145,7 @@ def train_image_parent(
     text_size, eos_id = len(tokenizer), tokenizer.eos_token_id
     images = load_image_tokenizer(image_tokenizer)
     vocabulary = Vocabulary(text_size, images.info.codebook_size, eos_id, SENTINELS)
-    codec = Codec(vocabulary, Grammar(vocabulary, images.info.grid[0] * images.info.grid[1]), tokenizer, images)
+    codec = Codec(vocabulary, Grammar(vocabulary, images.info.grid), tokenizer, images)
     rows = ParentRows(text_size, vocabulary.image_start, vocabulary.control_start, vocabulary.control_size)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jam.generation.events import Event, Finished
 from jam.generation.limits import Limits
-from jam.generation.progress import IMAGES, Progress
+from jam.generation.progress import Progress
 from jam.generation.reporter import Reporter
 from jam.generation.request import Request
 from jam.generation.result import FinishReason, Generation
@@ -133,8 +133,8 @@ class ActiveRequest:
         return events
 
     def _follow_grammar(self) -> None:
-        while self.finish_reason is None and (forced := self.progress.forced()) is not None:
-            self._append(forced, 0.0)
+        while self.finish_reason is None and (forced := self.progress.cursor.forced()):
+            self._append(forced[0], 0.0)
 
     def _append(self, token: int, log_prob: float) -> None:
         before = self.progress.state
@@ -142,7 +142,7 @@ class ActiveRequest:
         self.log_probs.append(log_prob)
         if self.slot is not None:
             self.slot.pending.append(token)
-        if self.unconditional is not None and self.progress.state in (*IMAGES, State.FRAME):
+        if self.unconditional is not None and (self.progress.in_image or self.progress.state is State.FRAME):
             if self.progress.cursor.codes:
                 self.unconditional.pending.append(token)
             elif self.progress.in_image:

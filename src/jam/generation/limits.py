@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jam.generation.guidance import unconditional_prefix
-from jam.generation.request import SPANS, Request, read_prompt, tokens_of_image, tokens_of_spans
+from jam.generation.request import Request, read_prompt, tokens_of_image, tokens_of_spans
 from jam.generation.result import FinishReason
 from jam.generation.settings import GenerationSettings
 from jam.grammar import Cursor, Grammar, State
@@ -92,7 +92,7 @@ class Limits:
                 "for gaps within one: leave them out"
             )
         given = f"(max_new_tokens {settings.max_new_tokens}, prompt {prompt}, context {length})"
-        if cursor.state in SPANS:
+        if cursor.state.is_span:
             spans = cursor.spans[cursor.next_span - 1 :]
             if (needed := tokens_of_spans(spans, grammar) - 1) > self.budget:
                 raise ValueError(

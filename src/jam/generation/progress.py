@@ -10,8 +10,6 @@ from jam.generation.request import Request, read_prompt, tokens_of_spans
 from jam.generation.result import FinishReason
 from jam.grammar import Grammar, State
 
-IMAGES = (State.IMAGE, State.IMAGE_SPAN)
-TEXTS = (State.TEXT, State.TEXT_SPAN)
 PICTURE_ROOM = 32  # ids of text that are given up for the end of a sentence before a picture that must come
 
 
@@ -54,7 +52,7 @@ class Progress:
     @property
     def in_image(self) -> bool:
         """Whether the next id is an image code."""
-        return self.state in IMAGES
+        return self.state.is_image
 
     @property
     def ids(self) -> list[int]:
@@ -125,23 +123,11 @@ class Progress:
         if before is State.TEXT_SPAN and self._must_close():
             self.cut_gaps.append(self.cursor.next_span - 1)
         self.cursor.feed(token)
-        if before in TEXTS and v.is_text(token):
+        if before.is_text and v.is_text(token):
             self.seen.add(token)
         self.new_ids.append(token)
         fills = before is State.IMAGE_SPAN and v.is_image(token)
         self.images += self.cursor.images - images + (fills and self.cursor.codes == self.image_tokens)
-
-    def forced(self) -> int | None:
-        """The id about which the grammar gives no choice; None: there is a choice."""
-        v, codes = self.grammar.vocabulary, self.cursor.codes
-        if self.state is State.CLOSED:
-            return v.sentinel_id(self.cursor.next_span)
-        if self.state is State.IMAGE_SPAN:
-            if codes == self.image_tokens:
-                return v.eoss_id
-            ends_row = codes and codes % self.grammar.grid[1] == 0 and v.is_image(self.new_ids[-1])
-            return v.layout.row_end if ends_row and v.layout is not None else None
-        return next(iter(self.cursor.forced()), None)
 
     def end(self) -> FinishReason | None:
         """Why the document ends behind its newest id; None: it goes on."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jam.codec.text import decode_text
 from jam.generation.events import Event, ImageDone, ImageProgress, ImageStarted, TextPiece
-from jam.generation.progress import IMAGES, TEXTS, Progress
+from jam.generation.progress import Progress
 from jam.generation.text import SENTENCE_ROOM, TextRun, find_stop, held_back
 from jam.grammar import State
 
@@ -45,7 +45,7 @@ class Reporter:
         if progress.state is State.IMAGE:
             v, begun = progress.grammar.vocabulary, progress.ids[-progress.cursor.image_ids :]
             self._codes = v.to_codes([token for token in begun if v.is_image(token)])
-        if progress.state in TEXTS:
+        if progress.state.is_text:
             self._begin_text(_prior(progress))
         elif progress.state is State.IMAGE_SPAN:
             self._tell(ImageStarted(id, 0))
@@ -59,7 +59,7 @@ class Reporter:
         """Take the next id, chosen in state `before`; where a stop string cuts the text, in characters of its run."""
         progress, after = self.progress, self.progress.state
         stop = None
-        if before in TEXTS and after in TEXTS and progress.grammar.vocabulary.is_text(token):
+        if before.is_text and after.is_text and progress.grammar.vocabulary.is_text(token):
             stop = self._follow_text(token)
         elif self.run is not None:
             self._end_text()
@@ -69,9 +69,9 @@ class Reporter:
         if progress.images > self._images:
             self._images, self._safe = progress.images, len(progress.new_ids)
             self._tell(ImageDone(self.id, progress.images - 1, self._codes, self._grid, self.codec))
-        if after in TEXTS and before not in TEXTS:
+        if after.is_text and not before.is_text:
             self._begin_text(_prior(progress) if after is State.TEXT_SPAN else [])
-        elif after in IMAGES and not progress.cursor.codes:
+        elif after.is_image and not progress.cursor.codes:
             picture = progress.cursor.picture
             self._codes = []
             self._grid = picture.grid if picture is not None else self._usual

@@ -9,8 +9,6 @@ from jam.documents import Message
 from jam.generation.settings import GenerationSettings
 from jam.grammar import Cursor, Grammar, State
 
-SPANS = (State.TEXT_SPAN, State.IMAGE_SPAN)
-
 
 @dataclass(eq=False)
 class Session:
@@ -72,19 +70,12 @@ def read_prompt(prompt: list[int], grammar: Grammar, grid: tuple[int, int] | Non
     v = grammar.vocabulary
     if not prompt:
         raise ValueError("the prompt is empty: it must hold at least one id, with which a document begins")
-    states = grammar.states(prompt)  # names the position of what breaks the grammar
+    cursor = Cursor.after(grammar, prompt, grid)
     if grid is not None and grid != grammar.grid and not (v.layout is not None and v.layout.writes_size):
         raise ValueError(
             f"image_grid is {grid[0]} x {grid[1]}, and all pictures of this model have {grammar.image_tokens} tokens, "
             "since its documents do not say a picture's size; leave image_grid out"
         )
-    cursor, opening, close = Cursor(grammar, grid=grid), v.opening_of(prompt), v.close_of(prompt)
-    for place, (token, state) in enumerate(zip(prompt, states, strict=True)):
-        if place < opening or (v.ends_document(token) and place != close):
-            continue  # the second: the end of an earlier turn
-        if state is State.MASKED_IMAGE and cursor.state is State.IMAGE:
-            cursor.enter_masked_image()
-        cursor.feed(token)
     if cursor.spans:
         _check_gaps(prompt, cursor)
     elif cursor.state not in (State.TEXT, State.IMAGE, State.IMAGE_END, State.FRAME):
@@ -96,18 +87,22 @@ def read_prompt(prompt: list[int], grammar: Grammar, grid: tuple[int, int] | Non
 
 def _check_gaps(prompt: list[int], cursor: Cursor) -> None:
     v = cursor.grammar.vocabulary
-    if cursor.state not in SPANS or not v.is_sentinel(prompt[-1]):
+    if not cursor.state.is_span or not v.is_sentinel(prompt[-1]):
         raise ValueError(
             "the prompt holds mask tokens, and no gap is open behind it; close it with </s> and give the sentinel of "
             "the first gap to be filled"
         )
     sentinels = [place for place, token in enumerate(prompt) if v.is_sentinel(token)]
-    row_end = v.layout.row_end if v.layout is not None else None
-    for place, state in zip(sentinels, cursor.spans, strict=False):
-        before = prompt[place - 2 : place] if prompt[place - 1] == row_end else prompt[place - 1 : place]
-        behind = prompt[place + 1 : place + 3] if prompt[place + 1] == row_end else prompt[place + 1 : place + 2]
-        if state is State.IMAGE_SPAN and any(v.is_image(token) or v.is_sentinel(token) for token in before + behind):
+    for number, (place, state) in enumerate(zip(sentinels, cursor.spans, strict=False)):
+        if state is State.TEXT_SPAN:
+            continue
+        if number not in cursor.whole:
             raise ValueError(f"position {place}: a part of a picture is masked; a gap is a whole picture, or text")
+        if (shape := cursor.whole[number]) != (usual := cursor.grammar.grid):
+            raise ValueError(
+                f"position {place}: a picture of {shape[0]} x {shape[1]} codes is masked; a gap is for one of "
+                f"{usual[0]} x {usual[1]}"
+            )
 
 
 def tokens_of_image(grammar: Grammar, grid: tuple[int, int] | None = None) -> int:
@@ -117,6 +112,4 @@ def tokens_of_image(grammar: Grammar, grid: tuple[int, int] | None = None) -> in
 
 def tokens_of_spans(spans: Sequence[State], grammar: Grammar) -> int:
     """What these gaps take at least, each with its sentinel and its ``<eoss>``."""
-    layout = grammar.vocabulary.layout
-    row_ends = grammar.grid[0] - 1 if layout is not None and layout.row_end is not None else 0
-    return sum(2 + (grammar.image_tokens + row_ends if state is State.IMAGE_SPAN else 1) for state in spans)
+    return sum(2 + (len(grammar.rows(grammar.grid)) if state is State.IMAGE_SPAN else 1) for state in spans)

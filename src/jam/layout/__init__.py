@@ -7,6 +7,6 @@ codes (ended by a token, in some), a closing. Frames are made of text ids. The p
 
 from jam.layout.frames import CODE, Frame, Grid, ImageLayout, Piece
 from jam.layout.named import NamedLayout
-from jam.layout.reader import PictureReader
+from jam.layout.reader import PictureReader, up_to_code
 
-__all__ = ["CODE", "Frame", "Grid", "ImageLayout", "NamedLayout", "PictureReader", "Piece"]
+__all__ = ["CODE", "Frame", "Grid", "ImageLayout", "NamedLayout", "PictureReader", "Piece", "up_to_code"]

@@ -69,11 +69,6 @@ class ImageLayout:
         """Whether pictures say their size, so that they may differ in it."""
         return any(side in self.opening for side in SIDES)
 
-    @property
-    def needs_width(self) -> bool:
-        """Whether a picture's frame depends on its shape, not on the number of its codes alone."""
-        return self.writes_size or self.row_end is not None
-
     @cached_property
     def frame_ids(self) -> frozenset[int]:
         """All ids that may stand behind a picture's first one and are no codes."""
@@ -138,6 +133,10 @@ class ImageLayout:
         if self.row_end is not None:
             rows[:, -1] = self.row_end
         return np.concatenate([rows.ravel(), np.asarray(self.closing, dtype=np.int64)])
+
+    def rows(self, grid: Grid) -> np.ndarray:
+        """What is masked of a whole picture: of its `body` the codes and the row ends between them."""
+        return self.body(grid)[: -len(self.closing) - (self.row_end is not None)]
 
     def length(self, grid: Grid) -> int:
         """Ids of a whole picture, with its frame."""

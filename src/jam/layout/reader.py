@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,12 @@ class PictureReader:
         self.masked = False  # it holds a sentinel: how many codes it has is not known
         self._rest: np.ndarray | None = None  # what is still to come; None within the opening
         self._enter()
+
+    def copy(self) -> PictureReader:
+        """Another reader at this place, which goes on by itself."""
+        other = copy(self)
+        other.ids = [*self.ids]
+        return other
 
     @property
     def next(self) -> Literal["opening", "code", "frame", "end"]:
@@ -63,8 +70,7 @@ class PictureReader:
             ValueError: the opening has begun with another size.
         """
         if self._rest is not None:
-            stretch = np.flatnonzero(self._rest == CODE)
-            return self._rest[: stretch[0] if len(stretch) else None].tolist()
+            return up_to_code(self._rest)
         whole = self.layout.write_opening(self.grid)
         if whole[: len(self.ids)] != self.ids:
             raise ValueError(
@@ -83,3 +89,9 @@ class PictureReader:
         if read is not None:
             self.grid = read[1] or self.grid
             self._rest = self.layout.body(self.grid)
+
+
+def up_to_code(body: np.ndarray) -> list[int]:
+    """The ids before the first code."""
+    codes = np.flatnonzero(body == CODE)
+    return body[: codes[0] if len(codes) else None].tolist()

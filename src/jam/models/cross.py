@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from jam.grammar import Cursor, Grammar, State
+from jam.grammar import Cursor, Grammar
 from jam.models.base import JointModel
 from jam.models.cache import RowCache, of_layer
 from jam.models.cross_block import CrossBlock, Projection
@@ -42,9 +42,7 @@ class CrossForCausalLM(JointModel, PreTrainedModel):
         super().__init__(config)
         text, image = config.text_config, config.image_config
         depth = text.num_hidden_layers + image.num_hidden_layers
-        self.grammar = Grammar(
-            config.joint_vocabulary, config.image_grid[0] * config.image_grid[1], config.image_grid[1]
-        )
+        self.grammar = Grammar(config.joint_vocabulary, (config.image_grid[0], config.image_grid[1]))
         self.readout.build()
         self.to_text = self._blocks(text, image.hidden_size, first_layer=depth)
         self.to_image = self._blocks(image, text.hidden_size, first_layer=depth + 1)
@@ -182,15 +180,7 @@ class CrossForCausalLM(JointModel, PreTrainedModel):
 
 def target_states(grammar: Grammar, input_ids: Tensor) -> Tensor:
     """State in which the token after each id is chosen, long [B, T], for rows that begin a document."""
-    result = []
-    for ids in input_ids.tolist():
-        chosen_in = grammar.states(ids)
-        cursor = Cursor(grammar)
-        for token, state in zip(ids[1:], chosen_in[1:], strict=True):
-            if state is State.MASKED_IMAGE and cursor.state is State.IMAGE:
-                cursor.enter_masked_image()
-            cursor.feed(token)
-        result.append([*chosen_in[1:], cursor.state])
+    result = [[*grammar.states(ids)[1:], Cursor.after(grammar, ids).state] for ids in input_ids.tolist()]
     return torch.tensor(result, device=input_ids.device)
 
 

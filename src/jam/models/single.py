@@ -47,7 +47,7 @@ class SingleDecoder(JointModel):
         self.tower = Tower(model)
         self.joint_rows = JointRows(vocabulary, rows)
         self.joint_rows.check(self.tower.embedding.num_embeddings, "the model")
-        self.grammar = Grammar(vocabulary, image_grid[0] * image_grid[1], image_grid[1])
+        self.grammar = Grammar(vocabulary, (image_grid[0], image_grid[1]))
 
     @property
     def model(self) -> PreTrainedModel:
