@@ -175,7 +175,7 @@ def test_the_model_is_as_it_was_after_every_step(name: str) -> None:
     writer = ModelRunner(model, 1, LENGTH)
     assert [type(module) for module in model.modules()] == classes and not seen
     writer.prefill([0], [[2, 5]])
-    writer.forward([0], [6], [State.TEXT])
+    writer.forward([0], [[6]], [State.TEXT])
     assert KernelLinear in seen and nn.Linear not in seen
     assert [type(module) for module in model.modules()] == classes and not kernel_in_use()
     assert torch.equal(plain(model, ids[0], torch.full((3,), State.TEXT.value)), expected)
