@@ -114,7 +114,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     codec = Codec(vocabulary, Grammar(vocabulary, GRID), tokenizer)
     documents = pieces(Path(options.data), codec, options.context)
     if "full" in options.variant or options.variant.startswith("loss"):
-        documents = (document for document in full_length(documents, options.context))
+        documents = (document for document in full_length(documents, options.context, vocabulary))
     chosen = list(islice(documents, options.documents))
     model = build(vocabulary, options)
     if options.variant.startswith("trainer"):
@@ -184,13 +184,13 @@ def with_codes(document: Document, rng: np.random.Generator) -> Document:
     return Document(content=changed(document.content))
 
 
-def full_length(documents: Iterator[Encoded], context: int) -> Iterator[Encoded]:
+def full_length(documents: Iterator[Encoded], context: int, vocabulary: Vocabulary) -> Iterator[Encoded]:
     """Those that fill a context to a sixteenth, filled up with text."""
     for document in documents:
         missing = context + 1 - len(document.ids)
         if missing <= context // 16:
-            ids, start = document.ids, document.answer_start
-            yield Encoded([*ids[:start], *[100] * missing, *ids[start:]], start)
+            ids, start = document.ids, document.main_start
+            yield Encoded.of([*ids[:start], *[100] * missing, *ids[start:]], vocabulary, start)
 
 
 # --- both sides -------------------------------------------------------------------------------------------------------

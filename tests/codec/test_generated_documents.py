@@ -28,7 +28,7 @@ def test_documents_come_back(name: str, data: st.DataObject) -> None:
     document = data.draw(generated.documents(codec.grammar.grid, tiny.CODES, questions))
     encoded = codec.encode(document)
     codec.grammar.states(encoded.ids)
-    back = codec.decode(encoded.ids, encoded.answer_start)
+    back = codec.decode(encoded.ids, encoded.main_start)
     assert codec.encode(back) == encoded
     if document.messages:
         assert to_record(back)["messages"][-1] == to_record(document)["messages"][-1]

@@ -271,8 +271,8 @@ def test_training_masks_whole_parts() -> None:
     v = codec.vocabulary
     parts = [Text("First"), Image(codes=[1, 2, 3, 4]), Text(" draw it")]
     encoded = codec.encode(Document(messages=[Message("user", [Text("a")]), Message("assistant", parts)]))
-    segments = cm3.segments(encoded.ids, v, encoded.answer_start)
-    drawn = [cm3.part_span(encoded.ids, v, rng, encoded.answer_start) for _ in range(300)]
+    segments = cm3.segments(encoded.ids, v, encoded.main_start)
+    drawn = [cm3.part_span(encoded.ids, v, rng, encoded.main_start) for _ in range(300)]
     assert {span for spans in drawn for span in spans} == set(segments) and len(segments) == 3
     assert min(sum(spans == [segment] for spans in drawn) for segment in segments) > 70
     example = make_example(encoded, codec.grammar, Objective(cm3=False, part_rate=1.0), rng)

@@ -82,11 +82,14 @@ class Trainer:
             raise ValueError(
                 f"context is {self.context}, the model takes {model.context_length} positions; set a shorter --context"
             )
-        sources = [
-            Source(Shards(source.path, model.vocabulary, fingerprint), source.weight, self.context)
-            for source in config.sources
-        ]
         c = config
+        trained = [Shards(one.path, model.vocabulary, fingerprint, learn_turns=c.learn_turns) for one in c.sources]
+        if c.learn_turns == "all" and not any(len(shards.turns) for shards in trained):
+            raise ValueError(
+                "learn_turns is all, and the shards of no source name an answer before the last; prepare conversations "
+                "again if an earlier version did, or leave learn_turns out"
+            )
+        sources = [Source(shards, one.weight, self.context) for shards, one in zip(trained, c.sources, strict=True)]
         held = [Shards(path, model.vocabulary, fingerprint, c.validation_documents) for path in c.validation]
         self.validation = [Source(shards, 1.0, self.context) for shards in held]
         checks_data = self.world.rank % self.world.local_size == 0  # a node's processes read the same files
