@@ -26,7 +26,7 @@ def settings_of_run(config: TrainConfig, others: dict[str, Any]) -> dict[str, An
 
 def compare(checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises ValueError, which lists the differences, if there are any."""
-    before = ADDED | before
+    before = {key: value for key, value in ADDED.items() if key in now} | before
     differences = [
         f"{key} was {before.get(key)} and is {now.get(key)}"
         for key in dict.fromkeys([*before, *now])
