@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import jam
 from fuzz.outcomes import JARGON
+from jam.api.loading import load_codec
 from jam.api.model import Model
+from jam.checkpoints.devices import choose_device
 from jam.documents import Document, Gap, Image, Message, Text, read_documents, write_documents
-from support import tiny
+from jam.tokenizer_training import TokenizerTrainer
+from support import pictures, tiny
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +56,41 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
         ({"device": "gpu"}, "device 'gpu' cannot be used"),
         ({"device": []}, r"device \[\] cannot be used"),
         ({"device": 5.5}, "device 5.5 cannot be used"),
+        ({"device": 3}, r"device 3 cannot be used \(give its name as a string, like cuda:1\)"),
+        ({"device": b"cpu"}, "device b'cpu' cannot be used"),
+        ({"device": ""}, "device '' cannot be used"),
+        ({"device": " "}, "device ' ' cannot be used"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
+        ({"device": "hpu"}, "device 'hpu' cannot be used"),
+        ({"device": "9" * 5000}, "device '999.*cannot be used"),
+        ({"device": "meta"}, "device 'meta' cannot be used .what lies there has no values"),
+        ({"dtype": "float64"}, "dtype is 'float64'; it must be one of float32, bfloat16, float16"),
+        ({"dtype": 3}, "dtype is 3; it must be one of"),
+        ({"dtype": torch.int8}, "dtype is torch.int8; it must be one of"),
     ],
 )
-def test_options_of_load(tmp_path: Path, options: dict[str, Any], words: str) -> None:
-    refused(lambda: jam.load(tmp_path, **options), words)
+def test_places_and_data_types(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    """Of everything that takes them, before a folder is read."""
+    for call in (jam.load, jam.verify):
+        refused(lambda call=call: call(tmp_path, **options), words)
+    if "device" in options:
+        refused(lambda: load_codec(tmp_path, **options), words)
+
+
+@pytest.mark.parametrize("device", ["", " ", "NaN", "cuda:99", "hpu", "meta", "-" + "1" * 30])
+def test_devices_of_recipes(tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model alone, of processes that train together, and of an image tokenizer."""
+    config = jam.TrainConfig("none", "out", [jam.DataSource("s")], steps=1, device=device)
+    refused(lambda: jam.train(config), "device '.*' cannot be used .*; try --device cpu")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    refused(lambda: jam.train(config), "device '.*' cannot be used .*; try --device cpu")
+    recipe = pictures.recipe(pictures.folder(tmp_path / "pictures"), tmp_path / "run", device=device)
+    refused(lambda: TokenizerTrainer(recipe), "device '.*' cannot be used .*; try --device cpu")
+
+
+def test_a_device_of_torch_is_one() -> None:
+    assert choose_device(torch.device("cpu")) == "cpu"
 
 
 @pytest.mark.parametrize("value", [5, None, [], [1], [None], {}, [["a"]], b"a"])

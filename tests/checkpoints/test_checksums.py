@@ -63,6 +63,9 @@ def test_a_sealed_file(tmp_path: Path) -> None:
         FileError, match=r'values.json is not as it was written: .*; write it again; .* set its "checksum" to null'
     ):
         read_sealed(path, "write it again")
+    path.write_text('{"checksum": "a\\nb"}')
+    with pytest.raises(FileError, match=r"its checksum is [0-9a-f]{8}, and it says 'a\\nb'; write it again"):
+        read_sealed(path, "write it again")
     path.write_text('{"a": 1}')  # of an earlier version
     assert read_sealed(path, "") == {"a": 1}
 

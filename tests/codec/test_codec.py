@@ -275,6 +275,18 @@ def test_empty_prompts_are_refused(codec, prompt):
         codec.encode_prompt(prompt)
 
 
+@pytest.mark.parametrize("prompt", ["a", Document([Text("a")])])
+def test_prompts_without_ids_are_refused(tmp_path, prompt):
+    """Of a tokenizer without the token that stands for what it does not know."""
+    tiny.text_tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    whole = json.loads(path.read_text())
+    whole["model"]["end_of_word_suffix"] = "<image>"
+    path.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=f"the tokenizer {tmp_path} has no id for any letter of the prompt"):
+        tiny.codec(tokenizer=load_tokenizer(tmp_path)).encode_prompt(prompt)
+
+
 def test_pictures_are_encoded_together_and_left_as_they_are(codec, images):
     pictures = [Image(pixels=tiny.picture(seed)) for seed in range(3)]
     documents = [Document([pictures[0], Text("a"), pictures[1]]), Document([pictures[2], pictures[0]])]

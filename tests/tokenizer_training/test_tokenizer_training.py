@@ -243,6 +243,16 @@ def test_unreadable_pictures_are_counted_listed_and_skipped(tmp_path: Path) -> N
         ({"held_out": 24}, "none is left to learn from; lower held_out"),
         ({"perceptual_files": ["absent.pth"]}, "absent.pth does not exist"),
         ({"schedule": "cosines"}, "it must be cosine, linear or constant"),
+        ({"layers_per_block": 10**9}, "layers_per_block is 1000000000; it must be 32 or less"),
+        ({"channels": [16] * 17}, "channels has 17 entries; it must have 16 or less"),
+        ({"channels": [16, 2**40]}, "channels has 1099511627776; it must be 16384 or less"),
+        ({"codebook_size": 2**62}, "codebook_size is 4611686018427387904; it must be 16777216 or less"),
+        ({"patch": 128, "resolution": 512}, "patch is 128; it must be 64 or less"),
+        ({"resolution": 2**40}, "resolution is 1099511627776; it must be 32768 or less"),
+        (
+            {"channels": [2**14] * 16, "resolution": 2**15, "patch": 1},
+            "the image tokenizer of this recipe needs .* GiB",
+        ),
     ],
 )
 def test_clear_errors(tmp_path: Path, changes: dict, message: str) -> None:

@@ -80,6 +80,16 @@ def test_a_run_that_another_process_has_just_begun_is_left_alone(make: Make, tmp
     assert list(content(tmp_path / "run")) == [".lock"]
 
 
+@pytest.mark.parametrize("target", [None, "nothing", ".lock"])
+def test_a_lock_that_is_no_file_is_named(make: Make, tmp_path: Path, target: str | None) -> None:
+    """A folder, a link to nothing and one to itself."""
+    (tmp_path / "run").mkdir()
+    lock = tmp_path / "run" / ".lock"
+    lock.mkdir() if target is None else lock.symlink_to(target)
+    with pytest.raises(ValueError, match=r"run/.lock is no file to lock \(.*\); remove it"):
+        next(make(resume=True).train())
+
+
 def test_a_process_that_is_killed_holds_nothing(make: Make, tmp_path: Path) -> None:
     begin(make())
     with held(tmp_path / "run") as process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import fields
 from importlib.util import find_spec
@@ -14,8 +15,10 @@ import torch
 from jam.api.model import GENERATION_CONFIG, Model
 from jam.checkpoints import CheckpointReader, Manifest, available_memory, require_memory
 from jam.checkpoints.configs import load_config
+from jam.checkpoints.devices import choose_device, choose_dtype
 from jam.checkpoints.manifest import FILE_NAME as MANIFEST
 from jam.checkpoints.progress import without_progress_bars
+from jam.checkpoints.tensors import check_loaded
 from jam.codec import Codec, load_image_tokenizer, load_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.files import FileError, as_path, read_json, reading
@@ -25,8 +28,6 @@ from jam.models import CrossConfig, CrossForCausalLM, SingleDecoder, compile_lay
 from jam.models.placement import spread_layers
 from jam.models.towers import composite_of, decoder_config, family_of
 from jam.vocabulary import ParentRows, Vocabulary
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load(
@@ -60,11 +61,9 @@ def load(
             f"device_map {device_map!r} with {'int8' if int8 else 'compiled layers'}: layers that come and go are "
             "neither; leave one of the two out"
         )
-    folder, device = as_path(folder, "the model folder"), choose_device(device)
-    if isinstance(dtype, str) and dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    folder, device, chosen = as_path(folder, "the model folder"), choose_device(device), choose_dtype(dtype)
     codec, manifest = load_codec(folder, device, check), Manifest.load(folder)
-    network = _load_network(folder, device, dtype, device_map)
+    network = _load_network(folder, device, chosen, device_map)
     joint: CrossForCausalLM | SingleDecoder
     if isinstance(network, CrossForCausalLM):
         joint = network
@@ -104,38 +103,24 @@ def load_codec(folder: str | Path, device: str | None = None, check: bool = Fals
         vocabulary = Vocabulary.from_dict(manifest.vocabulary)
         height, width = manifest.image_grid
         grammar = Grammar(vocabulary, (height, width))
-    images = folder / IMAGE_TOKENIZER_FOLDER
-    return Codec(
-        vocabulary,
-        grammar,
-        load_tokenizer(folder),
-        load_image_tokenizer(images, device) if images.is_dir() else None,
-    )
+    tokenizer, images = load_tokenizer(folder), folder / IMAGE_TOKENIZER_FOLDER
+    image_tokenizer = load_image_tokenizer(images, device) if os.path.lexists(images) else None
+    try:
+        return Codec(vocabulary, grammar, tokenizer, image_tokenizer)
+    except ValueError as error:
+        raise FileError(f"{images} does not belong to {folder / MANIFEST}: {error}; fuse the parents again") from None
 
 
 def context_of(folder: str | Path) -> int | None:
     """Most positions of a model folder's network, by its config; None where the folder has none."""
-    if not (Path(folder) / "config.json").is_file():
+    if not os.path.lexists(Path(folder) / "config.json"):
         return None
     return decoder_config(load_config(folder)).max_position_embeddings
 
 
-def choose_device(name: str | None) -> str:
-    """A device that is there; by default the GPU if there is one. Raises ValueError for one that is not."""
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if name is None else name
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: a build of torch without CUDA
-        raise ValueError(
-            f"device {name!r:.80} cannot be used ({str(error).splitlines()[0]}); try --device cpu"
-        ) from None
-    return name
-
-
 def _load_network(
-    folder: Path, device: str, dtype: str | torch.dtype | None, device_map: str | dict[str, str] | None
+    folder: Path, device: str, chosen: torch.dtype | None, device_map: str | dict[str, str] | None
 ) -> Any:
-    chosen: torch.dtype | None = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if chosen is None and torch.device(device).type == "cpu":
         chosen = torch.float32
     reader = CheckpointReader(folder)  # a truncated or missing file is named before anything is loaded
@@ -162,15 +147,7 @@ def _load_network(
             network, info = network_class.from_pretrained(
                 folder, **options, output_loading_info=True, ignore_mismatched_sizes=True, offload_folder=beside
             )
-    problems = []
-    for key, what in (("missing", "missing"), ("unexpected", "not expected"), ("mismatched", "of another shape")):
-        if names := sorted(name if isinstance(name, str) else name[0] for name in info[f"{key}_keys"]):
-            problems.append(f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})")
-    if problems:
-        raise ValueError(
-            f"{folder}: the tensors do not fit its config.json: {', '.join(problems)}; "
-            "use the config.json that belongs to these weights"
-        )
+    check_loaded(info, str(folder))
     return network.to(device) if device_map is None else network
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-import torch
-
 from jam import evaluation
 from jam.api.documents import Given, read_all
-from jam.api.loading import choose_device, context_of, load, load_codec
+from jam.api.loading import context_of, load, load_codec
+from jam.checkpoints.devices import choose_device, choose_dtype
 from jam.codec import Codec
 from jam.data.prepare import encode_fitting
 from jam.documents import Document, Image, Text
@@ -58,8 +57,10 @@ def verify(
     for name, value in (("tolerance", tolerance), ("answer_ids", answer_ids)):
         if value is not None and value < 0:
             raise ValueError(f"{name} is {value}; it must be 0 or more")
-    device = choose_device(device)
-    codec, context = load_codec(folder, device), context_of(folder) or 0
+    device, chosen_dtype = choose_device(device), choose_dtype(dtype)
+    codec, context = load_codec(folder, device), context_of(folder)
+    if context is None:
+        raise ValueError(f"{folder} has no config.json; fuse the parents again")
     left_out: list[str] = []
     found = built_in(codec) if documents is None else read_all(documents, allowed_media_path)
     encoded = list(encode_fitting(found, codec, context, left_out.append))
@@ -77,7 +78,7 @@ def verify(
         lambda chosen: load(folder, device, chosen).joint,
         parents={"text": text, "image": image},
         device=device,
-        dtype=getattr(torch, dtype) if dtype else None,
+        dtype=chosen_dtype,
         tolerance=tolerance,
         questions=questions,
         new_ids=answer_ids,

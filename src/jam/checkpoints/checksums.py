@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jam.checked import shown
 from jam.checkpoints.folders import write_json
 from jam.files import FileError, open_regular, read_json
 
@@ -73,8 +74,8 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
     is_sealed, own = OWN in values or OTHERS in values, values.pop(OWN, "nothing")
     if is_sealed and own not in (None, _of_values(values)):
         raise FileError(
-            f"{path} is not as it was written: its checksum is {_of_values(values)}, and it says {own}; {remedy}; if "
-            f'you changed it yourself, set its "{OWN}" to null'
+            f"{path} is not as it was written: its checksum is {_of_values(values)}, and it says {shown(own)}; "
+            f'{remedy}; if you changed it yourself, set its "{OWN}" to null'
         )
     return values
 

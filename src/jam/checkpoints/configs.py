@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jam.checked import shown
 from jam.files import ANEW, FileError, read_json, reason
 
 if TYPE_CHECKING:
@@ -25,7 +26,19 @@ TWINS_OF_TYPES = {
     "multi_modality": "deepseek-community/Janus-Pro-7B and deepseek-community/Janus-Pro-1B",
 }
 
-MOST_LAYERS = 10_000  # beyond what any model has; a config of millions is damaged, and would be made for hours
+# The most of what libraries make modules of, beyond what any model has: of millions, they would make them for hours.
+MOST_LAYERS, MOST_BLOCKS, MOST_LEVELS, MOST_CHANNELS, MOST_CODES = 10_000, 32, 16, 2**14, 2**24
+MOST: dict[str, float] = dict.fromkeys(("num_hidden_layers", "depth"), MOST_LAYERS)
+MOST |= dict.fromkeys(("layers_per_block", "num_res_blocks"), MOST_BLOCKS)
+MOST |= dict.fromkeys(("in_channels", "out_channels", "out_ch", "base_channels", "ch", "embed_dim"), MOST_CHANNELS)
+MOST |= dict.fromkeys(("latent_channels", "z_channels", "vq_embed_dim", "code_channels"), MOST_CHANNELS)
+MOST |= {"discriminator_channels": MOST_CHANNELS, "patch": 64, "resolution": 2**15}
+MOST |= dict.fromkeys(("num_vq_embeddings", "num_embeddings", "n_embed", "codebook_size"), MOST_CODES)
+# Lists with an entry for each level of an image tokenizer, and the most of an entry.
+LEVELS: dict[str, float] = dict.fromkeys(
+    ("block_out_channels", "channels", "channel_multiplier", "ch_mult"), MOST_CHANNELS
+)
+LEVELS |= dict.fromkeys(("down_block_types", "up_block_types", "attn_resolutions"), float("inf"))
 
 
 def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedConfig:
@@ -41,8 +54,8 @@ def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedC
     from transformers import AutoConfig, __version__
 
     path = Path(folder) / "config.json"
-    raw = read_json(path, {})
-    require_few_layers(raw, path)
+    raw = read_json(path)
+    require_sizes(raw, path)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the classes check what they like, in their own ways
@@ -61,12 +74,27 @@ def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedC
         raise FileError(f"{what} {folder}: its config.json cannot be read: {reason(error)}; {ANEW}") from None
 
 
-def require_few_layers(raw: Mapping[str, Any], path: Path) -> None:
-    """Raises FileError if a config, or one inside it, has more than `MOST_LAYERS` layers."""
-    for values in (raw, *(value for value in raw.values() if isinstance(value, dict))):
-        count = values.get("num_hidden_layers")
-        if isinstance(count, int | float) and count > MOST_LAYERS:
-            raise FileError(f"{path}: num_hidden_layers is {count:g}; it must be {MOST_LAYERS} or less; {ANEW}")
+def require_sizes(raw: Mapping[str, Any], path: Path) -> None:
+    """Raises FileError if a config, or one inside it, asks for more than any model has."""
+    if problem := too_large(raw):
+        raise FileError(f"{path}: {problem}; {ANEW}")
+
+
+def too_large(values: Mapping[str, Any]) -> str | None:
+    """Which of the settings, or of those inside them, asks for more than any model has, in words."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            if problem := too_large(value):
+                return problem
+        elif isinstance(value, list | tuple) and name in LEVELS:
+            if len(value) > MOST_LEVELS:
+                return f"{name} has {len(value)} entries; it must have {MOST_LEVELS} or less"
+            for entry in value:
+                if isinstance(entry, int | float) and entry > LEVELS[name]:
+                    return f"{name} has {shown(entry)}; it must be {LEVELS[name]} or less"
+        elif isinstance(value, int | float) and value > MOST.get(name, float("inf")):
+            return f"{name} is {shown(value)}; it must be {MOST[name]} or less"
+    return None
 
 
 def twin_of(folder: str | Path, model_type: str | None = None) -> str | None:

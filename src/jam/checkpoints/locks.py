@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from jam.files import FileError
 
 
 @contextmanager
@@ -14,11 +17,15 @@ def only_one(lock: Path, result: Path) -> Iterator[None]:
     """Hold the file `lock` while the block makes `result`; it is free again when the process ends, however it does.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or something else lies there: a folder, or a link.
     """
     try:
         held = FileLock(lock, timeout=0, thread_local=False).acquire()
     except Timeout:
         raise ValueError(f"another process is making {result}; wait for it, or choose another --out") from None
+    except OSError as error:
+        if not os.path.lexists(lock):
+            raise
+        raise FileError(f"{lock} is no file to lock ({error.strerror}); remove it") from None
     with held:
         yield

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jam.checkpoints.weights import few
+from jam.files import FileError
 
 if TYPE_CHECKING:
     import torch
@@ -132,4 +133,17 @@ def check_tensors(
         raise ValueError(
             f"{what} does not fit its {config}: of {len(expected)} expected and {len(found)} found tensors "
             f"{', '.join(problems)}; use the {config} that belongs to these weights"
+        )
+
+
+def check_loaded(info: Mapping[str, Iterable[Any]], what: str) -> None:
+    """Raises ValueError where `from_pretrained` left tensors as they were, by its `output_loading_info`."""
+    problems = []
+    for key, problem in (("missing", "missing"), ("unexpected", "not expected"), ("mismatched", "of another shape")):
+        if names := sorted(name if isinstance(name, str) else name[0] for name in info[f"{key}_keys"]):
+            problems.append(f"{len(names)} {problem} ({few(names)})")
+    if problems:
+        raise FileError(
+            f"{what}: the tensors do not fit its config.json: {', '.join(problems)}; "
+            "use the config.json that belongs to these weights"
         )

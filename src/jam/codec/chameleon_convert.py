@@ -14,10 +14,11 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from jam.checkpoints import CheckpointReader, TensorInfo, check_tensors, new_folder
+from jam.checkpoints.configs import require_sizes
 from jam.checkpoints.plain import load_plain
 from jam.codec.chameleon_vqgan import ChameleonVQGAN, ChameleonVQGANConfig
 from jam.codec.files import HOLDERS, PREFIXES, inner_config, stored_names
-from jam.files import FileError, read_json, read_yaml, reason
+from jam.files import FileError, read_json, read_yaml, reading, reason
 
 # Keys of `ddconfig` and what `transformers` calls them.
 FIELDS = {
@@ -60,18 +61,16 @@ def convert_chameleon(source: str | Path, out: str | Path, description: str | Pa
     if source.is_dir():
         if description:
             raise ValueError(f"{source} is a folder, which its config.json describes; leave {description} out")
-        described_by = "config.json"
-        config, tensors = read_folder(source)
+        path, (config, tensors) = source / "config.json", read_folder(source)
     else:
         path = Path(description) if description else source.with_suffix(".yaml")
-        described_by = path.name
         tensors = read_original(source)
         config = read_description(path)
-    with torch.device("meta"):
+    with reading(path), torch.device("meta"):
         model = ChameleonVQGAN(config)
     infos = {name: TensorInfo.of(tensor) for name, tensor in tensors.items()}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    check_tensors(infos, expected, str(source), config=described_by)
+    check_tensors(infos, expected, str(source), config=path.name)
     model.load_state_dict(tensors, assign=True)
     with new_folder(out, bytes_needed=sum(info.bytes for info in infos.values())) as folder:
         model.save_pretrained(folder)
@@ -88,6 +87,7 @@ def read_description(path: Path) -> ChameleonVQGANConfig:
         raise ValueError(f"{path} does not exist; name the YAML file that describes the model with --yaml")
     try:
         params = read_yaml(path)["model"]["params"]
+        require_sizes(params, path)
         network = params["ddconfig"]
         values = {ours: network[theirs] for theirs, ours in FIELDS.items()}
         values |= {"num_embeddings": params["n_embed"], "embed_dim": params["embed_dim"]}
@@ -102,7 +102,9 @@ def read_description(path: Path) -> ChameleonVQGANConfig:
     for name, value in SWITCHES.items():
         given = (params | network).get(name, value)
         if given != value:
-            raise ValueError(f"{path}: {name} is {given}; only the network of Chameleon is known, which has {value}")
+            raise ValueError(
+                f"{path}: {name} is {given!r:.80}; only the network of Chameleon is known, which has {value}"
+            )
     if config.attn_type not in ("vanilla", "none"):
         raise ValueError(f"{path}: attn_type is {config.attn_type!r}; known: vanilla, none")
     return config

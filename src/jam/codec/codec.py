@@ -142,7 +142,7 @@ class Codec:
             grid: the picture's size, where documents say it (None: the usual one).
 
         Raises:
-            ValueError: the prompt is empty, or the layout cannot write the size.
+            ValueError: the prompt is empty, the tokenizer has no id for it, or the layout cannot write the size.
         """
         document = Document(messages=[Message("user", [Text(prompt)])]) if isinstance(prompt, str) else prompt
         if not any(not isinstance(part, Text) or part.text.strip() for part in document.parts):
@@ -153,6 +153,8 @@ class Codec:
             writer.write(self.template.question(document.messages))
         else:
             writer.write([*self.vocabulary.begin_ids, *document.content])
+        if len(writer.ids) <= self.vocabulary.opening_of(writer.ids):
+            raise ValueError(f"the tokenizer {self.tokenizer.name_or_path} has no id for any letter of the prompt")
         if opens_image:
             writer.begin_text()
             opening = [self.vocabulary.break_id] if layout is None else layout.write_opening(grid or self.grammar.grid)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from jam.checkpoints.tensors import check_loaded
 from jam.codec.files import read_processor
 from jam.codec.info import ImageTokenizerInfo, patch_size
 
@@ -68,6 +69,13 @@ def padded(picture: Image.Image, side: int, least: int = 14) -> Image.Image:
     return square
 
 
+def loaded(network_class: Any, folder: Path, **options: Any) -> torch.nn.Module:
+    """A network with all of its weights; those that a folder lacks would be random numbers."""
+    network, info = network_class.from_pretrained(folder, output_loading_info=True, **options)
+    check_loaded(info, str(folder))
+    return network
+
+
 class DiffusersVQ(Coder):
     """`diffusers.VQModel`.
 
@@ -93,7 +101,7 @@ class DiffusersVQ(Coder):
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # it warns of its own cast to float32
         try:
-            return VQModel.from_pretrained(folder, low_cpu_mem_usage=False, torch_dtype=dtype)
+            return loaded(VQModel, folder, low_cpu_mem_usage=False, torch_dtype=dtype)
         finally:
             logging.set_verbosity(verbosity)
 
@@ -147,7 +155,7 @@ class JanusVQ(Coder):
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from transformers import JanusVQVAE
 
-        return JanusVQVAE.from_pretrained(folder, dtype=dtype)
+        return loaded(JanusVQVAE, folder, dtype=dtype)
 
     @staticmethod
     def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -178,7 +186,7 @@ class Emu3VQ(Coder):
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from transformers import Emu3VQVAE
 
-        return Emu3VQVAE.from_pretrained(folder, dtype=dtype)
+        return loaded(Emu3VQVAE, folder, dtype=dtype)
 
     @staticmethod
     def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -206,7 +214,7 @@ class ChameleonVQ(Coder):
     def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         from jam.codec.chameleon_vqgan import ChameleonVQGAN
 
-        return ChameleonVQGAN.from_pretrained(folder, dtype=dtype)
+        return loaded(ChameleonVQGAN, folder, dtype=dtype)
 
     @staticmethod
     def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jam.checkpoints.configs import require_sizes
 from jam.codec.coders import CODERS
 from jam.codec.files import holds_image_tokenizer, inner_config
 from jam.codec.info import ImageTokenizerInfo
@@ -25,6 +26,7 @@ def describe_image_tokenizer(folder: str | Path) -> ImageTokenizerInfo:
         hint = "; make one of vqgan.ckpt with `jam convert-tokenizer`" if any(Path(folder).glob("*.ckpt")) else ""
         raise ValueError(f"{folder}: no image tokenizer here (config.json is missing){hint}")
     config = read_json(path)
+    require_sizes(config, path)
     if holds_image_tokenizer(folder):
         config = inner_config(folder).to_dict()
     with reading(path):

@@ -14,7 +14,7 @@ from jam.checkpoints import CheckpointReader, Jobs, check_tensors, new_folder, w
 from jam.checkpoints.configs import load_config
 from jam.checkpoints.folders import copy_folder
 from jam.checkpoints.reader import tensor_names
-from jam.files import FileError, read_json
+from jam.files import FileError, read_json, reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +87,7 @@ class InsideCheckpoint:
         self.infos = {name: self._reader.infos[stored] for name, stored in self._stored.items()}
         network = getattr(transformers, KINDS[self.config.model_type])
         self.config.architectures = [network.__name__]
-        with torch.device("meta"):
+        with reading(folder / "config.json"), torch.device("meta"):
             model = network(self.config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         check_tensors(self.infos, expected, f"the image tokenizer inside {folder}")

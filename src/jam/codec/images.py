@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from jam.checkpoints.devices import choose_device
 from jam.checkpoints.progress import without_progress_bars
 from jam.codec.coders import CODERS
 from jam.codec.description import describe_image_tokenizer
@@ -121,4 +122,4 @@ def load_image_tokenizer(
     # Autoencoders of this kind lose detail in half precision, and are small: fp32 unless asked otherwise.
     with reading(f"the image tokenizer {folder}"), without_progress_bars():
         model = CODERS[info.kind].load(Path(folder), dtype or torch.float32)
-    return ImageTokenizer(model.to(device or "cpu"), info)
+    return ImageTokenizer(model.to(choose_device("cpu" if device is None else device)), info)

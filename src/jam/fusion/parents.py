@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from jam.checkpoints import CheckpointReader, Manifest, TensorInfo, check_tensors, has_weights
-from jam.checkpoints.configs import load_config, require_few_layers, twin_of
+from jam.checkpoints.configs import load_config, require_sizes, twin_of
 from jam.checkpoints.tensors import KIND_OF, KINDS, dtype_of
 from jam.files import read_json, reading
 from jam.fusion.file_tokenizer import FileTokenizer
@@ -274,7 +274,7 @@ def read_settings(folder: Path, what: str) -> Any:
     """
     path = folder / "config.json"
     values = read_json(path)
-    require_few_layers(values, path)
+    require_sizes(values, path)
     with reading(path, passing=ValueError):
         settings = Settings.of(values, f"{what} {folder}")
     if settings is not None:

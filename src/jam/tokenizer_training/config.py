@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jam.checked import check_fields
+from jam.checkpoints.configs import too_large
 
 
 @dataclass
@@ -148,6 +149,8 @@ class TokenizerConfig:
         for name in ("warmup_steps", "codebook_from", "revive_every", "adversarial_from", "validate_every", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if problem := too_large(vars(self)):
+            raise ValueError(problem)
         if self.resolution % self.factor:
             raise ValueError(
                 f"resolution is {self.resolution}, and {self.patch} (patch) x 2 for each of {len(self.channels) - 1} "

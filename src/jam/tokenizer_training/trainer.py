@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jam.checkpoints import new_folder, write_json
+from jam.checkpoints import TensorInfo, new_folder, require_memory, write_json
+from jam.checkpoints.devices import choose_device
 from jam.checkpoints.folders import disk_full, is_disk_full
 from jam.files import replacing, write_text
 from jam.tokenizer_training.codebook import revive_codes, start_codes, usage
@@ -42,6 +43,14 @@ LATENTS = 2**16  # that the codebook starts from, at most (and at least as many 
 FREE = {"out", "sources", "validation", "allowed_media_path", "resume", "device", "workers", "cache_mb"}
 FREE |= {"validate_every", "checkpoint_every"}
 FREE |= {"keep_checkpoints", "max_unreadable"}
+
+
+def require_room(config: TokenizerConfig, device: torch.device) -> None:
+    """Raises ValueError where the recipe's networks are larger than the memory of the device."""
+    with torch.device("meta"):
+        networks = build_tokenizer(config), PatchDiscriminator(config.discriminator_channels, config.resolution)
+    infos = [TensorInfo.of(tensor) for network in networks for tensor in network.state_dict().values()]
+    require_memory("the image tokenizer of this recipe", infos, torch.float32, device)
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class TokenizerTrainer:
     def __init__(self, config: TokenizerConfig) -> None:
         self.config, self.folder = config, RunFolder(config, World(), TOKENIZER)
         self.run = self.folder.path
-        self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(choose_device(config.device))
         found = find_pictures(config.sources, config.allowed_media_path)
         if config.validation:
             held = find_pictures(config.validation, config.allowed_media_path)
@@ -91,6 +100,7 @@ class TokenizerTrainer:
         )
         self.held = Pictures(held, config.resolution, **settings)
         self.digest = digest_of(learnt)
+        require_room(config, self.device)
         self.model = build_tokenizer(config).to(self.device, memory_format=torch.channels_last)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + 1)

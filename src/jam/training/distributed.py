@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from jam.checkpoints.devices import choose_device
 from jam.models import JointModel
 
 TIMEOUT = timedelta(minutes=30)  # a validation or an export of the first process may take as long
@@ -107,6 +108,9 @@ def join(device: str | None = None) -> World:
 
     Args:
         device: "cpu" for processes without GPUs although there are some.
+
+    Raises:
+        ValueError: the device is none that is there.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
@@ -115,6 +119,8 @@ def join(device: str | None = None) -> World:
     place = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(place)
+    if device is not None:
+        choose_device(device)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
