@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -181,6 +182,29 @@ def test_a_loop_that_is_closed_ends_what_is_written(model: Model, monkeypatch: p
     assert not closing.is_alive() and loop.engine.runner.lengths == [0]
     with pytest.raises(ValueError, match="this engine has been closed; make another one"):
         loop.run(requests(model, 1))
+
+
+def test_text_that_cannot_be_read_holds_nobody(model: Model, loop: EngineLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled document whose text raises when it ends; its neighbour is written."""
+    plain = [Request(one.prompt, replace(one.settings, min_images=0, max_images=0)) for one in requests(model, 8)]
+    asked = [request for request, ids in zip(plain, alone(model, plain), strict=True) if len(ids) > 8][:2]
+    expected, go_on = alone(model, asked), held(model, monkeypatch, after=5)
+    first, second = loop.submit_all(asked)
+    monkeypatch.setattr(first._row.reporter.run, "close", faults.full_disk)
+    first.cancel()
+    go_on.set()
+    assert isinstance(first.result().error, OSError) and second.result().new_ids == expected[1]
+    assert [type(event) for event in first][-1] is Finished
+
+
+def test_a_thread_that_dies_leaves_nobody_waiting(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = EngineLoop(Engine(model.joint, model.codec, slots=1))
+    monkeypatch.setattr(loop._thread, "_step", faults.full_disk)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    with pytest.raises(ValueError, match=r"raised OSError: .*No space left"):
+        loop.run(requests(model, 2))
+    with pytest.raises(ValueError, match="this engine has been closed"):
+        loop.submit(requests(model, 1)[0])
 
 
 def test_a_loop_that_nobody_holds_ends(model: Model) -> None:

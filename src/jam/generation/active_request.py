@@ -106,8 +106,8 @@ class ActiveRequest:
 
     def finish(self, reason: FinishReason, text_end: int | None = None, error: BaseException | None = None) -> None:
         """End the document; a picture that is not whole is left out, and of a text what `TextRun.cut` says."""
-        self.finish_reason = reason
         count = self.reporter.finish(reason)
+        self.finish_reason = reason
         self._generation = Generation(
             self.prompt,
             self.new_ids[:count],

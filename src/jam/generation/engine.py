@@ -130,8 +130,9 @@ class Engine:
     def cancel(self, *rows: ActiveRequest) -> None:
         """End documents now; what is whole of them stays. No effect on a document that is finished."""
         ended = [row for row in rows if row.finish_reason is None]
-        for row in ended:
-            row.finish("cancelled")
+        with self._failing(ended):
+            for row in ended:
+                row.finish("cancelled")
         self._release(ended)
 
     @property

@@ -6,10 +6,12 @@ waits in one queue; the thread does it between two steps, so that nothing else t
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -68,9 +70,13 @@ class EngineLoop:
         """
         streams = self.submit_all(requests, is_heard=False)
         try:
-            while on_progress is not None and not all(stream.is_finished for stream in streams):
-                next(stream for stream in streams if not stream.is_finished).wait(LOOK)
+            while on_progress is not None:
+                unfinished = [stream for stream in streams if not stream.is_finished]
+                if unfinished:
+                    unfinished[0].wait(LOOK)
                 on_progress(streams)
+                if not unfinished:
+                    break
             generations = [stream.result() for stream in streams]
             return [generation.checked() for generation in generations]
         finally:
@@ -123,7 +129,7 @@ class Stream:
     def gaps_filled(self) -> int:
         return self._row.progress.gaps_filled
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Generator[Event]:
         """The events that were not read yet; an iterator that is left early cancels the request."""
         try:
             while not self._is_read:
@@ -145,7 +151,7 @@ class Stream:
     def cancel(self) -> None:
         """End the document with the next step; what is whole of it stays. No effect if it is finished."""
         if not self.is_finished:
-            self._thread.post(lambda: self._thread.engine.cancel(self._row))
+            self._thread.post(lambda: self._thread.cancel(self._row))
 
     def _put(self, event: Event) -> None:
         self._events.put(event)
@@ -164,13 +170,17 @@ class _Thread(threading.Thread):
         self._goes_on = True
 
     def run(self) -> None:
-        while self._goes_on:
-            self._do_what_is_asked(wait=self.engine.is_idle)
-            if not self.engine.is_idle:
+        try:
+            while self._goes_on:
+                self._do_what_is_asked(wait=self.engine.is_idle)
+                if not self.engine.is_idle:
+                    self._step()
+            for stream in [*self._streams.values()]:
+                self.cancel(stream._row)
+            while not self.engine.is_idle:
                 self._step()
-        self.engine.cancel(*(stream._row for stream in self._streams.values()))
-        while not self.engine.is_idle:
-            self._step()
+        finally:
+            self._end_all()
 
     def post(self, call: Callable[[], object]) -> None:
         """Let the thread call something between two steps."""
@@ -208,6 +218,18 @@ class _Thread(threading.Thread):
         streams = [Stream(self, row) for row in self.engine.submit_all(requests, is_heard)]
         self._streams |= {stream._row.id: stream for stream in streams}
         return streams
+
+    def cancel(self, row: ActiveRequest) -> None:
+        """End a document; what is raised meanwhile (its text cannot be read) is in its result."""
+        with suppress(Exception):
+            self.engine.cancel(row)
+
+    def _end_all(self) -> None:
+        """Nobody waits for ever: documents that are not finished fail, where an error ended the thread itself."""
+        for row, stream in [(stream._row, stream) for stream in self._streams.values()]:
+            if row.finish_reason is None:
+                row.fail(sys.exception() or RuntimeError("the engine has been closed"))
+            stream._put(Finished(row.id, row.result()))
 
     def _do_what_is_asked(self, wait: bool) -> None:
         try:

@@ -42,6 +42,7 @@ class TextRun:
         self.prior_length = len(self.text)
         self.sentence: Place | None = None
         self._read = self._seen = len(self.ids)  # ids before it are in `text`, and have been looked at
+        self._first, self._known = 0, ""  # what is decoded with a new id: ids from the first on, and their text
         self._look_from(max(0, self._read - _COMPANY))
         self._candidate: Place | None = None
         self._places: list[Place] = []  # behind `prior`, where no character is parted
