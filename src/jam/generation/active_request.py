@@ -255,11 +255,10 @@ class ActiveRequest:
     def _open_unconditional(self) -> None:
         """The unconditional slot of the picture that is open: its prompt, then what is there of the picture."""
         assert self.guiding is not None
-        v = self.grammar.vocabulary
         if self.state is State.IMAGE:
             picture = self.ids[len(self.ids) - self.cursor.image_ids :]
         else:
-            picture = [v.break_id] if v.layout is None else v.layout.write_opening(self.grammar.grid)
+            picture = self.grammar.vocabulary.pictures.write_opening(self.grammar.grid)
         self.guiding.pending = [*self.unconditional_prefix, *picture]
         self.guiding.restart = True
 

@@ -153,8 +153,5 @@ def _prior(row: ActiveRequest) -> list[int]:
     if row.state is State.TEXT_SPAN:
         start = v.opening_of(prompt) if given is None else given
         end = prompt.index(v.sentinel_id(row.cursor.next_span - 1))
-    if v.layout is None:
-        last = max((place + 1 for place in range(end) if prompt[place] == v.break_id), default=0)
-    else:
-        last = max((frame.end for frame in v.layout.frames(prompt[:end])), default=0)
+    last = max((frame.end for frame in v.pictures.frames(prompt[:end])), default=0)
     return [token for token in prompt[max(start, last) : end] if v.is_text(token)]
