@@ -42,7 +42,8 @@ def main() -> None:
     masked = cm3.mask(ids, [(2, 5), (20, 40)], grammar.vocabulary)
     measure("states of the grammar", lambda: grammar.state_array(masked), runs, 0.15)
     rng = np.random.default_rng(0)
-    measure("a training example", lambda: make_example(Encoded(ids), grammar, Objective(), rng, 512), runs, 1.0)
+    encoded = Encoded.of(ids, grammar.vocabulary)
+    measure("a training example", lambda: make_example(encoded, grammar, Objective(), rng, 512), runs, 1.0)
 
 
 if __name__ == "__main__":

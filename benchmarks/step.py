@@ -35,6 +35,7 @@ from jam.api.training import make_trainer
 from jam.demo.setup import fuse_parents, read_recipe, write_corpus
 from jam.models.towers import attention
 from jam.training import DataSource, TrainConfig, optimizers
+from jam.training.allocator import keep_freed_blocks
 from jam.waiting import VARIABLES
 
 SOURCES = {"align": {"texts": 0.5, "captions": 0.5}, "instruct": {"tutorials": 0.9, "captions": 0.1}}
@@ -120,6 +121,7 @@ def measure(recipe: str, options: argparse.Namespace) -> float:
     sources = [DataSource(str(options.folder / name), weight) for name, weight in SOURCES[recipe].items()]
     with tempfile.TemporaryDirectory() as out:
         config = TrainConfig(model="", out=out, sources=sources, **read_recipe(recipe, {}))
+        keep_freed_blocks()
         trainer = make_trainer(model, config)
         if options.side == "before":
             trainer.lanes = None

@@ -40,6 +40,7 @@ from jam.models import CrossConfig, CrossForCausalLM
 from jam.models.scoring import Scores, token_nll
 from jam.training import DataSource, TrainConfig, Trainer
 from jam.training import trainer as trainer_module
+from jam.training.allocator import keep_freed_blocks
 from jam.vocabulary import ParentRows, Vocabulary
 
 CODES, GRID, SENTINELS = 1024, (8, 8), 8
@@ -113,7 +114,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     codec = Codec(vocabulary, Grammar(vocabulary, GRID), tokenizer)
     documents = pieces(Path(options.data), codec, options.context)
     if "full" in options.variant or options.variant.startswith("loss"):
-        documents = (document for document in full_length(documents, options.context))
+        documents = (document for document in full_length(documents, options.context, vocabulary))
     chosen = list(islice(documents, options.documents))
     model = build(vocabulary, options)
     if options.variant.startswith("trainer"):
@@ -183,13 +184,13 @@ def with_codes(document: Document, rng: np.random.Generator) -> Document:
     return Document(content=changed(document.content))
 
 
-def full_length(documents: Iterator[Encoded], context: int) -> Iterator[Encoded]:
+def full_length(documents: Iterator[Encoded], context: int, vocabulary: Vocabulary) -> Iterator[Encoded]:
     """Those that fill a context to a sixteenth, filled up with text."""
     for document in documents:
         missing = context + 1 - len(document.ids)
         if missing <= context // 16:
-            ids, start = document.ids, document.answer_start
-            yield Encoded([*ids[:start], *[100] * missing, *ids[start:]], start)
+            ids, start = document.ids, document.main_start
+            yield Encoded.of([*ids[:start], *[100] * missing, *ids[start:]], vocabulary, start)
 
 
 # --- both sides -------------------------------------------------------------------------------------------------------
@@ -220,6 +221,7 @@ def run_ours(model: CrossForCausalLM, documents: list[Encoded], options: argpars
             for document in documents:
                 writer.add(document)
         writer.finish()
+        keep_freed_blocks()
         trainer = Trainer(model.train(), settings(options, out), lambda *_: None)
         before = peak()
         steps = trainer.steps if not options.variant.startswith("loss") else min(4, trainer.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 from jam.checkpoints.manifest import version
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 an error the user can mend or a proof that fails, 2 a wrong call, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process needs no group for its checkpoints
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from jam.api.loading import load, load_codec
 from jam.api.model import Model
 from jam.cli import main
 from jam.codec import Codec
-from jam.data.examples import Objective, draw_spans, label
+from jam.codec.chat_template import template_digest, turn_end
+from jam.data.examples import Objective, draw_masked, label
 from jam.documents import Document, Gap, Image, Message, Text
 from jam.generation import Engine, GenerationSettings, Request
 from jam.generation.documents import request_for
@@ -63,8 +65,6 @@ def codec_of(kind: str, **changes: Any) -> Codec:
     """A codec without a model, as fusion makes it."""
     words = tokenizer(kind)
     values = {"text_size": len(words), "image_size": tiny.CODES, "eos_id": words.eos_token_id, "sentinels": 8}
-    from jam.codec.chat_template import template_digest, turn_end
-
     begin = (words.bos_token_id,) if KINDS[kind].begins else ()
     ends = tuple({turn_end(words), words.eos_token_id} - {words.eos_token_id})
     v = Vocabulary(**values | {"begin": begin, "ends": ends, "chat_template": template_digest(words)} | changes)
@@ -162,19 +162,66 @@ def test_documents_come_back(kind: str) -> None:
     ]
     encoded = codec.encode(Document(messages=messages))
     assert encoded.ids[-1] == codec.tokenizer.convert_tokens_to_ids(KINDS[kind].end)
-    back = codec.decode(encoded.ids, encoded.answer_start)
+    back = codec.decode(encoded.ids, encoded.main_start)
     assert [part if isinstance(part, Text) else part.codes for part in back.answer] == [
         Text("he is"), PICTURE, Text("us"), PICTURE,
     ]  # fmt: skip
     assert [image.codes for image in back.messages[0].content if isinstance(image, Image)] == [PICTURE] * 2
     one = codec.encode(Document(messages=messages[:2]))
-    assert codec.decode(one.ids, one.answer_start).messages[0].content[0] == Text("draw the ")
+    assert codec.decode(one.ids, one.main_start).messages[0].content[0] == Text("draw the ")
     states = codec.grammar.states(encoded.ids)
     assert states.count(State.IMAGE) == 4 * tiny.IMAGE_TOKENS and State.CLOSED not in states
     written = [codec.tokenizer.convert_ids_to_tokens(token) for token in one.ids if token < codec.vocabulary.text_size]
     assert written.count(KINDS[kind].end) == codec.tokenizer.apply_chat_template(
         as_dicts(turns("a", "b")), tokenize=False
     ).count(KINDS[kind].end)
+
+
+@EACH
+def test_every_answer_is_found(kind: str) -> None:
+    """From behind the template's header to the id that ends its turn, which it is to write."""
+    codec = codec_of(kind)
+    picture = Image(codes=PICTURE)
+    messages = turns(
+        "the", "red house", "is it</s>", "  he is ", "draw", "us", system=None if kind == "mistral" else "a"
+    )
+    messages[-3].content[:] = [picture, Text("he is"), picture]
+    encoded = codec.encode(Document(messages=messages))
+    spans = [*encoded.earlier_answers(), (encoded.main_start, len(encoded.ids))]
+    answers = [turn for turn in messages if turn.role == "assistant"]
+    assert len(spans) == len(answers) == 3
+    for (left, right), turn in zip(spans, answers, strict=True):
+        assert encoded.ids[right - 1] == codec.tokenizer.convert_tokens_to_ids(KINDS[kind].end)
+        back = codec.decode(encoded.ids[:right], left).answer
+        shown = [part.text.strip() if isinstance(part, Text) else part.codes for part in back]
+        assert list(filter(None, shown)) == [
+            part.text.strip() if isinstance(part, Text) else part.codes for part in turn.content
+        ]
+    assert encoded.weights().tolist() == [float(place >= encoded.main_start) for place in range(len(encoded.ids))]
+
+
+def test_an_answer_that_the_template_hides_is_only_read() -> None:
+    """The system's text is moved into the last question: what asks for the first answer is written otherwise later."""
+    codec = codec_of("chatml")
+    codec.tokenizer.chat_template = (
+        "{% for turn in messages[1:] %}<|im_start|>{{ messages[0].content if loop.revindex == 1 }}"
+        "{{ turn.content }}<|im_end|>{% endfor %}"
+    )
+    v = replace(codec.vocabulary, chat_template=template_digest(codec.tokenizer))
+    moved = Codec(v, tiny.Grammar(v, tiny.GRID), codec.tokenizer)
+    assert moved.encode(Document(messages=turns("the", "red", "house", "us", system="draw"))).earlier_answers() == []
+
+
+@EACH
+def test_documents_stand_in_front_of_a_question(kind: str) -> None:
+    codec = codec_of(kind)
+    front = [codec.encode(Document(content=[Text("red"), Image(codes=PICTURE)]))]
+    for messages in (turns("the", "house"), []):
+        main = codec.encode(Document(messages=messages, content=[] if messages else [Text("the")]))
+        encoded = codec.put_in_front(front, main)
+        assert codec.grammar.states(encoded.ids).count(State.IMAGE) == tiny.IMAGE_TOKENS
+        assert encoded.ids[encoded.main_start :] == main.ids[main.main_start :]
+        assert encoded.alone().ids[-len(main.ids) :] == main.ids
 
 
 @EACH
@@ -185,18 +232,18 @@ def test_masked_answers_come_back(kind: str) -> None:
     parts = [Text("the red house"), Image(codes=PICTURE), Text("is he how us draw the house")]
     asked = codec.encode(Document(messages=[*turns("the", "red", "house"), Message("assistant", parts)]))
     content = codec.encode(Document(content=parts))
-    assert content.answer_start == KINDS[kind].begins and content.ids[-1] == v.eos_id
+    assert content.main_start == KINDS[kind].begins and content.ids[-1] == v.eos_id
     masked = 0
     for document in (asked, content):
         for _ in range(60):
-            spans = draw_spans(document, v, Objective(unconditional_rate=0.3, part_rate=0.3), rng)
-            assert all(left >= document.answer_start for left, _ in spans)
+            _, spans = draw_masked(document, v, Objective(unconditional_rate=0.3, part_rate=0.3), rng)
+            assert all(left >= document.main_start for left, _ in spans)
             ids = cm3.mask(document.ids, spans, v)
             assert cm3.unmask(ids, v) == document.ids
             example = label(document, spans, codec.grammar, Objective())
             assert len(example) == len(ids) - 1
             learnt = example.weights.nonzero()[0]
-            assert learnt.min() >= max(0, document.answer_start - 1)
+            assert learnt.min() >= max(0, document.main_start - 1)
             masked += bool(spans)
     assert masked > 40
 
@@ -259,8 +306,6 @@ def test_a_template_that_refuses_is_quoted() -> None:
 def test_a_template_cannot_leave_its_sandbox() -> None:
     words = tokenizer("chatml")
     words.chat_template = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
-    from jam.codec.chat_template import turn_end
-
     with pytest.raises(ValueError, match="unsafe"):
         turn_end(words)
 

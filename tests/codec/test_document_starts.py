@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import jam
 from jam import cm3
 from jam.codec import Codec
-from jam.data.examples import PLAIN, Objective, draw_spans, make_example
+from jam.data.examples import PLAIN, Objective, draw_masked, make_example
 from jam.data.split import split
 from jam.documents import Document, Image, Text
 from jam.evaluation.samples import pictures_of, text_behind_pictures, text_of
@@ -49,7 +49,7 @@ def test_documents_come_back(begin: tuple[int, ...] | None) -> None:
     for content in ([Text("First draw.")], [PICTURE], [PICTURE, Text("a"), PICTURE, PICTURE], [Text("a"), PICTURE]):
         encoded = made.encode(Document(content))
         opening = (0,) if begin is None else begin
-        assert tuple(encoded.ids[: len(opening)]) == opening and encoded.answer_start == len(opening)
+        assert tuple(encoded.ids[: len(opening)]) == opening and encoded.main_start == len(opening)
         assert encoded.ids[-1] == v.eos_id and encoded.ids[len(opening)] != v.eos_id
         back = made.decode(encoded.ids)
         assert [part if isinstance(part, Text) else part.codes for part in back.content] == [
@@ -65,9 +65,9 @@ def test_every_id_behind_the_first_is_learnt(begin: tuple[int, ...] | None) -> N
     made, rng = codec(begin), np.random.default_rng(0)
     document = made.encode(Document([Text("First draw a red house."), PICTURE, Text("Then, 2 trees")]))
     plain = make_example(document, made.grammar, PLAIN, rng)
-    assert len(plain) == len(document.ids) - 1 and plain.weights[max(0, document.answer_start - 1) :].all()
-    masked = [draw_spans(document, made.vocabulary, Objective(unconditional_rate=0.5), rng) for _ in range(100)]
-    assert any(spans and spans[0][0] == document.answer_start for spans in masked)
+    assert len(plain) == len(document.ids) - 1 and plain.weights[max(0, document.main_start - 1) :].all()
+    masked = [draw_masked(document, made.vocabulary, Objective(unconditional_rate=0.5), rng)[1] for _ in range(100)]
+    assert any(spans and spans[0][0] == document.main_start for spans in masked)
     for spans in masked:
         ids = cm3.mask(document.ids, spans, made.vocabulary)
         made.grammar.states(ids)
@@ -81,7 +81,7 @@ def test_pieces_begin_alike(begin: tuple[int, ...] | None) -> None:
     pieces = split(document, 20, made.vocabulary)
     assert len(pieces) > 2
     for piece in pieces:
-        assert made.vocabulary.opening_of(piece.ids) == piece.answer_start and len(piece.ids) <= 20
+        assert made.vocabulary.opening_of(piece.ids) == piece.main_start and len(piece.ids) <= 20
         assert State.CLOSED not in made.grammar.states(piece.ids)
     assert made.decode(document.ids).images[0].codes == PICTURE.codes
 
@@ -90,9 +90,9 @@ def test_pieces_begin_alike(begin: tuple[int, ...] | None) -> None:
 def test_nothing_is_measured_before_the_first_id(begin: tuple[int, ...] | None) -> None:
     made = codec(begin)
     document = made.encode(Document([PICTURE, Text("a red house"), PICTURE]))
-    samples = [text_of(document.ids, made.grammar, document.answer_start)]
-    samples += [pictures_of(document.ids, made.grammar, document.answer_start)]
-    samples += text_behind_pictures(document.ids, made.grammar, document.answer_start) or ()
+    samples = [text_of(document.ids, made.grammar, document.main_start)]
+    samples += [pictures_of(document.ids, made.grammar, document.main_start)]
+    samples += text_behind_pictures(document.ids, made.grammar, document.main_start) or ()
     assert len(samples) == 4
     for sample in samples:
         assert sample is not None and sample.at.min() >= 0 and sample.at.max() < len(sample.inputs)

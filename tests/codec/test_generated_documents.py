@@ -28,8 +28,10 @@ def test_documents_come_back(name: str, data: st.DataObject) -> None:
     document = data.draw(generated.documents(codec.grammar.grid, tiny.CODES, questions))
     encoded = codec.encode(document)
     codec.grammar.states(encoded.ids)
-    back = codec.decode(encoded.ids, encoded.answer_start)
-    assert codec.encode(back) == encoded
+    back = codec.decode(encoded.ids, encoded.main_start)
+    again = codec.encode(back)
+    assert (again.ids, again.main_start) == (encoded.ids, encoded.main_start)
+    assert len(encoded.weights()) == len(encoded.ids) and len(encoded.earlier_answers()) <= len(document.messages[:-1])
     if document.messages:
         assert to_record(back)["messages"][-1] == to_record(document)["messages"][-1]
     else:

@@ -64,7 +64,7 @@ def test_training_leaves_them_out(place, tmp_path):
     assert len(source) > len(kept)  # one is split
     for piece in range(len(source)):
         encoded = shards[source.document_of(piece)]
-        assert source[piece].ids[: encoded.answer_start] == encoded.ids[: encoded.answer_start]
+        assert source[piece].ids[: encoded.main_start] == encoded.ids[: encoded.main_start]
     assert source.mean_length == sum(len(shards[one].ids) for one in kept) / len(source)
     loader = Loader([source], codec.grammar, CONTEXT, 2, Objective(), 0)
     assert {piece for _, piece in loader.documents_of(0)} == set(range(len(source)))

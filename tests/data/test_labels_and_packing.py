@@ -37,7 +37,7 @@ def test_labels_of_a_plain_document():
 def test_questions_are_not_learnt():
     example = make_example(CONVERSATION, G, PLAIN, np.random.default_rng(0))
     learnt = example.targets[example.weights > 0].tolist()
-    assert learnt == CONVERSATION.ids[CONVERSATION.answer_start :]
+    assert learnt == CONVERSATION.ids[CONVERSATION.main_start :]
 
 
 def test_weights_of_masked_documents():
@@ -53,7 +53,7 @@ def test_weights_of_masked_documents():
         for place, (target, state, weight) in enumerate(
             zip(example.targets.tolist(), example.states.tolist(), example.weights.tolist(), strict=True)
         ):
-            if place < document.answer_start - 1 or state == State.CLOSED:
+            if place < document.main_start - 1 or state == State.CLOSED:
                 expected = 0.0
             elif V.is_sentinel(target):
                 expected = 0.25
@@ -61,7 +61,7 @@ def test_weights_of_masked_documents():
                 expected = 0.5 if V.is_image(target) else 1.0
             assert weight == expected
             seen[expected] += 1
-        question = document.ids[: document.answer_start]
+        question = document.ids[: document.main_start]
         assert ids[: len(question)] == question  # spans lie in the answer
     assert min(seen[weight] for weight in (0.0, 0.25, 0.5, 1.0)) > 50
 
@@ -72,7 +72,7 @@ def test_unconditional_rate_masks_exactly_the_whole_text():
     always = Objective(cm3=False, unconditional_rate=1.0)
     example = make_example(CAPTION, G, always, rng)
     assert [*example.inputs.tolist(), int(example.targets[-1])] == whole
-    text = Encoded([0, 5, 6, 0])
+    text = Encoded.of([0, 5, 6, 0], V)
     assert make_example(text, G, always, rng).inputs.tolist() == [0, 5, 6]
     assert make_example(CONVERSATION, G, always, rng).inputs.tolist() == CONVERSATION.ids[:-1]
     often = Objective(cm3=True, unconditional_rate=0.2)
@@ -90,7 +90,7 @@ def test_limit_trims_the_source(is_open):
     rng = np.random.default_rng(0)
     lengths = set()
     for _ in range(200):
-        example = make_example(Encoded(ids), G, Objective(), rng, limit=len(ids) - 1)
+        example = make_example(Encoded.of(ids, V), G, Objective(), rng, limit=len(ids) - 1)
         lengths.add(len(example))
         masked = [*example.inputs.tolist(), int(example.targets[-1])]
         if masked == ids:
@@ -110,7 +110,8 @@ def test_what_stands_behind_a_cut_is_not_learnt(is_open):
     behind = Counter()
     for seed in range(300):
         whole, short = (
-            make_example(Encoded(ids), G, Objective(), np.random.default_rng(seed), limit) for limit in (None, len(ids))
+            make_example(Encoded.of(ids, V), G, Objective(), np.random.default_rng(seed), limit)
+            for limit in (None, len(ids))
         )
         if not (short.targets >= V.sentinel_start).any():
             continue  # left whole
@@ -130,7 +131,7 @@ def test_what_stands_behind_a_cut_is_not_learnt(is_open):
 
 def joined(pieces, vocabulary):
     """Bodies of pieces behind one another, with `<break>` where a picture ended."""
-    start = pieces[0].answer_start
+    start = pieces[0].main_start
     ids = list(pieces[0].ids)
     for piece in pieces[1:]:
         body = piece.ids[start:]
@@ -149,22 +150,22 @@ def test_pieces_join_back_to_the_document():
         assert joined(pieces, V) == document.ids
         for number, piece in enumerate(pieces):
             assert len(piece.ids) <= limit
-            assert piece.ids[: document.answer_start] == document.ids[: document.answer_start]
-            assert piece.answer_start == document.answer_start
+            assert piece.ids[: document.main_start] == document.ids[: document.main_start]
+            assert piece.main_start == document.main_start
             assert (piece.ids[-1] == 0) == (number == len(pieces) - 1)
-            assert len(piece.ids) > piece.answer_start
+            assert len(piece.ids) > piece.main_start
             make_example(piece, G, Objective(), rng, limit - 1)  # obeys the grammar: no image was cut
     assert min(counts[n] for n in (1, 2, 3, 4)) > 10
 
 
 def test_texts_stay_with_their_pictures():
     ids = [0, 1, 2, V.break_id, *IMAGE, V.break_id, 3, 4, 5, V.break_id, *IMAGE, 0]
-    pieces = split(Encoded(ids), 14, V)
+    pieces = split(Encoded.of(ids, V), 14, V)
     assert [piece.ids for piece in pieces] == [[0, 1, 2, V.break_id, *IMAGE], [0, 3, 4, 5, V.break_id, *IMAGE, 0]]
 
 
 def test_long_texts_are_cut_between_tokens():
-    pieces = split(Encoded([0, *range(1, 26), 0]), 10, V)
+    pieces = split(Encoded.of([0, *range(1, 26), 0], V), 10, V)
     assert [piece.ids for piece in pieces] == [[0, *range(1, 9)], [0, *range(9, 17)], [0, *range(17, 25)], [0, 25, 0]]
 
 

@@ -35,7 +35,7 @@ def test_shards_are_read_back_from_the_map(tmp_path, text_size, dtype):
     shift = vocabulary.image_start - V.image_start
     rng = np.random.default_rng(0)
     documents = [
-        Encoded([token + shift * (token >= V.image_start) for token in one.ids], one.answer_start)
+        Encoded.of([token + shift * (token >= V.image_start) for token in one.ids], vocabulary, one.main_start)
         for one in (random_encoded(rng) for _ in range(20))
     ]
     documents[0].ids[1] = text_size - 1
@@ -64,7 +64,7 @@ def test_the_first_documents_alone(tmp_path):
 
 
 def test_neighbouring_pictures_are_two(tmp_path):
-    summary = write_shards(tmp_path / "s", [Encoded([0, V.break_id, *IMAGE, V.break_id, V.break_id, *IMAGE, 0])])
+    summary = write_shards(tmp_path / "s", [Encoded.of([0, V.break_id, *IMAGE, V.break_id, V.break_id, *IMAGE, 0], V)])
     assert summary["images"] == 2
 
 
@@ -198,7 +198,7 @@ def test_every_piece_is_visited_once_an_epoch_and_shares_hold(shards):
 def test_weights_are_shares_of_tokens(tmp_path):
     """In the batches, of two sources whose documents have 7 and 57 ids."""
     for number, length in enumerate((5, 55)):
-        write_shards(tmp_path / f"s{number}", [Encoded([0, *[number + 1] * length, 0])] * 20)
+        write_shards(tmp_path / f"s{number}", [Encoded.of([0, *[number + 1] * length, 0], V)] * 20)
     shards = [Shards(tmp_path / f"s{number}", V) for number in range(2)]
     for weights in ((0.5, 0.5), (9.0, 1.0)):
         batches = taken(make_loader(shards, weights=weights, objective=PLAIN), 300)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jam.data import TENSORS, Loader, Objective, Shards, Source, draw_spans, example_length, label
+from jam.data import TENSORS, Loader, Objective, Shards, Source, draw_masked, example_length, label
 from jam.data.loader import START
 from support.encoded import G, V, random_encoded, write_shards
 
@@ -46,7 +46,7 @@ def test_lengths_are_known_before_examples_are_made():
     cut = 0
     for _ in range(2000):
         encoded = random_encoded(rng, most=4)
-        spans = draw_spans(encoded, V, Objective(unconditional_rate=0.2), rng)
+        _, spans = draw_masked(encoded, V, Objective(unconditional_rate=0.2), rng)
         limit = len(encoded.ids) - 1 + int(rng.integers(0, 12))
         made = label(encoded, spans, G, Objective(), limit)
         assert example_length(encoded, spans, V, limit) == len(made) <= limit
@@ -97,8 +97,8 @@ def test_more_processes_than_micro_batches(loader):
 def test_pieces_of_long_documents_are_found_by_their_number(loader):
     source = loader.sources[0]
     assert len(source) > len(source.shards)
-    question_free = [source[index].ids[source[index].answer_start :] for index in range(len(source))]
+    question_free = [source[index].ids[source[index].main_start :] for index in range(len(source))]
     ids = [token for piece in question_free for token in piece if token != V.break_id]
-    whole = [token for one in map(source.shards.__getitem__, range(120)) for token in one.ids[one.answer_start :]]
+    whole = [token for one in map(source.shards.__getitem__, range(120)) for token in one.ids[one.main_start :]]
     assert ids == [token for token in whole if token != V.break_id]
     assert torch.tensor([len(source[index].ids) for index in range(len(source))]).max() <= 49

@@ -49,7 +49,7 @@ def plain_nats(made: Any, documents: list[Document]) -> dict[str, list[float]]:
         logits = made.joint.logits(made.joint.hidden(ids[None, :-1])[0], states)
         forbidden = ~made.codec.grammar.allowed()[states]
         log_probs = logits.masked_fill(forbidden, -torch.inf).log_softmax(-1)
-        for place in range(encoded.answer_start, len(ids)):
+        for place in range(encoded.main_start, len(ids)):
             token = int(ids[place])
             kind = "image" if vocabulary.is_image(token) else "text"
             nats[kind].append(-float(log_probs[place - 1, token]))

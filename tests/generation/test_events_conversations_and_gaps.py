@@ -72,18 +72,18 @@ def test_pictures_are_decoded_on_demand_row_by_row(model: Model) -> None:
     assert (half.done, half.total, half.picture().size) == (2, 4, (4, 2))
     assert done.picture().tobytes() == events[-1].document.images[0].load().tobytes()
     with pytest.raises(ValueError, match="no image tokenizer"):
-        ImageDone(done.row, 0, done.codes, None, None).picture()
+        ImageDone(done.id, 0, done.codes, None, None).picture()
 
 
 def test_events_of_a_batch_name_their_row(model: Model) -> None:
-    engine = model.engine(slots=8)
+    engine = Engine(model.joint, model.codec, slots=8)
     prompt = model.codec.encode_prompt(QUESTION)
     rows = [engine.submit(Request(prompt, GenerationSettings(20, seed=seed))) for seed in range(4)]
     engine.step()
     engine.cancel(rows[2])
     engine.cancel(rows[2])  # once is enough
     events = list(engine.events())
-    assert {id(event.row) for event in events} <= {id(row) for row in rows}
+    assert {event.id for event in events} <= {row.id for row in rows}
     finished = [event for event in events if isinstance(event, Finished)]
     assert len(finished) == 4 and rows[2].finish_reason == "cancelled"
 
@@ -112,10 +112,10 @@ def test_a_conversation_equals_a_fresh_prefill_and_keeps_its_cache(
             assert sum(read) < asked + answer.extra["tokens"]  # else every id of the conversation would be read again
         turns.append(Message("assistant", answer.content))
     assert to_record(chat.document) == to_record(Document(messages=turns))
-    kept = chat.engine.runner.lengths
+    kept = chat.loop.engine.runner.lengths
     assert kept[0] > 0 and not any(kept[1:])
     chat.close()
-    assert not any(chat.engine.runner.lengths)
+    assert not any(chat.loop.engine.runner.lengths)
     assert chat.send("a").extra["tokens"] > 0  # read anew
     like(model)
 
@@ -125,20 +125,20 @@ def test_a_conversation_that_is_left_or_full(model: Model) -> None:
     for event in chat.stream(QUESTION, min_images=1):
         assert isinstance(event, TextPiece | ImageStarted)
         break
-    assert len(chat.document.messages) == 1 and chat.engine.is_idle
+    assert len(chat.document.messages) == 1
     assert chat.send(QUESTION).extra["tokens"] > 0
     with pytest.raises(ValueError, match="a prompt may have 159 tokens"):
         chat.send(40 * QUESTION)
-    assert len(chat.document.messages) == 3 and chat.send("a").extra["tokens"] > 0
+    assert len(chat.document.messages) == 3 and chat.send("a").extra["tokens"] > 0 and chat.loop.engine.is_idle
 
 
 def test_a_conversation_has_a_cache_of_its_length(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, short = (model.chat(length=length, max_new_tokens=10) for length in (None, 40))
     assert whole.send("a").extra["tokens"] and short.send("a").extra["tokens"]
-    assert whole.engine.runner.cache.bytes == 4 * short.engine.runner.cache.bytes
+    assert whole.loop.engine.runner.cache.bytes == 4 * short.loop.engine.runner.cache.bytes
     with pytest.raises(ValueError, match="a prompt may have 39 tokens"):
         short.send(20 * QUESTION)
-    monkeypatch.setattr("jam.api.model.available_memory", lambda device: 2 * short.engine.runner.cache.bytes)
+    monkeypatch.setattr("jam.api.model.available_memory", lambda device: 2 * short.loop.engine.runner.cache.bytes)
     with pytest.raises(ValueError, match="give a shorter length"):
         model.chat()
     assert model.chat(length=40, max_new_tokens=10).send("a").extra["tokens"]
@@ -160,7 +160,7 @@ def test_a_resting_session_gives_way(model: Model) -> None:
     chat = model.chat(max_new_tokens=10, temperature=0.0)
     first = chat.send(QUESTION)
     guided = Request(model.codec.encode_prompt("a"), GenerationSettings(10, guidance_scale=2.0))
-    chat.engine.run([guided])
+    chat.loop.run([guided])
     assert chat.session.slot is None
     turns = [Message("user", [Text(QUESTION)]), Message("assistant", first.content), Message("user", [Text("a")])]
     fresh = model.generate(Document(messages=turns), max_new_tokens=10, temperature=0.0)
@@ -271,8 +271,8 @@ def test_training_masks_whole_parts() -> None:
     v = codec.vocabulary
     parts = [Text("First"), Image(codes=[1, 2, 3, 4]), Text(" draw it")]
     encoded = codec.encode(Document(messages=[Message("user", [Text("a")]), Message("assistant", parts)]))
-    segments = cm3.segments(encoded.ids, v, encoded.answer_start)
-    drawn = [cm3.part_span(encoded.ids, v, rng, encoded.answer_start) for _ in range(300)]
+    segments = cm3.segments(encoded.ids, v, encoded.main_start)
+    drawn = [cm3.part_span(encoded.ids, v, rng, encoded.main_start) for _ in range(300)]
     assert {span for spans in drawn for span in spans} == set(segments) and len(segments) == 3
     assert min(sum(spans == [segment] for spans in drawn) for segment in segments) > 70
     example = make_example(encoded, codec.grammar, Objective(cm3=False, part_rate=1.0), rng)

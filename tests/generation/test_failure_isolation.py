@@ -47,7 +47,7 @@ def test_a_row_without_finite_logits_fails_alone(model: Model, broken: Callable,
     finished = [event for event in engine.events() if isinstance(event, Finished)]
     assert engine.is_idle and engine.runner.lengths == [0] * 3 and sorted(engine.scheduler.free) == [0, 1, 2]
     assert [row.finish_reason == "failed" for row in rows] == [True, False, False, False]
-    assert finished[0].row is rows[0] and finished[0].reason == "failed"
+    assert finished[0].id == rows[0].id and finished[0].reason == "failed"
     assert [row.result().new_ids for row in rows[1:]] == alone[1:]
     assert rows[0].new_ids == alone[0][: len(rows[0].new_ids)]
     with pytest.raises(ValueError, match=r"not finite .nan. behind a prompt of .* --dtype float32"):
@@ -114,12 +114,12 @@ def test_a_session_that_answers_keeps_its_memory(model: Model) -> None:
     fresh = model.generate(QUESTION, max_new_tokens=30, temperature=0.0, min_images=1)
     stream = chat.stream(QUESTION)
     next(stream)
-    for end in (chat.close, lambda: chat.engine.end(chat.session)):
+    for end in (chat.close, lambda: chat.loop.end(chat.session)):
         with pytest.raises(ValueError, match="this session is answering; cancel"):
             end()
     assert list(stream)[-1].document.answer == fresh.answer
     chat.close()
-    assert not any(chat.engine.runner.lengths) and len(chat.engine.scheduler.free) == 2
+    assert not any(chat.loop.engine.runner.lengths) and len(chat.loop.engine.scheduler.free) == 2
 
 
 def test_a_run_that_is_refused_leaves_nothing_behind(model: Model) -> None:
@@ -151,7 +151,7 @@ def test_a_callback_that_raises_ends_its_run_and_nothing_else(model: Model) -> N
         engine.run([second, third], on_step=lambda rows: len(rows[0].new_ids) < 4 or 1 / 0)
     assert engine.scheduler.running == [other] and len(engine.scheduler.free) == 2
     events = list(engine.events())
-    assert {id(event.row) for event in events} == {id(other)} and other.result().new_ids == alone
+    assert {event.id for event in events} == {other.id} and other.result().new_ids == alone
 
 
 def test_a_run_keeps_the_events_of_others(model: Model) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from jam.api.model import Model
 from jam.generation import Engine, GenerationSettings, Request
-from jam.generation.active_request import Slot
 from jam.generation.prefixes import share
+from jam.generation.slots import Slot
 from support.writing import writer
 
 FEW, MANY = 30, 240

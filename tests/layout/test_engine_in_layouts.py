@@ -21,6 +21,8 @@ from jam.generation import (
     ImageDone,
     ImageProgress,
     ImageStarted,
+    Request,
+    model_runner,
     request_for,
     request_to_fill,
 )
@@ -104,3 +106,26 @@ def test_conversations(family: str) -> None:
         Document(messages=[*turns, Message("user", [Text("a")])]), max_new_tokens=30, temperature=0.0
     )
     assert chat.send("a").content == fresh.answer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_forced_ids_take_no_forward_of_their_own(family: str, guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are at different places: what is read apart is each slot's prompt, once; the ids are the same."""
+    model = made(family)
+    prompts = [model.codec.encode_prompt(text) for text in ("a", "Two.", "How do I draw it?", "Then, a")]
+    settings = GenerationSettings(90, min_images=3, max_images=3, guidance_scale=guidance, seed=5)
+    requests = [Request(prompt, settings.for_row(row)) for row, prompt in enumerate(prompts)]
+
+    def written(cheap: int) -> tuple[list[list[int]], int]:
+        """What comes out, and in how many steps."""
+        monkeypatch.setitem(model_runner.CHEAP, "cpu", cheap)
+        engine, forwards, steps = Engine(model.joint, slots=8), [], []
+        read = engine.runner._read
+        monkeypatch.setattr(engine.runner, "_read", lambda *given: forwards.append(1) or read(*given))
+        generations = engine.run(requests, on_step=lambda rows: steps.append(1))
+        assert len(forwards) <= len(steps) + len(requests) * (1 if guidance == 1 else 2)
+        return [generation.new_ids for generation in generations], len(steps)
+
+    apart, together = written(0), written(64)
+    assert together[0] == apart[0] and together[1] < apart[1]

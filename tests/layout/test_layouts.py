@@ -51,7 +51,7 @@ def test_documents_come_back_exactly(family: str) -> None:
     for _ in range(60):
         document = random_document(rng, family)
         encoded = codec.encode(document)
-        back = codec.decode(encoded.ids, encoded.answer_start)
+        back = codec.decode(encoded.ids, encoded.main_start)
         assert to_record(back) == to_record(document)
         again = codec.encode(back)
         assert again == encoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from jam.generation import fixed as fixed_module
 from jam.generation.model_runner import ModelRunner
 from jam.grammar import State
 from jam.models import SingleDecoder, compile_layers, quantize
-from jam.models.cpu_kernel import Int8Linear, KernelLinear, few_rows, linear, load_kernel, product, use_kernel
+from jam.models.cpu_kernel import (
+    Int8Linear,
+    KernelLinear,
+    few_rows,
+    kernel_in_use,
+    kernel_layers,
+    linear,
+    load_kernel,
+    product,
+    using_kernel,
+)
 from jam.vocabulary import ParentRows, Vocabulary
 from support import families, family_pairs, joint_models, tiny
 
@@ -59,18 +70,20 @@ def plain(model: Any, ids: Tensor, states: Tensor) -> Tensor:
 def assert_steps_equal_forward(
     model: Any, expected: list[Tensor], ids: list[Tensor], states: list[Tensor], fixed: bool
 ):
-    """Rows of unequal lengths; some pause, and slots 0 and 4 are nobody's."""
+    """Rows of unequal lengths that read one id or more; some pause, and slots 0 and 4 are nobody's."""
     slots = [3, 1, 2]
     writer = ModelRunner(model, 5, LENGTH, fixed=fixed)
     read = [9, 4, 2]
     writer.prefill(slots, [row[:count].tolist() for row, count in zip(ids, read, strict=True)])
-    for active in ([0, 1, 2], [1, 2], [0], [2], [0, 2], [0, 1, 2], [1]):
-        new = [int(ids[row][read[row]]) for row in active]
-        following = [states[row][read[row]] for row in active]
+    for active in ({0: 1, 1: 1, 2: 1}, {1: 2, 2: 3}, {0: 1}, {2: 5}, {0: 4, 2: 1}, {0: 1, 1: 1, 2: 1}, {0: 4}, {1: 8}):
+        new = [ids[row][read[row] : read[row] + count].tolist() for row, count in active.items()]
+        for row, count in active.items():
+            read[row] += count
+        following = [states[row][read[row] - 1] for row in active]
         logits = writer.forward([slots[row] for row in active], new, [State(int(state)) for state in following])
         for got, row in zip(log_probs(model, logits, torch.stack(following)), active, strict=True):
-            torch.testing.assert_close(got, expected[row][read[row]], atol=1e-4, rtol=0)
-            read[row] += 1
+            torch.testing.assert_close(got, expected[row][read[row] - 1], atol=1e-4, rtol=0)
+    assert read[0] == LENGTH  # the last ids of a slot, too
 
 
 NAMES = [*families.CONFIGS, *family_pairs.PAIRS, "opt", "unequal", "llama", "llama paper"]
@@ -84,8 +97,7 @@ def test_steps_equal_the_plain_forward(name: str) -> None:
     choices = torch.tensor([State.TEXT, State.IMAGE, State.IMAGE_END])
     states = [choices[torch.randint(3, (LENGTH,))] for _ in range(3)]
     expected = [plain(model, *row) for row in zip(ids, states, strict=True)]
-    assert use_kernel(model)
-    assert any(isinstance(layer, KernelLinear) for layer in model.modules())
+    assert kernel_layers(model)
     for fixed in (False, True):
         assert_steps_equal_forward(model, expected, ids, states, fixed)
 
@@ -131,11 +143,10 @@ def test_threads_do_not_matter() -> None:
 @needs_kernel
 def test_only_the_rows_that_the_mode_allows_are_read() -> None:
     model = joint("llama")
-    use_kernel(model)
     text = model.text_tower
     hidden = torch.randn(2, 2 * 32)
     states = torch.tensor([State.TEXT, State.IMAGE])
-    with torch.no_grad():
+    with torch.no_grad(), using_kernel(kernel_layers(model)):
         before = model.logits(hidden, states)
         text.head.weight[joint_models.TEXT_ROWS.text_size :] = torch.nan  # nobody's
         assert torch.equal(model.logits(hidden, states), before)
@@ -146,16 +157,51 @@ def test_only_the_rows_that_the_mode_allows_are_read() -> None:
 @needs_kernel
 def test_training_does_not_use_the_kernel() -> None:
     layer = nn.Sequential(nn.Linear(8, 8))
-    assert use_kernel(layer)
-    layer(torch.ones(1, 8)).sum().backward()
+    with using_kernel(kernel_layers(layer)):
+        assert type(layer[0]) is KernelLinear
+        layer(torch.ones(1, 8)).sum().backward()
     assert layer[0].weight.grad is not None
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", ["llama", "llama paper", "gemma3"])
+def test_the_model_is_as_it_was_after_every_step(name: str) -> None:
+    """Its classes, and to the last bit what it computes; inside of a step all layers use the kernel."""
+    model, seen = joint(name), set()
+    classes, ids = [type(module) for module in model.modules()], torch.tensor([[2, 5, 6]])
+    expected = plain(model, ids[0], torch.full((3,), State.TEXT.value))
+    layer = model.towers[0].layers[0]
+    layer.register_forward_hook(lambda *_: seen.update(type(part) for part in layer.modules()))
+    writer = ModelRunner(model, 1, LENGTH)
+    assert [type(module) for module in model.modules()] == classes and not seen
+    writer.prefill([0], [[2, 5]])
+    writer.forward([0], [[6]], [State.TEXT])
+    assert KernelLinear in seen and nn.Linear not in seen
+    assert [type(module) for module in model.modules()] == classes and not kernel_in_use()
+    assert torch.equal(plain(model, ids[0], torch.full((3,), State.TEXT.value)), expected)
+
+
+@needs_kernel
+def test_layers_change_back_when_the_last_one_leaves() -> None:
+    """Two engines of one model in two threads; also after an error, and for subclasses of linear layers."""
+    layer, other = nn.Sequential(nn.Linear(8, 8)), type("Other", (nn.Linear,), {})
+    layer.append(other(8, 8))
+    with ThreadPoolExecutor(1) as second:
+        with pytest.raises(KeyError), using_kernel(kernel_layers(layer)):
+            inside = using_kernel(kernel_layers(layer))
+            second.submit(inside.__enter__).result()
+            raise KeyError
+        assert [type(part) for part in layer] == [KernelLinear, KernelLinear]
+        assert second.submit(kernel_in_use).result() and not kernel_in_use()
+        second.submit(inside.__exit__, None, None, None).result()
+    assert [type(part) for part in layer] == [nn.Linear, other]
 
 
 def test_small_models_and_other_types_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     half = nn.Sequential(nn.Linear(8, 8)).half()
-    assert not use_kernel(half)
+    assert kernel_layers(half) is None
     monkeypatch.setattr(linear, "LARGE", 1 << 20)
-    assert not use_kernel(joint("llama"))
+    assert kernel_layers(joint("llama")) is None
 
 
 @pytest.mark.parametrize("fixed", [False, True])
@@ -167,20 +213,20 @@ def test_a_shared_prompt_is_computed_once(fixed: bool) -> None:
     writer.copy(0, 2, 4)
     writer.prefill([2], [prompt[4:]])
     assert writer.lengths == [6, 0, 6]
-    first, second = writer.forward([0, 2], [11, 11], [State.TEXT] * 2)
+    first, second = writer.forward([0, 2], [[11], [11]], [State.TEXT] * 2)
     torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
 
 
-def test_slots_that_pause_are_read_along_for_one_id_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_that_pause_are_read_along_for_few_ids_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model, shapes = joint("llama"), []
     plain = model.hidden
     monkeypatch.setattr(model, "hidden", lambda ids, *rest: shapes.append(tuple(ids.shape)) or plain(ids, *rest))
     writer = ModelRunner(model, 5, LENGTH, fixed=False)
-    writer.prefill([0, 2, 4], [[2, 5, 6], [2, 7], [2, 5]])
-    writer.forward([0, 2, 4], [8, 8, 8], [State.TEXT] * 3)
+    writer.prefill([0, 2, 4], [[2, *range(5, 13)], [2, 7], [2, 5]])
+    writer.forward([0, 2, 4], [[8], [8, 9], [8]], [State.TEXT] * 3)
     writer.prefill([1], [[2, 5]])
-    writer.forward([0, 4], [9, 9], [State.TEXT] * 2)
-    assert shapes == [(3, 3), (5, 1), (1, 2), (2, 1)]
+    writer.forward([0, 4], [[9], [9]], [State.TEXT] * 2)
+    assert shapes == [(3, 9), (5, 2), (1, 2), (2, 1)]
 
 
 def test_neighbours_in_fixed_shapes_are_left_alone() -> None:
@@ -188,9 +234,9 @@ def test_neighbours_in_fixed_shapes_are_left_alone() -> None:
     model = joint("llama")
     writer = ModelRunner(model, 4, LENGTH, fixed=True)
     writer.prefill([1, 2], [[2, 5, 6], [2] + [7] * (LENGTH - 2)])
-    writer.forward([2], [8], [State.TEXT])  # full now
-    writer.forward([0], [2], [State.TEXT])
-    got = writer.forward([1], [9], [State.TEXT])[0].log_softmax(-1)
+    writer.forward([2], [[8]], [State.TEXT])  # full now
+    writer.forward([0], [[2]], [State.TEXT])
+    got = writer.forward([1], [[9]], [State.TEXT])[0].log_softmax(-1)
     expected = plain(model, torch.tensor([2, 5, 6, 9]), torch.full((4,), State.TEXT.value))[-1]
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
@@ -230,7 +276,7 @@ def test_int8_layers_use_the_kernel(name: str, monkeypatch: pytest.MonkeyPatch) 
     model, loads = joint(name), []
     quantize(model)
     monkeypatch.setattr(linear, "load_kernel", lambda: loads.append(name) or True)
-    assert use_kernel(model) and loads
+    assert kernel_layers(model) is not None and loads
 
 
 def test_an_int8_model_is_not_saved(tmp_path: Path) -> None:

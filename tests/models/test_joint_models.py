@@ -200,8 +200,8 @@ def test_absent_rows_start_at_the_mean_row() -> None:
 
 def test_missing_controls_include_the_end_of_the_document() -> None:
     images_only = ParentRows(text_size=0, image_start=0)
-    assert missing_controls(VOCABULARY, images_only) == [2, *range(56, 62)]
-    assert missing_controls(VOCABULARY, IMAGE_ROWS) == [59, 60, 61]
+    assert missing_controls(VOCABULARY, images_only.row_of(VOCABULARY)) == [2, *range(56, 62)]
+    assert missing_controls(VOCABULARY, IMAGE_ROWS.row_of(VOCABULARY)) == [59, 60, 61]
 
 
 def test_model_of_the_paper_size_without_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,16 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(FileError, match="is no regular file"):
         read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to(path.name)])
+def test_a_record_that_is_no_file_is_named_where_a_run_goes_on(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    from jam.data.verdicts import Verdicts
+    from jam.training.records import RECORDS, Records
+
+    make(tmp_path / RECORDS)
+    with pytest.raises(FileError, match=str(tmp_path / RECORDS)):
+        Records(tmp_path, 1)
+    make(tmp_path / "verdicts.jsonl")
+    with pytest.raises(FileError, match=str(tmp_path / "verdicts.jsonl")):
+        Verdicts(tmp_path / "verdicts.jsonl").forget({"seen": 3})

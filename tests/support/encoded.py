@@ -15,8 +15,8 @@ V = Vocabulary(text_size=50, image_size=30, eos_id=0, sentinels=8)
 N = 4
 G = Grammar(V, (2, 2))
 IMAGE = V.to_image_ids([3, 1, 4, 1])
-CAPTION = Encoded([0, 5, 6, 7, 8, V.break_id, *IMAGE, 0])
-CONVERSATION = Encoded([0, 5, 6, 7, V.break_id, *IMAGE, V.break_id, 9, 20, 21, 22, V.break_id, *IMAGE, 0], 11)
+CAPTION = Encoded.of([0, 5, 6, 7, 8, V.break_id, *IMAGE, 0], V)
+CONVERSATION = Encoded.of([0, 5, 6, 7, V.break_id, *IMAGE, V.break_id, 9, 20, 21, 22, V.break_id, *IMAGE, 0], V, 11)
 
 
 def random_encoded(rng: np.random.Generator, most: int = 4) -> Encoded:
@@ -26,7 +26,7 @@ def random_encoded(rng: np.random.Generator, most: int = 4) -> Encoded:
     for number in range(int(rng.integers(1, most + 1))):
         text = rng.integers(1, 50, rng.integers(0 if number else 1, 9))
         ids += [*text, V.break_id, *rng.integers(V.image_start, V.control_start, N), V.break_id]
-    return Encoded([int(token) for token in [*ids[:-1], 0]], start)
+    return Encoded.of([int(token) for token in [*ids[:-1], 0]], V, start)
 
 
 def write_shards(folder, documents, vocabulary=V):

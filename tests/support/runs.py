@@ -17,7 +17,7 @@ def write_corpora(folder):
     rng = np.random.default_rng(0)
     for name, count in (("train", 90), ("held", 12)):
         documents = [tiny.random_document(rng) for _ in range(2 * count)]
-        short = [document for document in documents if codec.encode(document).answer_start < 40]
+        short = [document for document in documents if codec.encode(document).main_start < 40]
         list(prepare(short[:count], codec, folder / name))
     return folder
 

@@ -41,6 +41,18 @@ def test_frozen_weights_are_those_that_the_run_began_with(shards, tmp_path, choi
     assert next(trainer(shards, tmp_path / "run", train=choice, resume=True).train()).step == 2
 
 
+def test_a_run_learns_the_same_turns_to_its_end(shards, tmp_path):
+    next(steps := trainer(shards, tmp_path / "run").train())
+    steps.close()
+    with pytest.raises(ValueError, match="another recipe: learn_turns was last and is all"):
+        next(trainer(shards, tmp_path / "run", resume=True, learn_turns="all").train())
+    (state,) = (tmp_path / "run").rglob("run.json")
+    values = json.loads(state.read_text())
+    del values["settings"]["learn_turns"]  # as an earlier version wrote it
+    state.write_text(json.dumps(values | {"checksum": None}))
+    assert next(trainer(shards, tmp_path / "run", resume=True).train()).step == 2
+
+
 def test_weights_that_checkpoints_hold_are_not_compared(shards, tmp_path):
     assert trainer(shards, tmp_path / "run").frozen is None
     model = torch.nn.Linear(3, 2, dtype=torch.bfloat16).requires_grad_(False)

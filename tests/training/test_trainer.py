@@ -13,6 +13,7 @@ from transformers import LlamaConfig
 
 from jam.api.training import make_trainer
 from jam.data import Shards, make_example, plain_batches, prepare
+from jam.documents import Document, Text
 from jam.models.cross_block import CrossBlock
 from jam.models.scoring import Perplexity, token_nll
 from jam.training import DataSource, TrainConfig
@@ -259,11 +260,33 @@ def test_answers_alone_are_learnt(shards, tmp_path):
     """Loss positions of a conversation in a run lie behind its question."""
     made = trainer(shards, tmp_path / "run")
     source = made.loader.sources[0]
-    conversations = [source[index] for index in range(len(source)) if source[index].answer_start > 1]
+    conversations = [source[index] for index in range(len(source)) if source[index].main_start > 1]
     assert conversations
     for number, document in enumerate(conversations):
         example = make_example(document, made.model.grammar, made.loader.objective, np.random.default_rng(number), 64)
-        assert not example.weights[: document.answer_start - 1].any()
+        assert not example.weights[: document.main_start - 1].any()
+
+
+def test_every_turn_is_learnt_where_the_recipe_says_so(shards, tmp_path):
+    last, every = (trainer(shards, tmp_path / name, learn_turns=name) for name in ("last", "all"))
+    weights = [
+        sum(float(source[number].weights().sum()) for number in range(len(source)))
+        for source in (made.loader.sources[0] for made in (last, every))
+    ]
+    assert weights[0] < weights[1] and next(every.train()).loss != next(last.train()).loss
+    assert [
+        len(one.ids) for one in map(every.validation[0].__getitem__, range(12)) if one.weights()[: one.main_start].any()
+    ] == []
+
+
+def test_turns_that_no_source_has_are_not_learnt_in_silence(shards, tmp_path):
+    codec = tiny.codec()
+    list(prepare([Document(content=[Text("a red house")])] * 9, codec, tmp_path / "plain"))
+    sources = [DataSource(str(tmp_path / "plain"))]
+    with pytest.raises(
+        ValueError, match="learn_turns is all, and the shards of no source name an answer before the last"
+    ):
+        trainer(shards, tmp_path / "run", sources=sources, learn_turns="all")
 
 
 def test_a_source_that_is_not_there(shards, tmp_path):

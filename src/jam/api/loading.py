@@ -15,6 +15,7 @@ from jam.api.model import GENERATION_CONFIG, Model
 from jam.checkpoints import CheckpointReader, Manifest, available_memory, require_memory
 from jam.checkpoints.configs import load_config
 from jam.checkpoints.manifest import FILE_NAME as MANIFEST
+from jam.checkpoints.progress import without_progress_bars
 from jam.codec import Codec, load_image_tokenizer, load_tokenizer
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.files import FileError, as_path, read_json, reading
@@ -157,7 +158,7 @@ def _load_network(
         options["device_map"] = device_map
     with TemporaryDirectory() as beside, warnings.catch_warnings():  # layers stay in our files; nothing is put beside
         warnings.filterwarnings("ignore", "The following device_map keys do not match")  # those of single tensors
-        with reading(folder):
+        with reading(folder), without_progress_bars():
             network, info = network_class.from_pretrained(
                 folder, **options, output_loading_info=True, ignore_mismatched_sizes=True, offload_folder=beside
             )

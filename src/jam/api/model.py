@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-from transformers.utils import logging
 
 from jam.checkpoints import Manifest, available_memory, write_json
 from jam.checkpoints.folders import TOKENIZER_FOLDER, copy_folder
+from jam.checkpoints.progress import without_progress_bars
 from jam.codec import Codec
 from jam.codec.images import IMAGE_TOKENIZER_FOLDER
 from jam.documents import Document, Part
 from jam.generation import (
     Chat,
     Engine,
+    EngineLoop,
     Event,
     Finished,
     Generation,
     GenerationSettings,
     Request,
+    Stream,
     document_of,
     filled,
     request_for,
@@ -37,8 +40,7 @@ GENERATION_CONFIG = "generation_config.json"
 MEMORY_SHARE = 0.8  # of the memory that is left, for the cache of keys and values
 
 Beginning = str | Sequence[Part]
-
-logging.disable_progress_bar()  # ours show the work as a whole
+OnProgress = Callable[[Sequence[Stream]], None]
 
 
 @dataclass
@@ -90,19 +92,20 @@ class Model:
         self,
         prompts: Sequence[str | Document],
         settings: GenerationSettings,
-        on_step: Callable[[Any], None] | None = None,
+        on_progress: OnProgress | None = None,
         begin: Beginning = (),
     ) -> list[Document]:
-        """As `generate`, with whole settings and a callback for progress."""
+        """As `generate`, with whole settings and a callback for progress (`EngineLoop.run`)."""
         requests = [
             request_for(prompt, settings.for_row(index), self.codec, begin) for index, prompt in enumerate(prompts)
         ]
-        generations = self.run(requests, on_step)
+        generations = self.run(requests, on_progress)
         return [document_of(*pair, self.codec) for pair in zip(requests, generations, strict=True)]
 
-    def run(self, requests: Sequence[Request], on_step: Callable[[Any], None] | None = None) -> list[Generation]:
-        """What the engine writes for requests, in one that is sized for them."""
-        return self._sized_for(requests).run(requests, on_step=on_step)
+    def run(self, requests: Sequence[Request], on_progress: OnProgress | None = None) -> list[Generation]:
+        """What an engine that is sized for these requests writes for them."""
+        with self._loop_for(requests) as loop:
+            return loop.run(requests, on_progress)
 
     def stream(self, prompt: str | Document, begin: Beginning = (), **settings: Any) -> Iterator[Event]:
         """As `generate` of one prompt, event by event; the last one, `Finished`, has the document.
@@ -112,16 +115,15 @@ class Model:
                 events so far, in the place of `Finished`.
         """
         request = request_for(prompt, self.settings.changed(**settings), self.codec, begin)
-        engine = self._sized_for([request])
-        engine.submit(request)
-        return self._events(engine, request)
+        return self._events(self._loop_for([request]).submit(request), request)
 
-    def _events(self, engine: Engine, request: Request) -> Iterator[Event]:
-        for event in engine.events():
-            if isinstance(event, Finished):
-                document = document_of(request, event.generation.checked(), self.codec)
-                event = replace(event, document=document)
-            yield event
+    def _events(self, stream: Stream, request: Request) -> Iterator[Event]:
+        with closing(iter(stream)) as events:
+            for event in events:
+                if isinstance(event, Finished):
+                    document = document_of(request, event.generation.checked(), self.codec)
+                    event = replace(event, document=document)
+                yield event
 
     def chat(self, system: str | None = None, length: int | None = None, **settings: Any) -> Chat:
         """A conversation that keeps its cache: ``chat.send("...")`` answers.
@@ -135,7 +137,7 @@ class Model:
             ValueError: there is no memory for a cache of this length.
         """
         chosen = self.settings.changed(**settings)
-        return Chat(self.engine(slots=2, length=length), self.codec, chosen, system)
+        return Chat(self.loop(slots=2, length=length), self.codec, chosen, system)
 
     @overload
     def fill(self, documents: Document, **settings: Any) -> Document: ...
@@ -157,28 +159,33 @@ class Model:
         self,
         documents: Sequence[Document],
         settings: GenerationSettings,
-        on_step: Callable[[Any], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> list[Document]:
-        """As `fill`, with whole settings and a callback for progress."""
+        """As `fill`, with whole settings and a callback for progress (`EngineLoop.run`)."""
         requests = [
             request_to_fill(document, settings.for_row(index), self.codec) for index, document in enumerate(documents)
         ]
-        generations = self.run(requests, on_step)
+        generations = self.run(requests, on_progress)
         return [filled(document, one, self.codec) for document, one in zip(documents, generations, strict=True)]
 
-    def engine(self, slots: int = SLOTS, length: int | None = None) -> Engine:
-        """A decode engine for requests that come and go, with at most `MEMORY_SHARE` of the memory that is left.
+    def loop(self, slots: int = SLOTS, length: int | None = None) -> EngineLoop:
+        """A decode engine in a thread of its own, for requests that come from any thread, and go.
+
+        Its cache takes at most `MEMORY_SHARE` of the memory that is left.
 
         Args:
-            slots: streams in the cache at a time: one a document, two with guidance.
-            length: most ids of a stream (None: the model's context).
+            slots: of the cache: one a document, two with guidance. Others wait.
+            length: most ids of a slot (None: the model's context).
+
+        Raises:
+            ValueError: there is no memory for a slot of this length.
         """
         self.joint.eval()
-        return Engine(self.joint, self.codec, slots, length, self._cache_memory())
+        return EngineLoop(Engine(self.joint, self.codec, slots, length, self._cache_memory()))
 
-    def _sized_for(self, requests: Sequence[Request]) -> Engine:
+    def _loop_for(self, requests: Sequence[Request]) -> EngineLoop:
         self.joint.eval()
-        return Engine.sized_for(self.joint, requests, self.codec, self._cache_memory())
+        return EngineLoop(Engine.sized_for(self.joint, requests, self.codec, self._cache_memory()))
 
     def _cache_memory(self) -> int | None:
         available = available_memory(self.joint.device)
@@ -198,7 +205,8 @@ class Model:
         if is_quantized(self.joint):
             raise ValueError(f"int8 weights are for generating; load {self.folder} without int8 to save the model")
         folder, image_tokenizer = Path(folder), self.image_tokenizer_folder()
-        self.joint.save_pretrained(folder, state_dict=tensors)
+        with without_progress_bars():
+            self.joint.save_pretrained(folder, state_dict=tensors)
         self.codec.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
         if image_tokenizer is not None:
             copy_folder(image_tokenizer, folder / IMAGE_TOKENIZER_FOLDER)

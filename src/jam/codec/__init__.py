@@ -9,14 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jam.codec.codec import Codec, Encoded
+    from jam.codec.codec import Codec
     from jam.codec.description import ImageTokenizerInfo, describe_image_tokenizer
+    from jam.codec.encoded import Encoded
     from jam.codec.images import ImageTokenizer, load_image_tokenizer
     from jam.codec.text import load_tokenizer
 
 _MODULES = {
     "Codec": "codec",
-    "Encoded": "codec",
+    "Encoded": "encoded",
     "ImageTokenizer": "images",
     "ImageTokenizerInfo": "description",
     "describe_image_tokenizer": "description",

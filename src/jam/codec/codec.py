@@ -11,16 +11,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby, islice
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from jam.codec.chat_template import ChatTemplate
+from jam.codec.encoded import Encoded
 from jam.codec.images import ImageTokenizer
-from jam.codec.text import decode_text, tokenizer_hash
-from jam.codec.turns import Template, Written
+from jam.codec.text import decode_text, encode_text, tokenizer_hash
+from jam.codec.turns import TURN_END, Template, Written
 from jam.codec.writer import Codes, Writer
 from jam.documents import Document, Image, Message, Part, Text
 from jam.grammar import Grammar
@@ -28,18 +29,6 @@ from jam.layout import Grid
 from jam.vocabulary import Vocabulary
 
 PICTURES = 32  # tokenized at a time
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One document as ids. `answer_start`: index of the first id of the last assistant turn, or behind the document's
-    opening where nobody asked (`Vocabulary.opening_of`: nearly always 1).
-
-    What stands before it is read and not learnt: earlier answers of the conversation too.
-    """
-
-    ids: list[int]
-    answer_start: int = 1
 
 
 @dataclass
@@ -120,17 +109,27 @@ class Codec:
                 f"{document.where}the last message is of role {document.messages[-1].role!r}; "
                 "a conversation to learn from ends with the assistant's answer"
             )
-        return self._answered(Writer(self.vocabulary, self.grammar, self.tokenizer, codes), document)
+        return self._answered(self._writer(codes), document)
 
     def _answered(self, writer: Writer, document: Document, gaps: int | None = None) -> Encoded:
         """A whole document; `gaps`: the number of the first one that its answer may have."""
-        asked = len(document.messages) > 1
-        writer.write(self.template.question(document.messages[:-1]) if asked else self.vocabulary.begin_ids)
-        answer_start = writer.begin_text()
+        turns = document.messages[:-1]
+        writer.write(self.template.question(turns) if turns else self.vocabulary.begin_ids)
+        start = writer.begin_text()
+        earlier = self.template.answers_in(turns, writer.ids, partial(self._ids_of, writer.codes))
         writer.gaps = gaps
         answer = document.messages[-1].content if document.messages else document.content
-        writer.write(self.template.answer(answer) if asked else answer)
-        return Encoded([*writer.ids, self.template.end_id if asked else self.vocabulary.eos_id], answer_start)
+        writer.write(self.template.answer(answer) if turns else answer)
+        ids = [*writer.ids, self.template.end_id if turns else self.vocabulary.eos_id]
+        return Encoded.of(ids, self.vocabulary, start, earlier)
+
+    def put_in_front(self, documents: Sequence[Encoded], encoded: Encoded, weight: float = 1.0) -> Encoded:
+        """A document behind others, retrieved ones for example, that are learnt with a weight.
+
+        Raises:
+            ValueError: one of them is a conversation.
+        """
+        return encoded.behind(documents, self.vocabulary, weight, encode_text(self.tokenizer, TURN_END))
 
     def encode_prompt(self, prompt: str | Document, opens_image: bool = False, grid: Grid | None = None) -> list[int]:
         """The ids that generation goes on from, from the one that opens a document on.
@@ -148,7 +147,7 @@ class Codec:
         document = Document(messages=[Message("user", [Text(prompt)])]) if isinstance(prompt, str) else prompt
         if not any(not isinstance(part, Text) or part.text.strip() for part in document.parts):
             raise ValueError("the prompt is empty: give a question, the beginning of a document or a picture")
-        writer = Writer(self.vocabulary, self.grammar, self.tokenizer, self._tokenize([document]))
+        writer = self._writer(self._tokenize([document]))
         if document.messages:
             writer.write(self.template.question(document.messages))
         else:
@@ -161,7 +160,7 @@ class Codec:
     def encode_beginning(self, parts: Sequence[Part]) -> list[int]:
         """The ids of what an answer begins with, behind those of its question."""
         document = Document(content=list(parts))
-        writer = Writer(self.vocabulary, self.grammar, self.tokenizer, self._tokenize([document]))
+        writer = self._writer(self._tokenize([document]))
         writer.write([*([Text(self.template.lead)] if self.template.lead else []), *parts])
         return writer.ids
 
@@ -179,8 +178,16 @@ class Codec:
             )
         if any(gap.modality == "image" for gap in document.gaps) and not self.vocabulary.image_size:
             raise ValueError(f"{document.where}a gap is for a picture, and the model has no image tokens")
-        writer = Writer(self.vocabulary, self.grammar, self.tokenizer, self._tokenize([document]))
+        writer = self._writer(self._tokenize([document]))
         return self._answered(writer, document, gaps=0)
+
+    def _writer(self, codes: Codes) -> Writer:
+        return Writer(self.vocabulary, self.grammar, self.tokenizer, codes)
+
+    def _ids_of(self, codes: Codes, parts: Sequence[Written]) -> list[int]:
+        writer = self._writer(codes)
+        writer.write(parts)
+        return writer.ids
 
     def _tokenize(self, documents: Sequence[Document], failed: dict[int, ValueError] | None = None) -> Codes:
         """Codes of all pictures, read and tokenized some at a time; the same picture may lie in several documents.
@@ -237,10 +244,10 @@ class Codec:
         if not self.vocabulary.image_size:
             raise ValueError(f"{image.where}this document has a picture, and the model has no image tokens")
 
-    def decode(self, ids: Sequence[int], answer_start: int | None = None) -> Document:
+    def decode(self, ids: Sequence[int], question_end: int | None = None) -> Document:
         """Ids of a document, closed or not yet, back to a `Document`.
 
-        With `answer_start` the part before it becomes the user's message, without the template.
+        With `question_end` the part before it becomes the user's message, without the template.
 
         Raises:
             ValueError: the ids break the grammar, hold sentinels (unmask them first) or an unfinished picture.
@@ -250,15 +257,15 @@ class Codec:
         if sources:
             raise ValueError(f"a sentinel stands at position {sources[0]}: undo the masking before decoding")
         opening, end = self.vocabulary.opening_of(ids), len(ids)
-        if end > max(opening, answer_start or 0) and self.vocabulary.ends_document(ids[-1]):
+        if end > max(opening, question_end or 0) and self.vocabulary.ends_document(ids[-1]):
             end -= 1
-        if answer_start is None or answer_start <= opening:
+        if question_end is None or question_end <= opening:
             return Document(content=self._parts(ids[opening:end]))
-        marked = self._written(ids[opening:answer_start])
+        marked = self._written(ids[opening:question_end])
         return Document(
             messages=[
                 Message("user", self.template.strip(marked)),
-                Message("assistant", self.template.strip_answer(self._parts(ids[answer_start:end]))),
+                Message("assistant", self.template.strip_answer(self._parts(ids[question_end:end]))),
             ]
         )
 

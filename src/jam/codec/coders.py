@@ -90,8 +90,12 @@ class DiffusersVQ(Coder):
         from diffusers import VQModel
         from diffusers.utils import logging
 
+        verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # it warns of its own cast to float32
-        return VQModel.from_pretrained(folder, low_cpu_mem_usage=False, torch_dtype=dtype)
+        try:
+            return VQModel.from_pretrained(folder, low_cpu_mem_usage=False, torch_dtype=dtype)
+        finally:
+            logging.set_verbosity(verbosity)
 
     @staticmethod
     def encode(model: Any, pixels: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from jam.checkpoints.progress import without_progress_bars
 from jam.codec.coders import CODERS
 from jam.codec.description import describe_image_tokenizer
 from jam.codec.files import holds_image_tokenizer
@@ -118,6 +119,6 @@ def load_image_tokenizer(
         raise ValueError(f"{folder} is a whole model; make its image tokenizer with `jam convert-tokenizer`")
     info = describe_image_tokenizer(folder)
     # Autoencoders of this kind lose detail in half precision, and are small: fp32 unless asked otherwise.
-    with reading(f"the image tokenizer {folder}"):
+    with reading(f"the image tokenizer {folder}"), without_progress_bars():
         model = CODERS[info.kind].load(Path(folder), dtype or torch.float32)
     return ImageTokenizer(model.to(device or "cpu"), info)

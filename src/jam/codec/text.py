@@ -77,11 +77,16 @@ def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _inner_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of ids with every space: behind another token a decoder removes none."""
-    before, whole = (
-        tokenizer.decode([tokenizer.eos_token_id, *more], clean_up_tokenization_spaces=False) for more in ([], ids)
-    )
-    assert isinstance(before, str) and isinstance(whole, str)  # one sequence, one text
-    return whole.removeprefix(before)
+    whole = tokenizer.decode([tokenizer.eos_token_id, *ids], clean_up_tokenization_spaces=False)
+    assert isinstance(whole, str)  # one sequence, one text
+    return whole.removeprefix(_eos_text(tokenizer))
+
+
+@lru_cache(maxsize=8)
+def _eos_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    text = tokenizer.decode([tokenizer.eos_token_id], clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
 
 
 @lru_cache(maxsize=8)

@@ -8,7 +8,7 @@ layouts: where a family ends it with ``</s>``, the document would end. A text pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,6 +61,32 @@ class Template:
                 written += [*turn.content, Text(TURN_END)]
         return written
 
+    def answers_in(
+        self, turns: Sequence[Message], ids: Sequence[int], write: Callable[[Sequence[Written]], list[int]]
+    ) -> list[tuple[int, int]]:
+        """Half-open spans of the answers among these turns, in the ids of their `question`.
+
+        An answer begins where the turns before it end, and goes on to the id that ends it, or else as far as its own
+        ids do. It is left out where the template writes the turns before it otherwise once others follow.
+
+        Args:
+            write: gives the ids of parts.
+        """
+        spans: list[tuple[int, int]] = []
+        for number, turn in enumerate(turns):
+            if turn.role != "assistant":
+                continue
+            try:
+                before = self.question(turns[:number])
+            except ValueError:  # a template may refuse the turns so far
+                continue
+            asking = write(before)
+            start = _shared(asking, ids)
+            if start >= max(len(asking) - 1, spans[-1][1] if spans else 0):  # the last id may reach into the answer
+                ends = (place + 1 for place in range(start, len(ids)) if ids[place] == self.end_id)
+                spans.append((start, next(ends, _shared(write([*before, *turn.content]), ids))))
+        return spans
+
     def strip(self, parts: Sequence[Written]) -> list[Part]:
         """Parts of a question without the template before the first turn and behind the last one.
 
@@ -95,6 +121,12 @@ class Template:
 
 def _written(pieces: Sequence[Piece]) -> list[Written]:
     return [Text(piece) if isinstance(piece, str) else piece for piece in pieces]
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:

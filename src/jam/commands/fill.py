@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -13,7 +14,7 @@ from jam.commands.settings import add_settings, chosen_settings, load_chosen
 from jam.console import Console
 from jam.console.progress import progress_bar
 from jam.documents import Document, ending
-from jam.generation import GenerationSettings, settings_to_fill
+from jam.generation import GenerationSettings, Stream, settings_to_fill
 
 EXAMPLES = """
 jam fill runs/instruct/model gaps.json --out page.html
@@ -49,10 +50,10 @@ def run(settings: Namespace) -> None:
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("filling", total=sum(len(document.gaps) for document in documents), figures="")
 
-        def on_step(rows: list) -> None:  # type: ignore[type-arg]
-            progress.update(task, completed=sum(row.gaps_filled for row in rows))
+        def on_progress(streams: Sequence[Stream]) -> None:
+            progress.update(task, completed=sum(stream.gaps_filled for stream in streams))
 
-        filled = model.fill_all(documents, settings_to_fill(model.settings, **chosen), on_step)
+        filled = model.fill_all(documents, settings_to_fill(model.settings, **chosen), on_progress)
     for document in filled:
         console.print(f"{document.extra['tokens']} tokens, finished: {ending(document)}")
         if settings.out is None:

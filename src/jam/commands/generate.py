@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from jam.commands.settings import add_settings, chosen_settings, load_chosen
 from jam.console import Console, visible
 from jam.console.progress import progress_bar
 from jam.documents import Document, Image, Message, Text, ending
-from jam.generation import Finished, GenerationSettings, ImageDone, ImageProgress, ImageStarted, TextPiece
+from jam.generation import Finished, GenerationSettings, ImageDone, ImageProgress, ImageStarted, Stream, TextPiece
 
 EXAMPLES = """
 jam generate runs/instruct/model "How do I draw a red house?" --out page.html
@@ -91,11 +92,11 @@ def answer(
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("writing", total=None, figures="")
 
-        def on_step(rows: list) -> None:  # type: ignore[type-arg]
-            tokens = sum(len(row.new_ids) for row in rows)
-            progress.update(task, completed=tokens, figures=f"{sum(row.images for row in rows)} pictures")
+        def on_progress(streams: Sequence[Stream]) -> None:
+            tokens, images = (sum(counts) for counts in zip(*((s.tokens, s.images) for s in streams), strict=True))
+            progress.update(task, completed=tokens, figures=f"{images} pictures")
 
-        return model.generate_all(prompts, settings, on_step, begin)
+        return model.generate_all(prompts, settings, on_progress, begin)
 
 
 def live(

@@ -11,6 +11,7 @@ from jam.commands.arguments import Parser, make_parser
 from jam.console import Console
 from jam.console.training import run_training
 from jam.training import LEFT_OUT, RESULT, TrainConfig
+from jam.training.allocator import keep_freed_blocks
 from jam.training.distributed import World, join, leave
 
 EXAMPLES = """
@@ -51,6 +52,8 @@ def run(settings: Namespace) -> None:
 
 def train(config: TrainConfig, world: World, console: Console) -> None:
     model, trainer = open_trainer(config, world)
+    if trainer.device.type == "cpu":
+        keep_freed_blocks()
     processes = f" on {world.size} processes" if world.size > 1 else ""
     console.print(
         f"{trainer.steps} steps of {trainer.accumulation} x {config.micro_batch_size} x {trainer.context} tokens "

@@ -48,30 +48,34 @@ class Example:
         return len(self.inputs)
 
 
-def draw_spans(
+def draw_masked(
     encoded: Encoded, vocabulary: Vocabulary, objective: Objective, rng: np.random.Generator
-) -> list[cm3.Span]:
-    """What of a document is masked."""
-    spans: list[cm3.Span] = []
-    asked = encoded.answer_start > vocabulary.opening_of(encoded.ids)
-    if not asked and rng.random() < objective.unconditional_rate:
-        spans = cm3.text_spans(encoded.ids, vocabulary)
-    if objective.part_rate and not spans and rng.random() < objective.part_rate:
-        spans = cm3.part_span(encoded.ids, vocabulary, rng, encoded.answer_start)
+) -> tuple[Encoded, list[cm3.Span]]:
+    """What is learnt of a document, and what of its main part is masked.
+
+    A picture that is learnt unconditionally has neither its text nor the documents in front.
+    """
+    if not encoded.is_asked and rng.random() < objective.unconditional_rate:
+        alone = encoded.alone()
+        if spans := cm3.text_spans(alone.ids, vocabulary):
+            return alone, spans
+    spans = []
+    if objective.part_rate and rng.random() < objective.part_rate:
+        spans = cm3.part_span(encoded.ids, vocabulary, rng, encoded.main_start)
     if objective.cm3 and not spans:
-        spans = cm3.draw_spans(encoded.ids, vocabulary, rng, encoded.answer_start)
-    return spans
+        spans = cm3.draw_spans(encoded.ids, vocabulary, rng, encoded.main_start)
+    return encoded, spans
 
 
 def example_length(encoded: Encoded, spans: Sequence[cm3.Span], vocabulary: Vocabulary, limit: int) -> int:
     """Positions of the example that `label` makes with these spans, without making it."""
-    ids = encoded.ids
+    ids, start = encoded.ids, encoded.main_start
     plain = len(ids) - 1
     masked = plain + 3 * len(spans) + (bool(spans) and not vocabulary.ends_document(ids[-1]))
     if masked <= limit:
         return masked
     stays = np.zeros(len(ids), dtype=bool)
-    stays[cm3.text_places(ids[encoded.answer_start :], vocabulary) + encoded.answer_start] = True
+    stays[cm3.text_places(ids[start:], vocabulary) + start] = True
     for left, right in spans:
         stays[left:right] = False  # what is relocated is not cut
     return limit if stays.sum() > masked - limit else plain
@@ -81,7 +85,8 @@ def make_example(
     encoded: Encoded, grammar: Grammar, objective: Objective, rng: np.random.Generator, limit: int | None = None
 ) -> Example:
     """Mask one document by chance and make its labels (see `label`)."""
-    return label(encoded, draw_spans(encoded, grammar.vocabulary, objective, rng), grammar, objective, limit)
+    drawn, spans = draw_masked(encoded, grammar.vocabulary, objective, rng)
+    return label(drawn, spans, grammar, objective, limit)
 
 
 def label(
@@ -89,13 +94,13 @@ def label(
 ) -> Example:
     """Mask spans of one document and make its labels.
 
-    The question (ids before `answer_start`) has weight 0, and so has what is no fact about documents: the sentinels
-    that open relocated spans (the grammar forces them), frames of images behind their first token, the ``</s>`` where a
-    masked piece was closed early, because it goes on elsewhere, and what stands behind a cut. `limit`: the most
-    positions the example may have.
+    Ids weigh what their segments do. Weight 0 has what is no fact about documents: the sentinels that open relocated
+    spans (the grammar forces them), frames of images behind their first token, the ``</s>`` where a masked piece was
+    closed early, because it goes on elsewhere, and what stands behind a cut. `limit`: the most positions the example
+    may have.
     """
     vocabulary = grammar.vocabulary
-    ids, start = encoded.ids, encoded.answer_start
+    ids, start = encoded.ids, encoded.main_start
     masked = cm3.mask(ids, spans, vocabulary)
     closed_early = bool(spans) and not vocabulary.ends_document(ids[-1])
     behind_cuts = np.array([], dtype=np.int64)
@@ -109,11 +114,13 @@ def label(
     states, targets = grammar.state_array(sequence)[1:], sequence[1:]
     is_image = (targets >= vocabulary.image_start) & (targets < vocabulary.control_start)
     weights = np.where(is_image, objective.image_weight, 1.0).astype(np.float32)
-    weights[: max(0, start - 1)] = 0.0
     weights[(states == State.CLOSED) | (states == State.FRAME)] = 0.0
     in_source = (states == State.TEXT) | (states == State.MASKED_IMAGE)
     weights[in_source & (targets >= vocabulary.sentinel_start)] = objective.sentinel_weight
     if closed_early:
-        weights[targets == vocabulary.eos_id] = 0.0
+        weights[max(0, start - 1) :][targets[max(0, start - 1) :] == vocabulary.eos_id] = 0.0
     weights[behind_cuts] = 0.0  # it does not follow the text before the cut
+    by_segment = np.full(len(sequence), encoded.segments[-1].weight, dtype=np.float32)
+    by_segment[:start] = encoded.weights()[:start]  # all that is moved or cut is of the main part
+    weights *= by_segment[1:]
     return Example(sequence[:-1], targets, states, weights)

@@ -30,7 +30,7 @@ from jam.documents import Document
 from jam.files import parse_json, read_json
 
 BLOCK, MAX_BLOCK = 64, 2**28  # records that are encoded together, and bytes from which on they are fewer
-READING = 3  # raised where records are read otherwise: a run that was begun before begins anew
+READING = 4  # raised where records are read otherwise: a run that was begun before begins anew
 REJECTS = "rejects.jsonl"
 STATE, VERDICTS = "state.json", "verdicts.jsonl"
 KEPT = "what was prepared is kept; the same command goes on from there"

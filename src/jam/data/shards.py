@@ -1,10 +1,10 @@
 """Token shards: the ids of documents in one memory-mapped file, with offsets, answers and image spans.
 
 A folder holds ``ids.bin`` (uint16 where the vocabulary fits, else uint32), ``offsets.npy`` ``[documents + 1]``,
-``answers.npy`` ``[documents]`` (index of the answer's first id within its document), ``images.npy`` ``[images, 2]``
-(half-open spans in ``ids.bin``, for other programs) and ``shards.json`` with the hash of the vocabulary, the codec's
-fingerprint, the digest of what is trained on and checksums of the files. ``origins.jsonl`` (of `prepare`) says where
-documents come from.
+``answers.npy`` ``[documents]`` (index of the last answer's first id within its document), where there are earlier
+answers ``turns.npy`` ``[answers, 2]`` (their half-open spans in ``ids.bin``), ``images.npy`` ``[images, 2]`` (likewise,
+for other programs) and ``shards.json`` with the hash of the vocabulary, the codec's fingerprint, the digest of what is
+trained on and checksums of the files. ``origins.jsonl`` (of `prepare`) says where documents come from.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -28,8 +28,9 @@ from jam.vocabulary import Vocabulary
 
 SUMMARY, IDS = "shards.json", "ids.bin"
 TRAINED_ON = (IDS, "offsets.npy", "answers.npy")
+TURNS = "turns.npy"  # trained on as well, where it is
 ORIGINS = "origins.jsonl"  # where documents come from: a source and keys of some of its documents, a line
-DTYPES: dict[str, np.dtype] = {"ends": np.dtype(np.int64), "answers": np.dtype(np.int32), "images": np.dtype(np.int64)}
+DTYPES = {"answers": np.dtype(np.int32)} | dict.fromkeys(("ends", "images", "turns"), np.dtype(np.int64))
 
 
 def dtype_for(vocabulary: Vocabulary) -> np.dtype:
@@ -38,11 +39,12 @@ def dtype_for(vocabulary: Vocabulary) -> np.dtype:
 
 @dataclass
 class Counts:
-    """How much a folder of shards holds."""
+    """How much a folder of shards holds; `turns`: answers before the last one of a conversation."""
 
     documents: int = 0
     tokens: int = 0
     images: int = 0
+    turns: int = 0
 
 
 class ShardWriter:
@@ -79,8 +81,9 @@ class ShardWriter:
         return self.folder / IDS if name == "ids" else self._beside / f"{name}.raw"
 
     def _open(self, name: str) -> BinaryIO:
-        documents, tokens, images = self.counts.documents, self.counts.tokens, self.counts.images
-        rows = {"ids": tokens, "ends": documents, "answers": documents, "images": 2 * images}
+        now = self.counts
+        rows = {"ids": now.tokens, "ends": now.documents, "answers": now.documents}
+        rows |= {"images": 2 * now.images, "turns": 2 * now.turns}
         path, size = self._path(name), rows[name] * self._dtypes[name].itemsize
         file = path.open("r+b" if path.exists() else "w+b")
         if file.seek(0, 2) < size:
@@ -101,16 +104,20 @@ class ShardWriter:
         return self.counts.documents
 
     def add(self, encoded: Encoded) -> None:
+        assert encoded.alone() is encoded, "what is retrieved is no part of a document"
         ids = np.asarray(encoded.ids, dtype=self._dtypes["ids"])
         is_image = (ids >= self.vocabulary.image_start) & (ids < self.vocabulary.control_start)
         edges = np.flatnonzero(np.diff(np.concatenate([[0], is_image.view(np.int8), [0]])))
         self._write("ids", ids)
+        turns = encoded.earlier_answers()
         self._write("images", edges + self.counts.tokens)
+        self._write("turns", np.array(turns, dtype=np.int64) + self.counts.tokens)
         self.counts.images += len(edges) // 2
+        self.counts.turns += len(turns)
         self.counts.tokens += len(ids)
         self.counts.documents += 1
         self._write("ends", self.counts.tokens)
-        self._write("answers", encoded.answer_start)
+        self._write("answers", encoded.main_start)
 
     def _write(self, name: str, values: object) -> None:
         self._files[name].write(np.asarray(values, dtype=self._dtypes[name]).tobytes())
@@ -129,11 +136,13 @@ class ShardWriter:
         np.save(self.folder / "offsets.npy", offsets)
         np.save(self.folder / "answers.npy", self._raw("answers"))
         np.save(self.folder / "images.npy", self._raw("images").reshape(-1, 2))
+        if self.counts.turns:
+            np.save(self.folder / TURNS, self._raw("turns").reshape(-1, 2))
         if self._removes:
             for name in DTYPES:
                 self._path(name).unlink()
         summary: dict[str, Any] = {
-            **asdict(self.counts),
+            **{name: count for name, count in asdict(self.counts).items() if name != "turns" or count},
             "dtype": dtype_for(self.vocabulary).name,
             "vocabulary": self.vocabulary.hash,
             "digest": _digest(self.folder),
@@ -154,16 +163,22 @@ class Shards:
     Args:
         fingerprint: `Codec.fingerprint` of the model that reads them; None: don't compare.
         most: read the first documents only, so many at most; None: all.
+        learn_turns: which answers of a conversation have a weight: the "last", or "all".
 
     Attributes:
-        digest: equal where ids and answers (of all documents) are; None for shards that an earlier version made.
+        digest: equal where ids and all answers (of all documents) are; None for shards that an earlier version made.
 
     Raises:
         ValueError: the folder is none, incomplete, empty or of another vocabulary or codec.
     """
 
     def __init__(
-        self, folder: str | Path, vocabulary: Vocabulary, fingerprint: str | None = None, most: int | None = None
+        self,
+        folder: str | Path,
+        vocabulary: Vocabulary,
+        fingerprint: str | None = None,
+        most: int | None = None,
+        learn_turns: Literal["last", "all"] = "last",
     ) -> None:
         folder = Path(folder)
         if not (folder / SUMMARY).is_file():
@@ -184,12 +199,14 @@ class Shards:
         self.folder, self.vocabulary = folder, vocabulary
         self.digest: str | None = summary.get("digest")
         self._checksums: dict[str, str] = summary.get(OTHERS, {})
-        if absent := [name for name in TRAINED_ON if not (folder / name).is_file()]:
+        trained_on = [*TRAINED_ON, *([TURNS] if TURNS in self._checksums else [])]
+        if absent := [name for name in trained_on if not (folder / name).is_file()]:
             raise ValueError(f"{folder}: the token shards are incomplete: {', '.join(absent)}; prepare them again")
-        for name in TRAINED_ON[1:]:
+        for name in trained_on[1:]:
             self._compare(name)
         try:
             offsets, answers = (np.load(folder / f"{name}.npy") for name in ("offsets", "answers"))
+            turns = np.load(folder / TURNS) if TURNS in trained_on else np.zeros((0, 2), dtype=np.int64)
             found = (folder / IDS).stat().st_size
         except Exception as error:  # of damaged arrays, numpy raises what comes
             raise FileError(
@@ -213,6 +230,10 @@ class Shards:
         expected = int(offsets[-1]) * dtype.itemsize
         if expected != found:
             raise ValueError(f"{folder}/ids.bin has {found} bytes, its offsets ask for {expected}; prepare it again")
+        if not _are_turns(turns, offsets, answers):
+            raise FileError(f"{folder}: {TURNS} has spans that are no parts of questions; prepare them again")
+        self.turns: np.ndarray = turns
+        self._earlier_weight = 1.0 if learn_turns == "all" else 0.0
         self.answers: np.ndarray = answers[:most]
         self.offsets: np.ndarray = offsets[: len(self.answers) + 1]
         self._ids = np.memmap(folder / IDS, dtype=dtype, mode="r")
@@ -249,8 +270,11 @@ class Shards:
         return len(self.answers)
 
     def __getitem__(self, index: int) -> Encoded:
-        ids = self._ids[self.offsets[index] : self.offsets[index + 1]]
-        return Encoded(ids.tolist(), int(self.answers[index]))
+        first, end = self.offsets[index : index + 2]
+        start = int(self.answers[index])
+        inside = slice(*np.searchsorted(self.turns[:, 0], [first, first + start]))
+        turns = (self.turns[inside] - first).tolist()
+        return Encoded.of(self._ids[first:end].tolist(), self.vocabulary, start, turns, self._earlier_weight)
 
     def origin(self, index: int) -> str:
         """Where a document comes from: source and line (row, sample), or its number where that is not known."""
@@ -279,8 +303,18 @@ class Shards:
         return np.diff(self.offsets)
 
 
+def _are_turns(turns: np.ndarray, offsets: np.ndarray, answers: np.ndarray) -> bool:
+    """Whether these are spans in order, each before the last answer of its document."""
+    if turns.ndim != 2 or turns.shape[1] != 2 or turns.dtype.kind not in "iu":
+        return False
+    if (np.diff(turns.ravel(), prepend=0) < 0).any() or (turns >= offsets[-1]).any():
+        return False
+    documents = np.searchsorted(offsets, turns[:, 0], side="right") - 1
+    return bool((turns[:, 1] <= offsets[documents] + answers[documents]).all())
+
+
 def _digest(folder: Path) -> str:
-    hashes = [sha256_of(folder / name) for name in TRAINED_ON]
+    hashes = [sha256_of(folder / name) for name in (*TRAINED_ON, TURNS) if (folder / name).is_file()]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 

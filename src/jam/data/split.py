@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from jam.cm3 import Span, parts
 from jam.codec import Encoded
 from jam.vocabulary import Vocabulary
@@ -33,15 +35,19 @@ def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]
 
 
 def cut(encoded: Encoded, span: Span, vocabulary: Vocabulary) -> Encoded:
-    """The piece of a document that holds a span of its answer."""
-    (left, right), ids, start = span, encoded.ids, encoded.answer_start
+    """The piece of a document that holds a span of its main part; what is repeated is learnt in the first one."""
+    (left, right), ids, start = span, encoded.ids, encoded.main_start
     opening = [vocabulary.break_id] * (left > start and vocabulary.is_image(ids[left]))
-    return Encoded([*ids[:start], *opening, *ids[left:right]], start)
+    *front, main = encoded.segments
+    piece = [*ids[:start], *opening, *ids[left:right]]
+    if left > start:
+        front = [replace(segment, weight=0.0) for segment in front]
+    return Encoded(piece, (*front, replace(main, end=len(piece))))
 
 
 def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Span]:
-    """What the pieces of `split` hold of the answer; between two of them at most ``<break>`` is left out."""
-    ids, start = encoded.ids, encoded.answer_start
+    """What the pieces of `split` hold of the main part; between two of them at most ``<break>`` is left out."""
+    ids, start = encoded.ids, encoded.main_start
     if len(ids) <= limit:
         return [(start, len(ids))]
     found = parts(ids, vocabulary, start)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jam.files import FileError, parse_json, write_text
+from jam.files import FileError, open_regular, parse_json, write_text
 
 Identities = dict[str, list[int] | None]  # of files: bytes and date; None: there is none
 
@@ -47,12 +47,16 @@ class Verdicts:
     def forget(self, state: dict[str, Any]) -> None:
         """Drop blocks that are not done in a state."""
         kept = "".join(json.dumps(block) + "\n" for block in self._blocks(state))
-        if self.path.exists():
+        if os.path.lexists(self.path):
             write_text(self.path, kept)
 
     def _blocks(self, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Blocks that are done in a state."""
-        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+        if not os.path.lexists(self.path):
+            return
+        with open_regular(self.path) as file:
+            lines = file.read().decode(errors="replace").splitlines()
+        for line in lines:
             try:
                 block = parse_json(line, str(self.path))
             except FileError:  # the last one, of a run that was killed

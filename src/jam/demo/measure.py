@@ -10,7 +10,7 @@ from jam.codec.text import encode_text
 from jam.console import Console
 from jam.console.progress import progress_bar
 from jam.documents import Document
-from jam.generation import GenerationSettings
+from jam.generation import GenerationSettings, Stream
 from jam.generation import Request as GenerationRequest
 from jam.tutorials.checker import Verdict, check_answer, picture_shows
 from jam.tutorials.scenes import Scene
@@ -55,11 +55,11 @@ def answer_prompts(
     with progress_bar(console) as progress:
         task = progress.add_task(f"answering, guidance {settings.guidance_scale:g}", total=len(prompts), figures="")
 
-        def on_step(rows: Sequence) -> None:  # type: ignore[type-arg]
-            done = sum(row.finish_reason is not None for row in rows)
-            progress.update(task, completed=done, figures=f"{sum(row.images for row in rows)} pictures")
+        def on_progress(streams: Sequence[Stream]) -> None:
+            done = sum(stream.is_finished for stream in streams)
+            progress.update(task, completed=done, figures=f"{sum(stream.images for stream in streams)} pictures")
 
-        documents = model.generate_all([question for question, _ in prompts], settings, on_step)
+        documents = model.generate_all([question for question, _ in prompts], settings, on_progress)
     verdicts = [
         check_answer(document.answer, request, document.extra["finish_reason"] == "end")
         for document, (_, request) in zip(documents, prompts, strict=True)

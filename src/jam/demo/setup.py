@@ -27,6 +27,7 @@ from jam.fusion import FuseConfig, fuse
 from jam.models import JointModel
 from jam.models.scoring import Perplexity
 from jam.training import RESULT, DataSource, StepReport, TrainConfig
+from jam.training.allocator import keep_freed_blocks
 from jam.tutorials import PARENTS
 from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
 
@@ -111,6 +112,7 @@ def train(
     settings = read_recipe(recipe, changes)
     listed = [DataSource(str(path), weight) for path, weight in sources]
     config = TrainConfig(model=str(model.folder), out=str(out), sources=listed, **settings)
+    keep_freed_blocks()
     run_training(make_trainer(model, config), recipe.replace("-", " "), console, on_step)
     model.manifest.stage = config.stage
     model.folder = out / RESULT

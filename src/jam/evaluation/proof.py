@@ -134,7 +134,7 @@ class _Samples:
         """Raises ValueError if there is nothing to measure."""
         made = cls([], [], [], [])
         for piece in pieces:
-            ids, start = piece.ids, piece.answer_start
+            ids, start = piece.ids, piece.main_start
             made.text.extend(filter(None, [text_of(ids, grammar, start)]))
             made.image.extend(filter(None, [pictures_of(ids, grammar, start)]))
             if (both := text_behind_pictures(ids, grammar, start)) is not None:

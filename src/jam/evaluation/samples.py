@@ -34,7 +34,7 @@ def text_of(ids: Sequence[int], grammar: Grammar, start: int = 1) -> Sample | No
     """A document without its pictures; None if it has no text.
 
     Args:
-        start: index in `ids` of the first target that is measured (`Encoded.answer_start`).
+        start: index in `ids` of the first target that is measured (`Encoded.main_start`).
     """
     array, vocabulary = np.asarray(ids), grammar.vocabulary
     kept = grammar.places_outside_pictures(array)

@@ -129,6 +129,6 @@ def _token(pair: Pair, role: str, name: str, row: int) -> str | None:
         return None
     else:
         rows = pair.text_rows if role == "text" else pair.image_rows
-        token = missing_controls(pair.vocabulary, rows)[row - (name == "absent_input")]
+        token = missing_controls(pair.vocabulary, rows.row_of(pair.vocabulary))[row - (name == "absent_input")]
     tokenizer = pair.text.tokenizer if token < pair.vocabulary.text_size else None
     return (tokenizer and tokenizer.convert_ids_to_tokens(token)) or pair.vocabulary.name(token)

@@ -1,4 +1,4 @@
-"""Decoding: requests, settings, sampling, guidance, the engine, its events, conversations and gaps."""
+"""Decoding: requests, settings, sampling, guidance, the engine and its loop, events, conversations and gaps."""
 
 from jam.generation.active_request import ActiveRequest
 from jam.generation.chat import Chat
@@ -6,6 +6,7 @@ from jam.generation.documents import document_of, request_for
 from jam.generation.engine import Engine
 from jam.generation.events import Event, Finished, ImageDone, ImageProgress, ImageStarted, TextPiece
 from jam.generation.fill import filled, request_to_fill, settings_to_fill
+from jam.generation.loop import EngineLoop, Stream
 from jam.generation.request import Request, Session
 from jam.generation.result import FinishReason, Generation
 from jam.generation.settings import GenerationSettings
@@ -14,6 +15,7 @@ __all__ = [
     "ActiveRequest",
     "Chat",
     "Engine",
+    "EngineLoop",
     "Event",
     "FinishReason",
     "Finished",
@@ -24,6 +26,7 @@ __all__ = [
     "ImageStarted",
     "Request",
     "Session",
+    "Stream",
     "TextPiece",
     "document_of",
     "filled",

@@ -10,11 +10,10 @@ from typing import Any
 from jam.codec import Codec
 from jam.documents import Document, Message, Part, Text, require_parts
 from jam.generation.documents import document_of, request_for
-from jam.generation.engine import Engine
 from jam.generation.events import Event, Finished
+from jam.generation.loop import EngineLoop
 from jam.generation.request import Request, Session
 from jam.generation.settings import GenerationSettings
-from jam.generation.threads import in_one_thread
 
 
 class Chat:
@@ -24,7 +23,7 @@ class Chat:
     in common with those in the cache, nearly always all but the question, is not computed again.
 
     Args:
-        engine: with the model's codec; others may use it between the events of an answer.
+        loop: of an engine with the model's codec; others may use it at the same time.
         settings: of every answer; each draws apart.
         system: what the conversation begins with.
 
@@ -32,12 +31,11 @@ class Chat:
         document: the conversation so far.
     """
 
-    def __init__(self, engine: Engine, codec: Codec, settings: GenerationSettings, system: str | None = None) -> None:
-        self.engine, self.codec, self.settings, self.lock = engine, codec, settings, engine.lock
+    def __init__(self, loop: EngineLoop, codec: Codec, settings: GenerationSettings, system: str | None = None) -> None:
+        self.loop, self.codec, self.settings = loop, codec, settings
         self.document = Document(messages=[Message("system", [Text(system)])] if system else [])
         self.session = Session()
 
-    @in_one_thread
     def send(self, message: str | Sequence[Part], **settings: Any) -> Document:
         """The answer to a message as a document of content; `settings` change those of the chat for this answer.
 
@@ -61,7 +59,7 @@ class Chat:
         turns = [*self.document.messages, Message("user", parts)]
         chosen = self.settings.changed(**settings).for_row(sum(turn.role == "user" for turn in turns) - 1)
         request = request_for(Document(messages=turns), chosen, self.codec, session=self.session)
-        with closing(self.engine.events_of(self.engine.submit(request))) as events:
+        with closing(iter(self.loop.submit(request))) as events:
             for event in events:
                 yield self._keep(turns, request, event) if isinstance(event, Finished) else event
 
@@ -71,7 +69,7 @@ class Chat:
         Raises:
             ValueError: an answer is being written: close its stream first.
         """
-        self.engine.end(self.session)
+        self.loop.end(self.session)
 
     def _keep(self, turns: list[Message], request: Request, event: Finished) -> Finished:
         document = document_of(request, event.generation.checked(), self.codec)

@@ -2,25 +2,26 @@
 
 Documents join and leave while others are written. A step is one forward for all rows that are ready, whether they are
 in text or in a picture; a guided row brings a second, unconditional slot while it is in a picture (guidance.py). Both
-kinds of slot live in one cache with a length per slot; a document's own is never rebuilt, the unconditional one is
-read anew for every picture. New prompts are read in chunks between the steps.
+kinds of slot live in one cache with a length per slot. Ids about which the grammar gives no choice are read together
+with the one before them. New prompts are read in chunks between the steps.
 
 Shapes: R rows, G guided ones among them, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from jam.generation.active_request import ActiveRequest, Slot
+from jam.generation.active_request import ActiveRequest
 from jam.generation.events import Event
 from jam.generation.guidance import guide
+from jam.generation.limits import Limits
 from jam.generation.model_runner import ModelRunner, bytes_per_token
 from jam.generation.prefixes import common_length, share
 from jam.generation.request import Request, Session, requests_of
@@ -28,7 +29,8 @@ from jam.generation.result import Generation
 from jam.generation.sampling import Choices, penalise, sample
 from jam.generation.scheduler import Scheduler
 from jam.generation.settings import GenerationSettings
-from jam.generation.threads import InUseError, in_one_thread, new_lock
+from jam.generation.slots import Slot
+from jam.generation.threads import in_one_thread, new_lock
 from jam.grammar import State
 from jam.models import JointModel
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from jam.codec import Codec
 
 SLOTS = 32
-CHUNK = 512  # ids of a prompt that are read between two steps
+CHUNK = 512  # ids of prompts that are read between two steps, of all together
 
 OnStep = Callable[[Sequence[ActiveRequest]], None]
 
@@ -44,7 +46,8 @@ OnStep = Callable[[Sequence[ActiveRequest]], None]
 class Engine:
     """Writes documents with one model, which should be in eval mode.
 
-    One thread at a time may use it: another one gets a RuntimeError. Engines of one model may be used in a thread each.
+    One thread at a time may use it: another one gets a RuntimeError. `EngineLoop` gives an engine a thread of its own,
+    and takes requests from all others. Engines of one model may be used in a thread each.
 
     Args:
         model: the network.
@@ -81,8 +84,8 @@ class Engine:
         self.offered = self.allowed.clone()
         self.offered[:, self.vocabulary.sentinel_start :] = False  # mask tokens are set, not chosen
         self.lock = new_lock()
+        self._ids = count()
         self._events: list[Event] = []
-        self._unwanted: deque[ActiveRequest] = deque()  # to be cancelled
 
     @classmethod
     def sized_for(
@@ -90,42 +93,45 @@ class Engine:
     ) -> Engine:
         """An engine whose cache is no larger than these requests need, and than `memory` allows."""
         context = model.context_length
-        rows = [ActiveRequest(request, model.grammar, context, context, codec) for request in requests]
-        length = max((len(row.prompt) + row.budget for row in rows), default=1)
-        if any(row.is_guided for row in rows):
-            length = max(length, *(min(context, row.unconditional_length) for row in rows if row.is_guided))
-        slots = sum(row.slots_needed for row in rows)
-        return cls(model, codec, max(1, slots), length, memory)
+        limits = [Limits.of(request, model.grammar, context, context, codec is not None) for request in requests]
+        length = max((limit.slot_length for limit in limits), default=1)
+        return cls(model, codec, max(1, sum(limit.slots for limit in limits)), length, memory)
 
-    @in_one_thread
     def submit(self, request: Request) -> ActiveRequest:
         """Put a request at the end of the queue.
 
         Raises:
-            ValueError: it cannot be met (`ActiveRequest`, `Scheduler.submit`).
+            ValueError: it cannot be met (`Limits.of`, `Scheduler.submit`).
         """
-        self._end_unwanted()
-        row = self._row(request)
-        self.scheduler.submit(row)
-        return row
-
-    def cancel(self, *rows: ActiveRequest) -> None:
-        """End documents now, or with the step that another thread begins next; what is whole of them stays.
-
-        No effect on a document that is finished.
-        """
-        self._unwanted.extend(rows)
-        with suppress(InUseError):
-            self._end_unwanted()
+        return self.submit_all([request])[0]
 
     @in_one_thread
-    def _end_unwanted(self) -> None:
-        ended = []
-        while self._unwanted:
-            row = self._unwanted.popleft()
-            if row.finish_reason is None:
-                row.finish("cancelled")
-                ended.append(row)
+    def submit_all(self, requests: Sequence[Request], is_heard: bool = True) -> list[ActiveRequest]:
+        """Put requests at the end of the queue, all of them or none.
+
+        Args:
+            is_heard: whether anybody takes their events but the last ones.
+
+        Raises:
+            ValueError: one cannot be met.
+        """
+        rows = [self._row(request, is_heard) for request in requests]
+        submitted: list[ActiveRequest] = []
+        try:
+            for row in rows:
+                self.scheduler.submit(row)
+                submitted.append(row)
+        except ValueError:
+            self.scheduler.release(submitted)
+            raise
+        return rows
+
+    @in_one_thread
+    def cancel(self, *rows: ActiveRequest) -> None:
+        """End documents now; what is whole of them stays. No effect on a document that is finished."""
+        ended = [row for row in rows if row.finish_reason is None]
+        for row in ended:
+            row.finish("cancelled")
         self._release(ended)
 
     @property
@@ -141,20 +147,22 @@ class Engine:
         What the network raises comes out. The rows that were being read, or written, have failed then, which the next
         step tells; all others go on with it.
         """
-        self._end_unwanted()
-        for row in self.scheduler.admit():
-            self._begin(row)
+        begun = self.scheduler.admit()
+        with self._failing(begun):
+            for row in begun:
+                row.begin()
         rows = self.scheduler.running
+        with self._failing(rows):
+            for slot in (slot for row in rows for slot in _slots_of(row) if slot.restart):
+                self._restart(slot)
         unread = [row for row in rows if any(slot.is_unread for slot in _slots_of(row))]
         with self._failing(unread):
             self._prefill([slot for row in unread for slot in _slots_of(row) if slot.is_unread])
-        ready = [row for row in rows if all(len(slot.pending) == 1 for slot in _slots_of(row))]
+        ready = [row for row in rows if not any(slot.is_unread for slot in _slots_of(row))]
         with self._failing(ready):
             if ready:
                 self._write(ready)
         for row in ready:
-            if row.unconditional is not None and row.guiding is None:
-                self.runner.truncate(row.unconditional.index)
             self._events += row.take_events()
         self._release([row for row in ready if row.finish_reason is not None])
         events, self._events = self._events, []
@@ -164,27 +172,6 @@ class Engine:
         """Step until nothing is left to be done."""
         while not self.is_idle:
             yield from self.step()
-
-    def events_of(self, row: ActiveRequest) -> Generator[Event]:
-        """Step until a document has ended; left early, it is cancelled. Events of others stay for whoever asks."""
-        try:
-            while row.finish_reason is None or any(event.row is row for event in self._events):
-                yield from self._step_for(row)
-        finally:
-            self.cancel(row)
-            with suppress(InUseError):
-                self._take_events(row)
-
-    @in_one_thread
-    def _step_for(self, row: ActiveRequest) -> list[Event]:
-        self._events = self.step() + self._events
-        return self._take_events(row)
-
-    @in_one_thread
-    def _take_events(self, row: ActiveRequest) -> list[Event]:
-        own = [event for event in self._events if event.row is row]
-        self._events = [event for event in self._events if event.row is not row]
-        return own
 
     @in_one_thread
     def run(
@@ -205,21 +192,16 @@ class Engine:
         Raises:
             ValueError: a request cannot be met; then none runs. Or one failed, when all have ended.
         """
-        rows = dict.fromkeys(self._row(request) for request in requests_of(prompts, settings))
-        submitted: list[ActiveRequest] = []
-        of_others: list[Event] = []
+        rows = self.submit_all(requests_of(prompts, settings), is_heard=False)
+        own, of_others = {row.id for row in rows}, list[Event]()
         try:
-            for row in rows:
-                row.reporter.is_heard = False
-                self.scheduler.submit(row)
-                submitted.append(row)
             while any(row.finish_reason is None for row in rows):
-                of_others += [event for event in self.step() if event.row not in rows]
+                of_others += [event for event in self.step() if event.id not in own]
                 if on_step is not None:
-                    on_step(list(rows))
+                    on_step(rows)
         finally:
-            self.cancel(*submitted)
-            self._events = of_others + [event for event in self._events if event.row not in rows]
+            self.cancel(*rows)
+            self._events = of_others + [event for event in self._events if event.id not in own]
         return [row.result().checked() for row in rows]
 
     @in_one_thread
@@ -231,15 +213,18 @@ class Engine:
             self.runner.truncate(session.slot)
         self.scheduler.end(session)
 
-    def _row(self, request: Request) -> ActiveRequest:
-        return ActiveRequest(request, self.model.grammar, self.runner.length, self.model.context_length, self.codec)
+    def _row(self, request: Request, is_heard: bool) -> ActiveRequest:
+        grammar, length, context = self.model.grammar, self.runner.length, self.model.context_length
+        limits = Limits.of(request, grammar, length, context, can_read=self.codec is not None)
+        return ActiveRequest(next(self._ids), request, grammar, limits, self.codec, is_heard)
 
-    def _begin(self, row: ActiveRequest) -> None:
-        """Keep what a session's slot has in common with the prompt; the last id is read with the first step."""
-        assert row.slot is not None
-        common = common_length(self.runner.ids[row.slot.index], row.prompt[:-1])
-        self.runner.truncate(row.slot.index, common)
-        row.begin(common)
+    def _restart(self, slot: Slot) -> None:
+        """Keep what a slot has in common with the ids that it is to hold; the last one is read with the next step."""
+        common = common_length(self.runner.ids[slot.index], slot.pending[:-1])
+        self.runner.truncate(slot.index, common)
+        slot.pending = slot.pending[common:]
+        slot.restart, slot.is_prompt = False, True
+        slot.is_planned, slot.leader = False, None
 
     @contextmanager
     def _failing(self, rows: Sequence[ActiveRequest]) -> Iterator[None]:
@@ -256,44 +241,53 @@ class Engine:
     def _release(self, rows: Sequence[ActiveRequest]) -> None:
         """Take rows out; their memory is free again, but for what a session keeps."""
         for row in rows:
-            for slot in (row.slot, row.unconditional):
-                if slot is not None and row.finish_reason == "failed":
-                    self.runner.wipe(slot.index)
+            for slot in row.slots if row.finish_reason == "failed" else ():
+                self.runner.wipe(slot.index)
         for index in self.scheduler.release(rows):
             self.runner.truncate(index)
         for row in rows:
             self._events += row.take_events()
 
     def _prefill(self, slots: list[Slot]) -> None:
-        """Read a chunk of each slot's pending ids, but never the last one; what slots share is read once."""
+        """Read pending ids, but never the last one of a slot; what slots share is read once.
+
+        Slots take their parts of one `CHUNK` in the order of their rows, so that those who write do not wait for long.
+        """
         if not slots:
             return
-        for slot in slots:
-            if slot.restart:
-                self.runner.truncate(slot.index)
-                slot.restart = slot.is_planned = False
-        running = [one for row in self.scheduler.running for one in (row.slot, row.unconditional) if one is not None]
-        if reading := share(slots, running, self.runner):
-            chunks = [slot.pending[: min(CHUNK, len(slot.pending) - 1)] for slot in reading]
-            self.runner.prefill([slot.index for slot in reading], chunks)
-            for slot, chunk in zip(reading, chunks, strict=True):
-                slot.pending = slot.pending[len(chunk) :]
+        running = [slot for row in self.scheduler.running for slot in row.slots]
+        chunks: dict[int, list[int]] = {}
+        reading, left = share(slots, running, self.runner), CHUNK
+        for slot in reading:
+            if left:
+                chunks[slot.index] = slot.pending[: min(left, len(slot.pending) - 1)]
+                slot.pending = slot.pending[len(chunks[slot.index]) :]
+                left -= len(chunks[slot.index])
+        if chunks:
+            self.runner.prefill(list(chunks), list(chunks.values()))
             share(slots, running, self.runner)
 
     def _write(self, rows: list[ActiveRequest]) -> None:
-        """One forward, and one token for every row."""
+        """One forward, and one token for every row; those with more forced ids than it takes only read some."""
+        width = self.runner.width(sum(len(_slots_of(row)) for row in rows))
+        behind = [slot for row in rows for slot in _slots_of(row) if len(slot.pending) > width]
+        rows = [row for row in rows if all(len(slot.pending) <= width for slot in _slots_of(row))]
         guided = [index for index, row in enumerate(rows) if row.guiding is not None]
         own = [row.slot for row in rows if row.slot is not None]
-        slots = [*own, *(row.guiding for row in rows if row.guiding is not None)]
-        states = [*(row.state for row in rows), *(State.IMAGE for _ in guided)]
-        logits = self.runner.forward([slot.index for slot in slots], [slot.pending[0] for slot in slots], states)
+        slots = [*own, *(row.guiding for row in rows if row.guiding is not None), *behind]
+        ids = [slot.pending[:width] for slot in slots]
         for slot in slots:
-            slot.pending = []
+            slot.pending, slot.is_prompt = slot.pending[width:], False
+        if not rows:
+            return self.runner.prefill([slot.index for slot in slots], ids)
+        row_states = [row.progress.state for row in rows]
+        states = [*row_states, *(State.IMAGE for _ in guided)]
+        logits = self.runner.forward([slot.index for slot in slots], ids, states)
         logits_RV, unconditional_GV = logits.split([len(rows), len(guided)])
-        states_R = self._tensor([row.state for row in rows])
+        states_R = self._tensor(row_states)
         log_probs_RV = logits_RV.masked_fill(~self.allowed[states_R], -torch.inf).log_softmax(-1)
         if guided:
-            scale_G = self._tensor([rows[index].guidance for index in guided])
+            scale_G = self._tensor([rows[index].progress.guidance for index in guided])
             logits_RV[guided] = guide(logits_RV[guided], unconditional_GV, scale_G)
         tokens_R, found_R = self._choose(rows, logits_RV, states_R)
         chosen_R = log_probs_RV.gather(-1, tokens_R.unsqueeze(-1)).squeeze(-1).masked_fill(~found_R, torch.nan)
@@ -311,10 +305,12 @@ class Engine:
             offered_RV[at] = False
             offered_RV[at, tokens] = True
             logits_RV[at, tokens] = 0.0  # what must come comes, even if the model cannot write it
+        in_image = [row.progress.in_image for row in rows]
         for index, row in enumerate(rows):
-            if row.seen and row.settings.repetition_penalty != 1 and not row.in_image:
-                penalise(logits_RV[index], self._tensor(list(row.seen)), row.settings.repetition_penalty)
-        choices = Choices.of([row.settings for row in rows], [row.in_image for row in rows])
+            seen = row.progress.seen
+            if seen and row.settings.repetition_penalty != 1 and not in_image[index]:
+                penalise(logits_RV[index], self._tensor(list(seen)), row.settings.repetition_penalty)
+        choices = Choices.of([row.settings for row in rows], in_image)
         uniform_R = self._tensor([row.uniform for row in rows])
         logits_RV = logits_RV.where(offered_RV, -torch.inf)
         return sample(logits_RV, choices, uniform_R), logits_RV.amax(-1).isfinite()

@@ -1,8 +1,8 @@
 """What happens while documents are written, as a stream.
 
-Every event has the `row` it is about (`Engine.submit` returned it). Texts that arrive as pieces, put together, are the
-text of the finished document; what a budget or a stop string will cut is held back while it is uncertain. (The
-exception is the text of a gap that a limit closed: the filled document has it up to its last word.)
+Every event has the `id` of the request that it is about (`Engine.submit` returned it). Texts that arrive as pieces,
+put together, are the text of the finished document; what a budget or a stop string will cut is held back while it is
+uncertain. (The exception is the text of a gap that a limit closed: the filled document has it up to its last word.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from PIL.Image import Image
 if TYPE_CHECKING:
     from jam.codec import Codec
     from jam.documents import Document
-    from jam.generation.active_request import ActiveRequest
     from jam.generation.result import Generation
 
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 class TextPiece:
     """More text; never half a character."""
 
-    row: ActiveRequest = field(repr=False)
+    id: int
     text: str
 
 
@@ -31,7 +30,7 @@ class TextPiece:
 class ImageStarted:
     """A picture begins. `index` counts the new pictures of the document, from 0."""
 
-    row: ActiveRequest = field(repr=False)
+    id: int
     index: int
 
 
@@ -39,7 +38,7 @@ class ImageStarted:
 class ImageProgress:
     """One more row of codes is there: `done` of `total` codes."""
 
-    row: ActiveRequest = field(repr=False)
+    id: int
     index: int
     codes: list[int] = field(repr=False)
     total: int
@@ -59,7 +58,7 @@ class ImageProgress:
 class ImageDone:
     """A picture is whole."""
 
-    row: ActiveRequest = field(repr=False)
+    id: int
     index: int
     codes: list[int] = field(repr=False)
     grid: tuple[int, int] | None
@@ -80,7 +79,7 @@ class Finished:
             raise where the engine says that a row has "failed".
     """
 
-    row: ActiveRequest = field(repr=False)
+    id: int
     generation: Generation
     document: Document | None = None
 

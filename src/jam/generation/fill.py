@@ -30,7 +30,7 @@ def request_to_fill(document: Document, settings: GenerationSettings, codec: Cod
     """Raises ValueError if the document has no gap, or one that cannot be filled (`Codec.encode_gaps`)."""
     encoded = codec.encode_gaps(document)
     prompt = [*encoded.ids, codec.vocabulary.sentinel_id(0)]
-    return Request(prompt, settings, answer_start=encoded.answer_start)
+    return Request(prompt, settings, answer_start=encoded.main_start)
 
 
 def filled(document: Document, generation: Generation, codec: Codec) -> Document:

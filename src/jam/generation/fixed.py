@@ -1,10 +1,10 @@
-"""One id a slot in shapes that repeat, so that a GPU runs the whole forward as one captured graph.
+"""A few ids a slot in shapes that repeat, so that a GPU runs the whole forward as one captured graph.
 
-The forward takes all of the first slots of the cache up to a power of two, and as many keys; there are few such shapes,
-and each is captured when it first comes. Slots without an id read something at the place behind their end, which their
-next id overwrites. On the CPU the same forward runs as it is.
+The forward takes all of the first slots of the cache up to a power of two, as many ids of each, and as many keys; there
+are few such shapes, and each is captured when it first comes. Where a slot has fewer ids it reads something at the
+places behind its end, which its next ids overwrite. On the CPU the same forward runs as it is.
 
-Shapes: S slots that have an id, N slots of the shape, K keys of the shape, H hidden.
+Shapes: S slots that have ids, N slots of the shape, T ids of the shape, K keys of the shape, H hidden.
 """
 
 from __future__ import annotations
@@ -17,58 +17,82 @@ from torch import Tensor
 from jam.models import JointModel, RowCache
 
 FEWEST_KEYS = 256
+Shape = tuple[int, int, int]  # N, T, K
 
 
 class FixedStep:
-    """The forward of one id in each of some slots.
+    """The forward of a few ids in each of some slots.
 
     Args:
         model: the network.
         cache: of the slots; its rows must lie where the graphs found them.
+        window: most ids of a slot.
     """
 
-    def __init__(self, model: JointModel, cache: RowCache) -> None:
+    def __init__(self, model: JointModel, cache: RowCache, window: int) -> None:
         self.model, self.cache = model, cache
-        self.inputs = torch.zeros(2, cache.rows, dtype=torch.long, device=model.device)  # ids, positions
-        self.graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self.inputs = torch.zeros(2, cache.rows, window, dtype=torch.long, device=model.device)  # ids, positions
+        self.graphs: dict[Shape, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
-    def __call__(self, slots: Sequence[int], ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Read an id into each slot, which hold `lengths` so far (all slots of the cache); hidden states [S, H]."""
+    def holds(self, slots: Sequence[int], ids: Sequence[Sequence[int]], lengths: Sequence[int]) -> bool:
+        """Whether no slot of the shape would overwrite, for want of room behind its end, what it has read.
+
+        One place it may: that of the last id of a full slot, which nothing that follows can have in common with it.
+        """
+        rows, width, _ = self._shape(slots, ids, lengths)
+        return width == 1 or max(lengths[:rows]) + width <= self.cache.max_length
+
+    def __call__(self, slots: Sequence[int], ids: Sequence[Sequence[int]], lengths: Sequence[int]) -> Tensor:
+        """Read ids into each slot, which hold `lengths` so far (all slots of the cache).
+
+        Returns:
+            The hidden state of the last id of each slot, [S, H].
+        """
+        shape = rows, width, _ = self._shape(slots, ids, lengths)
+        chosen_NT = torch.full((rows, width), self.model.vocabulary.eos_id)
+        for slot, more in zip(slots, ids, strict=True):
+            chosen_NT[slot, : len(more)] = torch.tensor(more)
+        places_NT = torch.tensor(lengths[:rows])[:, None] + torch.arange(width)
+        places_NT.clamp_(max=self.cache.max_length - 1)
+        self.inputs[:, :rows, :width].copy_(torch.stack([chosen_NT, places_NT]))
+        hidden_NTH = self._replay(shape) if self.inputs.is_cuda else self._forward(shape)
+        for slot, more in zip(slots, ids, strict=True):
+            self.cache.set_length(slot, lengths[slot] + len(more))
+        last_S = torch.tensor([len(more) - 1 for more in ids])
+        return hidden_NTH[torch.tensor(slots).to(hidden_NTH.device), last_S.to(hidden_NTH.device)]
+
+    def _shape(self, slots: Sequence[int], ids: Sequence[Sequence[int]], lengths: Sequence[int]) -> Shape:
         rows = _up_to(max(slots) + 1, 1, self.cache.rows)
-        keys = _up_to(max(lengths[slot] for slot in slots) + 1, FEWEST_KEYS, self.cache.max_length)
-        new = dict(zip(slots, ids, strict=True))
-        chosen = [new.get(slot, self.model.vocabulary.eos_id) for slot in range(rows)]
-        places = [min(length, self.cache.max_length - 1) for length in lengths[:rows]]
-        self.inputs[:, :rows].copy_(torch.tensor([chosen, places]))
-        hidden = self._replay(rows, keys) if self.inputs.is_cuda else self._forward(rows, keys)
-        for slot in slots:
-            self.cache.set_length(slot, lengths[slot] + 1)
-        return hidden[torch.tensor(slots, device=hidden.device)]
+        width = _up_to(max(map(len, ids)), 1, self.inputs.shape[2])
+        keys = max(lengths[slot] + len(more) for slot, more in zip(slots, ids, strict=True))
+        return rows, width, _up_to(keys, FEWEST_KEYS, self.cache.max_length)
 
-    def _forward(self, rows: int, keys: int) -> Tensor:
-        """Hidden states [N, H]."""
-        ids, positions = self.inputs[:, :rows, None]
-        mask = self.cache.fix(positions[:, 0], keys)
-        return self.model.hidden(ids, positions, mask, self.cache)[:, 0]
+    def _forward(self, shape: Shape) -> Tensor:
+        """Hidden states [N, T, H]."""
+        rows, width, keys = shape
+        ids, positions = self.inputs[:, :rows, :width]
+        mask = self.cache.fix(positions, keys)
+        return self.model.hidden(ids, positions, mask, self.cache)
 
-    def _replay(self, rows: int, keys: int) -> Tensor:
-        if (rows, keys) not in self.graphs:
-            self.graphs[rows, keys] = self._capture(rows, keys)
-        graph, hidden = self.graphs[rows, keys]
+    def _replay(self, shape: Shape) -> Tensor:
+        if shape not in self.graphs:
+            self.graphs[shape] = self._capture(shape)
+        graph, hidden = self.graphs[shape]
         graph.replay()
         return hidden
 
-    def _capture(self, rows: int, keys: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _capture(self, shape: Shape) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(2):  # compiles, allocates and chooses kernels; writes what the graph will write
-                self._forward(rows, keys)
+                self._forward(shape)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self.graphs.values()))[0].pool() if self.graphs else None
-        with torch.cuda.graph(graph, pool=pool):
-            hidden = self._forward(rows, keys)
+        # Other threads may use the device meanwhile: pictures are decoded while documents are written.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            hidden = self._forward(shape)
         return graph, hidden
 
 

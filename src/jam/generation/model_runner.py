@@ -2,9 +2,9 @@
 
 Nothing else in `generation` runs the model or touches the cache. A slot is a row of the cache; it holds the ids
 of a document, or those of a picture without its document (guidance). Reading a prompt (`prefill`, no logits) and
-writing (`forward`, one id a slot) are apart, so that the step which decides about speed has one shape.
+writing (`forward`, few ids a slot) are apart, so that the step which decides about speed has few shapes.
 
-Shapes: S slots of one forward, T new ids of a slot, H hidden, V vocabulary.
+Shapes: S slots of one forward, T most new ids of a slot, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from torch.nn.utils.rnn import pad_sequence
 from jam.generation.fixed import FixedStep, can_capture
 from jam.grammar import State
 from jam.models import JointModel, is_compiled
-from jam.models.cpu_kernel import use_kernel
+from jam.models.cpu_kernel import kernel_layers, using_kernel
+
+WINDOW = 8  # most ids that a slot reads with the forward that writes
+CHEAP = {"cpu": 4, "cuda": 128}  # ids of all slots together whose forward takes little more time than that of one
 
 
 class ModelRunner:
     """A model with a preallocated cache of `slots` slots of up to `length` ids each.
 
     Args:
-        model: the network; a large one on the CPU uses the kernel from then on (`models.cpu_kernel.use_kernel`).
+        model: the network; a large one on the CPU uses the kernel while the runner runs it (`models.cpu_kernel`).
         slots: how many documents and unconditional pictures the cache holds.
         length: ids of a slot.
         fixed: whether `forward` has shapes that repeat (`FixedStep`); None: where they can be captured.
@@ -41,10 +44,10 @@ class ModelRunner:
         self.slots, self.length = slots, length
         self.cache = model.new_cache(slots, length)
         self.ids: list[list[int]] = [[] for _ in range(slots)]
-        use_kernel(model)
+        self.kernel_layers = kernel_layers(model)
         self.compiled = is_compiled(model)
         fixed = can_capture(model) if fixed is None else fixed
-        self.step = FixedStep(model, self.cache) if fixed else None
+        self.step = FixedStep(model, self.cache, WINDOW) if fixed else None
 
     @property
     def lengths(self) -> list[int]:
@@ -55,25 +58,33 @@ class ModelRunner:
     def prefill(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Read ids into slots, each at most once, behind what they hold."""
         # Prompts are never of one length: compiled layers would be compiled again and again.
-        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+        stance = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+        with stance, using_kernel(self.kernel_layers):
             self._read(slots, ids)
 
+    def width(self, slots: int) -> int:
+        """How many ids each of so many slots should read in one `forward` at most: a longer one costs in proportion."""
+        return max(1, min(WINDOW, CHEAP.get(self.model.device.type, WINDOW) // slots))
+
     @torch.inference_mode()
-    def forward(self, slots: Sequence[int], ids: Sequence[int], states: Sequence[State]) -> Tensor:
-        """Read one id into each slot; logits of the ids that follow, fp32 [S, V].
+    def forward(self, slots: Sequence[int], ids: Sequence[Sequence[int]], states: Sequence[State]) -> Tensor:
+        """Read ids into each slot; logits of what follows the last of them, fp32 [states, V].
 
         Args:
             slots: each at most once.
-            ids: the newest id of each slot.
-            states: the state of what follows it, which says who answers (`JointModel.logits`).
+            ids: the newest ids of each slot, 1 to `WINDOW` of them.
+            states: the state of what follows, which says who answers (`JointModel.logits`), in the first of the slots;
+                the others only read.
         """
-        if self.step is None:
-            hidden_SH = self._read(slots, [[token] for token in ids])
-        else:
-            hidden_SH = self.step(slots, ids, self.lengths)
-            for slot, token in zip(slots, ids, strict=True):
-                self.ids[slot].append(token)
-        return self.model.logits(hidden_SH, torch.tensor(states)).float()  # on the CPU: nobody waits to know them
+        with using_kernel(self.kernel_layers):
+            if self.step is not None and self.step.holds(slots, ids, self.lengths):
+                hidden_SH = self.step(slots, ids, self.lengths)
+                for slot, more in zip(slots, ids, strict=True):
+                    self.ids[slot] += more
+            else:
+                hidden_SH = self._read(slots, ids)
+            states_S = torch.tensor(states)  # on the CPU: nobody waits to know them
+            return self.model.logits(hidden_SH[: len(states)], states_S).float()
 
     def truncate(self, slot: int, length: int = 0) -> None:
         """Forget what a slot read behind its first `length` ids; what it keeps is not computed again."""
@@ -96,9 +107,9 @@ class ModelRunner:
     def _read(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> Tensor:
         """The last hidden state of each slot, [S, H]."""
         # Taking rows out of the cache copies them: rows that pause come along without an id if they are the fewer, and
-        # if that is one place each, not the length of a prompt.
+        # if that is few places each, not the length of a prompt.
         between = range(min(slots), max(slots) + 1)
-        follows = all(len(more) == 1 for more in ids) and 2 * len(slots) > len(between)
+        follows = max(map(len, ids)) <= WINDOW and 2 * len(slots) > len(between)
         batch = between if follows else slots
         new = dict(zip(slots, ids, strict=True))
         counts_S = self._tensor([len(new.get(slot, ())) for slot in batch])

@@ -9,8 +9,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from jam.generation.active_request import Slot
 from jam.generation.model_runner import ModelRunner
+from jam.generation.slots import Slot
 
 LEAST = 4  # ids for which a copy is worth its while
 

@@ -24,7 +24,7 @@ class Generation:
             a step raised an error).
         images: pictures completed in `new_ids`; each is whole.
         text_end: characters of the last text that stay, where a stop string cuts it.
-        error: what the step raised in which the document failed.
+        error: what the step raised in which the document failed; None: nothing.
         is_cut: a limit ended the last text within a sentence, behind a word where it has one.
         cut_gaps: gaps, counted from 0, whose texts a limit closed.
     """
@@ -35,7 +35,7 @@ class Generation:
     finish_reason: FinishReason
     images: int
     text_end: int | None = None
-    error: str | None = None
+    error: BaseException | None = field(default=None, compare=False)
     is_cut: bool = False
     cut_gaps: list[int] = field(default_factory=list)
 
@@ -45,9 +45,9 @@ class Generation:
             behind = f"behind a prompt of {len(self.prompt_ids)} tokens and {len(self.new_ids)} new ones"
             if self.error is not None:
                 raise ValueError(
-                    f"a step {behind} raised {self.error}, which ended all documents of this step; ask again, for one "
-                    "document at a time if that is raised again"
-                )
+                    f"a step {behind} raised {type(self.error).__name__}: {self.error}, which ended all documents of "
+                    "this step; ask again, for one document at a time if that is raised again"
+                ) from self.error
             raise ValueError(
                 f"the model's logits were not finite (nan) {behind}; try --dtype float32, and a smaller guidance scale"
             )

@@ -10,8 +10,9 @@ import heapq
 from collections import deque
 from collections.abc import Sequence
 
-from jam.generation.active_request import ActiveRequest, Slot
+from jam.generation.active_request import ActiveRequest
 from jam.generation.request import Session
+from jam.generation.slots import Slot
 
 
 class Scheduler:
@@ -26,9 +27,9 @@ class Scheduler:
 
     def submit(self, row: ActiveRequest) -> None:
         """Put a row at the end of the queue. Raises ValueError if it could never run, or its session is busy."""
-        if row.slots_needed > self.slots:
+        if row.limits.slots > self.slots:
             raise ValueError(
-                f"a document with guided pictures needs {row.slots_needed} slots of the cache, and there is room for "
+                f"a document with guided pictures needs {row.limits.slots} slots of the cache, and there is room for "
                 f"{self.slots}; give the engine more memory or a shorter length, or set guidance_scale to 1"
             )
         if (session := row.request.session) is not None:
@@ -49,7 +50,7 @@ class Scheduler:
             else:
                 index = heapq.heappop(self.free)
             row.slot = Slot(index)
-            if row.is_guided:
+            if row.limits.slots == 2:
                 row.unconditional = Slot(heapq.heappop(self.free))
             self.running.append(row)
             begun.append(row)
@@ -65,7 +66,7 @@ class Scheduler:
         return [slot for row in rows for slot in self._take_back(row)]
 
     def _take_back(self, row: ActiveRequest) -> list[int]:
-        indices = [slot.index for slot in (row.slot, row.unconditional) if slot is not None]
+        indices = [slot.index for slot in row.slots]
         if (session := row.request.session) is not None:
             session.busy = False
             if row.slot is not None:
@@ -89,7 +90,7 @@ class Scheduler:
     def _make_room(self, row: ActiveRequest) -> bool:
         """Whether the row fits now; sessions give way if that helps."""
         own = row.request.session
-        needed = row.slots_needed - (own is not None and own.slot is not None)
+        needed = row.limits.slots - (own is not None and own.slot is not None)
         others = [session for session in self.resting if session is not own]
         if len(self.free) + len(others) < needed:
             return False

@@ -10,7 +10,8 @@ from jam.generation.marks import UNKNOWN, ends_sentence, may_end_sentence, surel
 DecodeText = Callable[[Sequence[int]], str]
 
 SENTENCE_ROOM = 64  # so many ids before a limit, the end of a sentence is waited for
-_COMPANY = 8  # ids in front of new ones, so that a decoder joins them as it would in the whole text
+_COMPANY = 8  # ids at least in front of new ones, so that a decoder joins them as it would in the whole text
+_WINDOW = 32  # ids at most that are decoded with every new one
 
 
 class Place(NamedTuple):
@@ -41,7 +42,7 @@ class TextRun:
         self.prior_length = len(self.text)
         self.sentence: Place | None = None
         self._read = self._seen = len(self.ids)  # ids before it are in `text`, and have been looked at
-        self._first = max(0, self._read - _COMPANY)
+        self._look_from(max(0, self._read - _COMPANY))
         self._candidate: Place | None = None
         self._places: list[Place] = []  # behind `prior`, where no character is parted
 
@@ -53,11 +54,12 @@ class TextRun:
         """Let `text` grow by what the new ids say, each that does not end within a character."""
         while self._seen < len(self.ids):
             self._seen += 1
-            known = self.decode(self.ids[self._first : self._read])
             window = self.decode(self.ids[self._first : self._seen])
-            if not window.endswith(UNKNOWN) and window.startswith(known):
-                self._grow(window[len(known) :])
-                self._first, self._read = self._read, self._seen
+            if not window.endswith(UNKNOWN) and window.startswith(self._known):
+                self._grow(window[len(self._known) :])
+                self._known, self._read = window, self._seen
+            if self._read - self._first >= _WINDOW:
+                self._look_from(self._read - _COMPANY)
 
     def close(self) -> None:
         """No more ids come: half a character is shown as the decoder shows it."""
@@ -97,6 +99,10 @@ class TextRun:
         if shown > self.prior_length or (may_part_words and self.text[self.prior_length :].strip()):
             return places[-1], True
         return None, False
+
+    def _look_from(self, first: int) -> None:
+        """Decode from the id `first` on from now on."""
+        self._first, self._known = first, self.decode(self.ids[first : self._read]) if first < self._read else ""
 
     def _grow(self, piece: str) -> None:
         if piece and self._candidate is not None and piece[0].isspace():

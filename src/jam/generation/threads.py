@@ -33,8 +33,8 @@ def in_one_thread(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenat
     def alone(self: S, *args: P.args, **kwargs: P.kwargs) -> T:
         if not self.lock.acquire(blocking=False):
             raise InUseError(
-                "another thread is using this engine; use one engine from one thread at a time: make an engine each, "
-                "or put the requests through one thread"
+                "another thread is using this engine; use one engine from one thread at a time: put the requests "
+                "through an EngineLoop, or make an engine each"
             )
         try:
             return method(self, *args, **kwargs)

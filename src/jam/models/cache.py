@@ -166,21 +166,23 @@ class RowCache(Cache):
         self._step = None
 
     def fix(self, positions: Tensor, keys: int) -> Tensor:
-        """Declare a forward of one token in each of the first R rows, in shapes that do not depend on their lengths.
+        """Declare a forward of T tokens in each of the first R rows, in shapes that do not depend on their lengths.
 
         Nothing waits for the device. The caller follows the lengths (`set_length`) instead of `advance`.
 
         Args:
-            positions: where the tokens go, long [R]; none is beyond what its row holds already.
+            positions: where the tokens go, long [R, T]; those of a row follow what it holds already, or each other.
             keys: K, places of a row that are read; at least those up to the tokens.
 
         Returns:
-            The mask [R, 1, 1, K], as that of `step`.
+            The mask [R, 1, T, K], as that of `step`.
         """
-        rows = torch.arange(len(positions), device=positions.device)
-        source = rows, torch.zeros_like(rows)
-        self._step = Step(slice(0, len(rows)), torch.ones_like(rows), keys, None, source, (rows, positions))
-        return torch.arange(keys, device=positions.device) <= positions[:, None, None, None]
+        count, width = positions.shape
+        rows = torch.arange(count, device=positions.device).repeat_interleave(width)
+        time = torch.arange(width, device=positions.device).repeat(count)
+        counts = torch.full((count,), width, device=positions.device)
+        self._step = Step(slice(0, count), counts, keys, None, (rows, time), (rows, positions.reshape(-1)))
+        return torch.arange(keys, device=positions.device) <= positions[:, None, :, None]
 
     def set_length(self, row: int, length: int) -> None:
         """Let a row hold `length` tokens: fewer, or what was written behind them."""

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from jam.vocabulary import ParentRows, Vocabulary
 
 
-def missing_controls(vocabulary: Vocabulary, rows: ParentRows) -> list[int]:
+def missing_controls(vocabulary: Vocabulary, row_of: Sequence[int]) -> list[int]:
     """Ids that every tower must be able to write but this parent cannot: what ends documents, ``<break>``, ``<eoss>``
     and sentinels.
 
     In this order they own the rows ``absent_input[1:]`` and ``absent_output`` of a `JointTower`.
+
+    Args:
+        row_of: see `ParentRows.row_of`.
     """
-    row_of = rows.row_of(vocabulary)
     controls = [*vocabulary.end_ids, *range(vocabulary.control_start, vocabulary.size)]
     return [token for token in controls if row_of[token] < 0]
 

@@ -91,10 +91,11 @@ def _joint_tower(
     family, tower = family_of(settings), f"{role}_tower"
     embedding = shapes[f"{family.embedding}.weight"]
     head = shapes.get(f"{family.head}.weight", embedding)
-    check_rows(rows.row_of(vocabulary), settings.vocab_size, f"the {role} parent")
+    row_of = rows.row_of(vocabulary)
+    check_rows(row_of, settings.vocab_size, f"the {role} parent")
     if family.image_head is not None:
         check_image_head(vocabulary, rows, settings.model_type, head[0], embedding[0] - head[0])
-    missing = len(missing_controls(vocabulary, rows))
+    missing = len(missing_controls(vocabulary, row_of))
     found: Shapes = {f"{tower}.absent_input": (1 + missing, embedding[1])}
     if missing:
         found[f"{tower}.absent_output"] = (missing, head[1])

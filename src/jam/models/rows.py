@@ -28,8 +28,8 @@ class JointRows(nn.Module):
         super().__init__()
         self.vocabulary = vocabulary
         self.rows = rows
-        self.missing = missing_controls(vocabulary, rows)
         self.row_of = rows.row_of(vocabulary)
+        self.missing = missing_controls(vocabulary, self.row_of)
         self.complete = -1 not in self.row_of
         self.controls = min(rows.control_size, vocabulary.control_size) if rows.control_start is not None else 0
         for name in ("parent_row", "absent_row"):

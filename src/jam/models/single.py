@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from jam.grammar import Grammar, State
 from jam.models.base import JointModel
 from jam.models.cache import RowCache
+from jam.models.cpu_kernel import kernel_in_use
 from jam.models.rows import JointRows, spread
 from jam.models.towers import Tower
 from jam.packed import Mask
@@ -117,13 +118,13 @@ class SingleDecoder(JointModel):
     def logits(self, hidden: Tensor, states: Tensor | None = None) -> Tensor:
         """Logits [..., V] in the order of joint ids.
 
-        States [...] are looked at where the head uses the kernel only: what none of them allows is -inf then.
+        States [...] are looked at inside of `using_kernel` only: what none of them allows is -inf then.
         """
         hidden_NH = hidden.reshape(-1, hidden.shape[-1])
         vocabulary, rows = self.vocabulary, self.joint_rows.rows
         take = self.tower.products(hidden_NH)
         possible: list[int] = list(State)
-        if self.tower.uses_kernel and states is not None:
+        if kernel_in_use() and states is not None:
             possible = states.unique().tolist()
         codes_are = rows.has_images and any(self._allows_codes[state] for state in possible)
         pieces = {}

@@ -15,8 +15,8 @@ def keep_freed_blocks() -> bool:
     """Let tensors of up to 256 MiB reuse freed memory; True if that was set.
 
     Otherwise each large tensor on the CPU is new memory, which the system clears page by page: a tenth to a quarter of
-    a step's time with a vocabulary of 50,000, for a fifth less of memory (docs/decisions/0027). Whoever sets the C
-    library's own variables is left alone.
+    a step's time with a vocabulary of 50,000, for a fifth less of memory (docs/decisions/0027). It holds for the whole
+    process, so commands call it and the library does not. Whoever sets the C library's own variables is left alone.
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from jam.checkpoints.folders import disk_full, free_bytes, is_disk_full, sync
 from jam.files import FileError, reading, reason
 from jam.training.distributed import World
 from jam.training.plain_reader import PlainReader
-
-warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process needs no group
 
 STATE = "run.json"
 MODEL, OPTIMIZER = "model", "optimizer"  # beginnings of the names of tensors

@@ -61,6 +61,7 @@ class TrainConfig:
         weight_decay: of matrices.
         max_grad_norm: gradients are clipped to this norm.
         cm3: train on the causally masked objective; for messages, spans lie in the answer.
+        learn_turns: which answers of a conversation are learnt: the "last", or "all".
         unconditional_rate: share (0 to 1) of captioned pictures whose text is masked whole, for guidance.
         part_rate: share (0 to 1) of documents that mask exactly one whole part, a picture or a text, for `jam fill`.
         sentinel_weight: weight of predicting a sentinel inside the source.
@@ -114,6 +115,7 @@ class TrainConfig:
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
     cm3: bool = True
+    learn_turns: Literal["last", "all"] = "last"
     unconditional_rate: float = 0.1
     part_rate: float = 0.0
     sentinel_weight: float = 0.0

@@ -16,6 +16,8 @@ FREE = {
     *("activation_checkpointing", "compile", "max_logits"),
 }
 
+ADDED = {"learn_turns": "last"}  # what runs did before there was such a setting
+
 
 def settings_of_run(config: TrainConfig, others: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must have in common with the one before; `others` says what else it depends on."""
@@ -24,6 +26,7 @@ def settings_of_run(config: TrainConfig, others: dict[str, Any]) -> dict[str, An
 
 def compare(checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises ValueError, which lists the differences, if there are any."""
+    before = {key: value for key, value in ADDED.items() if key in now} | before
     differences = [
         f"{key} was {before.get(key)} and is {now.get(key)}"
         for key in dict.fromkeys([*before, *now])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Records:
         if folder is None:
             return
         path = folder / RECORDS
-        if path.exists():
+        if os.path.lexists(path):
             last = step - 0.5 if validates else step
             with open_regular(path) as file:
                 lines = file.read().decode(errors="replace").splitlines(keepends=True)

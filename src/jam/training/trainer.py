@@ -23,7 +23,6 @@ from jam.data.loader import START, Place
 from jam.files import reading
 from jam.models import JointModel
 from jam.models.scoring import Scores, weighted_loss
-from jam.training.allocator import keep_freed_blocks
 from jam.training.checkpoint import (
     Checkpoints,
     Rule,
@@ -83,11 +82,14 @@ class Trainer:
             raise ValueError(
                 f"context is {self.context}, the model takes {model.context_length} positions; set a shorter --context"
             )
-        sources = [
-            Source(Shards(source.path, model.vocabulary, fingerprint), source.weight, self.context)
-            for source in config.sources
-        ]
         c = config
+        trained = [Shards(one.path, model.vocabulary, fingerprint, learn_turns=c.learn_turns) for one in c.sources]
+        if c.learn_turns == "all" and not any(len(shards.turns) for shards in trained):
+            raise ValueError(
+                "learn_turns is all, and the shards of no source name an answer before the last; prepare conversations "
+                "again if an earlier version did, or leave learn_turns out"
+            )
+        sources = [Source(shards, one.weight, self.context) for shards, one in zip(trained, c.sources, strict=True)]
         held = [Shards(path, model.vocabulary, fingerprint, c.validation_documents) for path in c.validation]
         self.validation = [Source(shards, 1.0, self.context) for shards in held]
         checks_data = self.world.rank % self.world.local_size == 0  # a node's processes read the same files
@@ -109,8 +111,6 @@ class Trainer:
         if self.world.size > 1:
             shard(model, self.world, config.sharding, bf16=config.precision == "bf16")
         self.device = self.world.device or next(model.parameters()).device
-        if self.device.type == "cpu":
-            keep_freed_blocks()
         self.parameters = named_parameters(model)
         self.optimizers = make_optimizers(model, config)
         alone = self.world.size == 1 and not config.compile

@@ -1,20 +1,21 @@
 """Attention over packed documents, each by itself: no mask of T x T is made, and nothing is computed between documents.
 
 On a GPU in half precision the variable-length kernel of torch takes all runs at once; elsewhere runs of one length that
-follow each other (packing lays them so) are one call of SDPA. Layers of `transformers` reach it under the library's own
-name "sdpa", behind which all other calls stay as they are.
+follow each other (packing lays them so) are one call of SDPA. Layers of towers reach it through the library's table of
+attention functions, under a name of ours; other models of the process are left alone.
 Shapes: B batch, T time, R run, h heads, k heads of keys, D head width.
 """
 
 from __future__ import annotations
 
+import copy
 from itertools import groupby
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from jam.models.towers.masks import causal
@@ -24,6 +25,8 @@ try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # a build of torch without it
     varlen_attn = None  # type: ignore[assignment]
+
+NAME = "jam_sdpa"
 
 
 def attend(
@@ -96,4 +99,14 @@ def layer_attention(
     return sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, **kwargs)
 
 
-AttentionInterface.register("sdpa", layer_attention)
+AttentionInterface.register(NAME, layer_attention)
+
+
+def with_packed(config: PretrainedConfig) -> PretrainedConfig:
+    """A copy of a decoder's config, for its attention modules: with it they call `layer_attention`.
+
+    The model's own config says "sdpa" as before: the library makes masks, checks and saves by it.
+    """
+    config = copy.deepcopy(config)
+    config._attn_implementation = NAME
+    return config

@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from jam.models.cache import of_layer
 from jam.models.controls import check_image_head
-from jam.models.cpu_kernel import KernelLinear, product
+from jam.models.cpu_kernel import kernel_in_use, product_of_head
 from jam.models.rows import JointRows, select, spread
+from jam.models.towers.attention import with_packed
 from jam.models.towers.base import FULL, SLIDING, Context
 from jam.models.towers.masks import additive, windowed
 from jam.models.towers.registry import decoder_config, family_of
@@ -48,8 +50,12 @@ class Tower(nn.Module):
             config._attn_implementation = self.family.attention
             model = self.family.model_class(config)
         self.model = model
+        packed = with_packed(config)
         for index, layer in enumerate(self.layers, start=first_layer):
-            self.family.attention_of(layer).layer_idx = index
+            attention = self.family.attention_of(layer)
+            attention.layer_idx = index
+            if self.family.attention == "sdpa":
+                attention.config = packed
 
     def _check(self, model: PreTrainedModel | PretrainedConfig, config: PretrainedConfig) -> None:
         if isinstance(model, PreTrainedModel) and not isinstance(model, self.family.model_class):
@@ -151,15 +157,6 @@ class Tower(nn.Module):
         cap = self.family.logit_cap(self.config)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    @property
-    def uses_kernel(self) -> bool:
-        """Whether the head is (`cpu_kernel.use_kernel`)."""
-        return isinstance(self.head, KernelLinear)
-
-    @property
-    def _product(self) -> Callable[[Tensor, Tensor], Tensor]:
-        return product if self.uses_kernel else F.linear
-
     def products(self, hidden: Tensor) -> Callable[[slice | Tensor], Tensor]:
         """A function of rows of the parent's head (as `select` takes them) -> their logits [N, rows].
 
@@ -170,12 +167,12 @@ class Tower(nn.Module):
         weight = self.head.weight
 
         def some(rows: slice | Tensor) -> Tensor:
-            return self.capped(self._product(hidden, select(weight, rows)))
+            return self.capped(product_of_head(hidden, select(weight, rows)))
 
         if torch.is_grad_enabled():
             return some
-        whole = functools.cache(lambda: self.capped(self._product(hidden, weight)))
-        return lambda rows: some(rows) if self.uses_kernel and isinstance(rows, slice) else select(whole(), rows, dim=1)
+        whole = functools.cache(lambda: self.capped(product_of_head(hidden, weight)))
+        return lambda rows: some(rows) if kernel_in_use() and isinstance(rows, slice) else select(whole(), rows, dim=1)
 
     def enter(
         self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None
@@ -249,6 +246,14 @@ class JointTower(Tower):
         if self.image_head is not None:
             check_image_head(vocabulary, rows, self.config.model_type, start, codes)
 
+    def init_rows(self) -> None:
+        """Fresh rows of its own: the parent's mean row."""
+        for rows in (self.absent_input, self.text_input):
+            if rows is not None:
+                init.copy_(rows, self.embedding.weight.mean(0).expand_as(rows))
+        if self.absent_output is not None:
+            init.copy_(self.absent_output, self.head.weight.mean(0).expand_as(self.absent_output))
+
     def drop_all_but_head(self) -> None:
         super().drop_all_but_head()
         self.text_input = None
@@ -292,7 +297,7 @@ class JointTower(Tower):
                 slice(rows.control_start, rows.control_start + self.joint_rows.controls)
             )
         if self.absent_output is not None:
-            extra = self.capped(self._product(hidden, self.absent_output))
+            extra = self.capped(product_of_head(hidden, self.absent_output))
             ends = sum(token < vocabulary.text_size for token in self.joint_rows.missing)  # they come first
             for place, token in enumerate(self.joint_rows.missing[: ends + 1]):
                 pieces[token] = extra[:, place : place + 1 if place < ends else None]
