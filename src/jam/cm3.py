@@ -9,11 +9,9 @@ of a span move with it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
-from jam.layout import ImageLayout
 from jam.vocabulary import Vocabulary
 
 Span = tuple[int, int]  # half open
@@ -25,34 +23,22 @@ def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int | None = Non
     Args:
         start: where they begin; None: behind the ids that open a document.
     """
-    start, stop = _bounds(ids, vocabulary, start)
-    if vocabulary.layout is not None:
-        return _framed(ids, vocabulary.layout, start, stop, whole=False)
-    breaks = np.flatnonzero(np.asarray(ids[start:stop]) == vocabulary.break_id) + start
-    edges = [start - 1, *breaks.tolist(), stop]
-    return [(left + 1, right) for left, right in pairwise(edges) if left + 1 < right]
+    return _parts(ids, vocabulary, start, framed=False)
 
 
 def parts(ids: Sequence[int], vocabulary: Vocabulary, start: int | None = None) -> list[Span]:
     """As `segments`, but in a family's layout images with their frames: nothing lies between two parts then."""
-    start, stop = _bounds(ids, vocabulary, start)
-    if vocabulary.layout is not None:
-        return _framed(ids, vocabulary.layout, start, stop, whole=True)
-    return segments(ids, vocabulary, start)
+    return _parts(ids, vocabulary, start, framed=not vocabulary.pictures.separator)
 
 
-def _bounds(ids: Sequence[int], vocabulary: Vocabulary, start: int | None) -> Span:
-    """Where the parts of a document that is not masked begin and end."""
-    start = vocabulary.opening_of(ids) if start is None else start
-    return start, len(ids) - (len(ids) > start and vocabulary.ends_document(int(ids[-1])))
-
-
-def _framed(ids: Sequence[int], layout: ImageLayout, start: int, stop: int, whole: bool) -> list[Span]:
+def _parts(ids: Sequence[int], vocabulary: Vocabulary, start: int | None, framed: bool) -> list[Span]:
     """Texts, and images with their frames or without."""
+    start = vocabulary.opening_of(ids) if start is None else start
+    stop = len(ids) - (len(ids) > start and vocabulary.ends_document(int(ids[-1])))
     found: list[Span] = []
     place = 0
-    for frame in layout.frames(ids[start:stop]):
-        found += [(place, frame.start), (frame.start, frame.end) if whole else (frame.first, frame.last)]
+    for frame in vocabulary.pictures.frames(ids[start:stop]):
+        found += [(place, frame.start), (frame.start, frame.end) if framed else (frame.first, frame.last)]
         place = frame.end
     found.append((place, stop - start))
     return [(start + left, start + right) for left, right in found if left < right]
@@ -187,7 +173,7 @@ def text_places(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary) -> np.n
     is_text = (tokens < vocabulary.text_size) & ~np.isin(tokens, vocabulary.end_ids)
     for first, end in vocabulary.text_image_ids:
         is_text &= (tokens < first) | (tokens >= end)
-    for frame in vocabulary.layout.frames(tokens) if vocabulary.layout is not None else ():
+    for frame in vocabulary.pictures.frames(tokens):
         is_text[frame.start : frame.end] = False
     return np.flatnonzero(is_text)
 

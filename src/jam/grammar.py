@@ -72,23 +72,18 @@ class Grammar:
         """Codes of an image that does not say its size."""
         return self.grid[0] * self.grid[1]
 
-    def rows(self, grid: Grid) -> np.ndarray:
-        """What is relocated of an image that is masked whole (see `ImageLayout.rows`)."""
-        layout = self.vocabulary.layout
-        return np.full(self.image_tokens, CODE, dtype=np.int64) if layout is None else layout.rows(grid)
-
     def allowed(self) -> torch.Tensor:
         """Table of allowed ids, bool ``[states, vocabulary.size]``."""
-        v = self.vocabulary
+        v, layout = self.vocabulary, self.vocabulary.pictures
         table = torch.zeros(len(State), v.size, dtype=torch.bool, device="cpu")
         text, codes = slice(0, v.text_size), slice(v.image_start, v.control_start)
         sentinels = slice(v.sentinel_start, v.size)
         table[State.TEXT, text] = table[State.TEXT, sentinels] = True
-        table[State.TEXT, v.break_id] = v.image_size > 0
         table[State.IMAGE, codes] = True
-        table[State.IMAGE_END, [v.break_id, *v.end_ids]] = True
+        table[State.IMAGE_END, [*layout.separator, *v.end_ids]] = True
         table[State.MASKED_IMAGE, codes] = table[State.MASKED_IMAGE, sentinels] = True
-        table[State.MASKED_IMAGE, [v.break_id, *v.end_ids]] = True
+        if layout.separator:
+            table[State.MASKED_IMAGE, list(layout.closers)] = True
         table[State.CLOSED, sentinels] = True
         table[State.TEXT_SPAN, text] = True
         table[State.TEXT_SPAN, list(v.end_ids)] = False
@@ -96,13 +91,10 @@ class Grammar:
         table[[State.TEXT_SPAN, State.IMAGE_SPAN], v.eoss_id] = True
         for first, end in v.text_image_ids:
             table[:, first:end] = False
-        if v.layout is not None:
-            table[:, v.break_id] = False
-            table[State.MASKED_IMAGE, list(v.end_ids)] = False
-            for state in (State.TEXT, State.TEXT_SPAN):
-                table[state, list(v.layout.reserved)] = False
-            table[State.TEXT_SPAN, v.layout.open_id] = False
-            table[State.FRAME, sorted(v.layout.frame_ids)] = True
+        for state in (State.TEXT, State.TEXT_SPAN):
+            table[state, list(layout.reserved)] = False
+            table[state, layout.open_id] = state is State.TEXT and v.image_size > 0
+        table[State.FRAME, sorted(layout.frame_ids)] = True
         return table
 
     @cached_property
@@ -127,93 +119,95 @@ class Grammar:
         opening, close = v.opening_of(tokens), v.close_of(tokens)
         states = np.full(len(tokens), State.TEXT, dtype=np.int64)
         source_end = len(tokens) if close is None else close + 1  # behind the id that closes it
-        known = (tokens >= 0) & (tokens < v.size)
-        is_sentinel = known & (tokens >= v.sentinel_start)
-        if v.layout is None:
-            self._follow_breaks(tokens, states, is_sentinel, source_end, closed=close is not None)
-            in_frame = np.ones(len(tokens), dtype=bool)
-        else:
-            in_frame = self._follow_frames(tokens, states, is_sentinel, source_end)
-        in_order = self._follow_spans(tokens, states, source_end, np.flatnonzero(is_sentinel[:source_end]))
-        fits = known & in_order & in_frame & self._allowed[states, np.where(known, tokens, 0)]
+        fits = (tokens >= 0) & (tokens < v.size)
+        known = np.where(fits, tokens, 0)
+        sentinels = np.flatnonzero(known[:source_end] >= v.sentinel_start).tolist()
+        self._follow_pictures(tokens, states, fits, source_end, sentinels)
+        self._follow_spans(tokens, states, fits, source_end, sentinels)
+        fits &= self._allowed[states, known]
         fits[:opening] = True
         if not fits.all():
             position = int(fits.argmin())
             token, state = int(tokens[position]), State(states[position])
-            name = v.name(token) if known[position] else f"id {token}, outside this vocabulary of {v.size},"
+            name = v.name(token) if token == known[position] else f"id {token}, outside this vocabulary of {v.size},"
             raise ValueError(f"position {position}: {name} may not come in state {state.name}")
         return states
 
-    def text_places(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Where a document without masks is text, the ids that open and close it included."""
-        tokens = np.asarray(ids)
-        is_text = tokens < self.vocabulary.text_size
-        if self.vocabulary.layout is not None:
-            for frame in self.vocabulary.layout.frames(tokens):
-                is_text[frame.start : frame.end] = False
-        return np.flatnonzero(is_text)
+    def places_outside_pictures(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Where a document without masks has no pictures; the ids that open and close it are among these."""
+        outside = np.ones(len(ids), dtype=bool)
+        for frame in self.vocabulary.pictures.frames(ids):
+            outside[frame.start : frame.end] = False
+        return np.flatnonzero(outside)
 
-    def _follow_breaks(
-        self, tokens: np.ndarray, states: np.ndarray, is_sentinel: np.ndarray, source_end: int, closed: bool
+    def _follow_pictures(
+        self, tokens: np.ndarray, states: np.ndarray, fits: np.ndarray, source_end: int, sentinels: list[int]
     ) -> None:
-        """Fill in the states of the images between two `<break>`."""
-        breaks = np.flatnonzero(tokens[:source_end] == self.vocabulary.break_id).tolist()
-        last = source_end - closed
-        for left, right in zip(breaks[::2], [*breaks[1::2], last], strict=False):  # images; `right` ends them
-            first = left + 1
-            if is_sentinel[first:right].any():
-                states[first : right + 1] = State.MASKED_IMAGE
-            else:
-                full = first + self.image_tokens
-                states[first : min(full, right + 1)] = State.IMAGE
-                states[full : right + 1] = State.IMAGE_END
+        """Fill in the states of the images, and in `fits` whether their frames are as they must be.
 
-    def _follow_frames(
-        self, tokens: np.ndarray, states: np.ndarray, is_sentinel: np.ndarray, source_end: int
-    ) -> np.ndarray:
-        """Fill in the states of the images that a layout frames; returns where their frames are as they must be, bool.
-
-        A masked image's frame is known, but not where its rows end.
+        A masked image's frame is known, but not where its rows end. `sentinels`: positions of those in the source.
         """
-        layout = self.vocabulary.layout
-        assert layout is not None
-        expected = np.full(len(tokens), CODE, dtype=np.int64)
-        for frame in layout.frames(tokens[:source_end]):
-            states[frame.start + 1 : frame.first] = State.FRAME
-            if is_sentinel[frame.first : frame.close].any():
-                first, body = frame.close, np.asarray(layout.closing)
-                codes = slice(frame.first, frame.close)
-                states[codes] = np.where(tokens[codes] == layout.row_end, State.FRAME, State.MASKED_IMAGE)
-            else:
-                first, body = frame.first, layout.body(frame.grid or self.grid)
-            body = body[: source_end - first]
-            states[first : first + len(body)] = np.where(body == CODE, State.IMAGE, State.FRAME)
-            expected[first : first + len(body)] = body
-        return (expected == CODE) | (expected == tokens)
+        layout = self.vocabulary.pictures
+        has_choice, has_frame = bool(layout.separator), bool(layout.frame_ids)
+        usual = self._body(self.grid)
+        for start, first, _, close, _, grid in layout.frames(tokens[:source_end]):
+            place, (body, chosen_in) = first, usual if grid is None else self._body(grid)
+            if sentinels and any(first <= sentinel < close for sentinel in sentinels):
+                inside = slice(first, close + has_choice)
+                states[inside] = np.where(tokens[inside] == layout.row_end, State.FRAME, State.MASKED_IMAGE)
+                place, (body, chosen_in) = close, self._closing
+            elif has_choice and close >= first + len(body):
+                states[first : close + 1] = State.IMAGE_END  # more than its codes stand there
+            stop = min(place + len(body), source_end)
+            states[place:stop] = chosen_in[: stop - place]
+            if has_frame:
+                states[start + 1 : first] = State.FRAME
+                rest = body[: stop - place]
+                fits[place:stop] &= (rest == CODE) | (rest == tokens[place:stop])
 
-    def _follow_spans(self, tokens: np.ndarray, states: np.ndarray, start: int, sentinels: np.ndarray) -> np.ndarray:
-        """Fill in the states of the relocated spans from `start`; returns where sentinels keep their order, bool.
+    @cached_property
+    def _closing(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ids that close an image, and their states."""
+        ids = np.asarray(self.vocabulary.pictures.closing, dtype=np.int64)
+        return ids, np.full(len(ids), State.FRAME, dtype=np.int64)
+
+    def _body(self, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+        """`PictureLayout.body` and the states of its ids, kept for every size; a choice behind it counts as a code."""
+        if grid not in self._bodies:
+            body = self.vocabulary.pictures.body(grid)
+            states = np.where(body == CODE, State.IMAGE, State.FRAME)
+            if self.vocabulary.pictures.separator:
+                body, states = np.append(body, CODE), np.append(states, State.IMAGE_END)
+            self._bodies[grid] = body, states
+        return self._bodies[grid]
+
+    @cached_property
+    def _bodies(self) -> dict[Grid, tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+    def _follow_spans(
+        self, tokens: np.ndarray, states: np.ndarray, fits: np.ndarray, start: int, sentinels: list[int]
+    ) -> None:
+        """Fill in the states of the relocated spans from `start`, and in `fits` where a sentinel is out of order.
 
         `sentinels`: positions of those in the source.
         """
         v = self.vocabulary
-        in_order = np.ones(len(tokens), dtype=bool)
         span_states = [
             State.IMAGE_SPAN if states[position] == State.MASKED_IMAGE else State.TEXT_SPAN for position in sentinels
         ]
         ends = (np.flatnonzero(tokens[start:] == v.eoss_id) + start + 1).tolist()
-        row_end = v.layout.row_end if v.layout is not None else None
+        row_end = v.pictures.row_end
         for index, (left, right) in enumerate(zip([start, *ends], [*ends, len(tokens)], strict=True)):
             if left == right:
                 break
             states[left] = State.CLOSED
             if index >= len(span_states) or tokens[left] != v.sentinel_start + index:
-                in_order[left] = False
+                fits[left] = False
                 break
             states[left + 1 : right] = span_states[index]
             if row_end is not None and span_states[index] == State.IMAGE_SPAN:
                 states[left + 1 : right][tokens[left + 1 : right] == row_end] = State.FRAME
-        return in_order
 
 
 @dataclass
@@ -232,7 +226,7 @@ class Cursor:
     next_span: int = 0
     whole: dict[int, Grid] = field(default_factory=dict)  # shapes of the images that are relocated whole, by their span
     grid: Grid | None = None
-    picture: PictureReader | None = None  # the image that is open, in a layout with frames
+    picture: PictureReader | None = None  # the image that is open
     masks: int = 0  # sentinels in the image that is open
     rest: np.ndarray | None = None  # what is to come of an image that is relocated whole
 
@@ -274,7 +268,7 @@ class Cursor:
         v = self.grammar.vocabulary
         if self.picture is not None and not v.is_sentinel(token):
             return self.picture.takes(token, v.is_image(token))
-        if self.state is State.IMAGE_SPAN and v.layout is not None and token == v.layout.row_end:
+        if self.state is State.IMAGE_SPAN and token == v.pictures.row_end:
             return True
         if not (0 <= token < v.size and self.grammar._allowed[self.state, token]):
             return False
@@ -291,7 +285,7 @@ class Cursor:
             self.state, grid = self.spans[self.next_span], self.whole.get(self.next_span)
             self.next_span += 1
             self.codes = 0
-            self.rest = None if grid is None else np.append(self.grammar.rows(grid), v.eoss_id)
+            self.rest = None if grid is None else np.append(v.pictures.rows(grid), v.eoss_id)
         elif self.state in (State.TEXT_SPAN, State.IMAGE_SPAN):
             if token == v.eoss_id:
                 self.state = State.CLOSED
@@ -301,19 +295,12 @@ class Cursor:
             self.spans.append(State.IMAGE_SPAN if self.state.is_image else State.TEXT_SPAN)
             self.masks += self.state.is_image
         elif v.ends_document(token):
-            self._leave_image(self.grammar.grid)
+            self._leave_picture()
             self.state = State.CLOSED
-        elif v.layout is not None:
-            self._feed_frame(token)
-        elif token == v.break_id:
-            self._leave_image(self.grammar.grid)
-            self.state = State.IMAGE if self.state is State.TEXT else State.TEXT
-            self.codes = 0
-        elif self.state.is_image:
-            self.codes += 1
-            if self.state is State.IMAGE and self.codes == self.grammar.image_tokens:
-                self.state = State.IMAGE_END
-                self.images += 1
+        elif self.state is State.IMAGE_END:
+            self.state = State.TEXT
+        elif self.picture is not None or token == v.open_id:
+            self._feed_picture(token)
         return self.state
 
     def forced(self) -> list[int]:
@@ -334,31 +321,23 @@ class Cursor:
     @property
     def image_ids(self) -> int:
         """How many ids the open image has so far, its frame included; 0 outside of one."""
-        if self.picture is not None:
-            return len(self.picture.ids)
-        return self.codes + 1 if self.state is State.IMAGE else 0
+        return 0 if self.picture is None else len(self.picture.ids)
 
     @property
     def image_left(self) -> int:
         """How many ids the open image still has; 0 outside of one."""
-        if self.picture is not None:
-            return self.picture.left
-        return self.grammar.image_tokens - self.codes if self.state is State.IMAGE else 0
+        return 0 if self.picture is None else self.picture.left
 
     @property
     def image_length(self) -> int:
         """How many ids an image has that is begun next, its frame included."""
-        layout = self.grammar.vocabulary.layout
-        return 1 + self.grammar.image_tokens if layout is None else layout.length(self.grid or self.grammar.grid)
+        return self.grammar.vocabulary.pictures.length(self.grid or self.grammar.grid)
 
-    def _feed_frame(self, token: int) -> None:
-        """As `feed`, for an id of text or of an image in a layout with frames."""
+    def _feed_picture(self, token: int) -> None:
+        """As `feed`, for an id of an image or its frame."""
         v = self.grammar.vocabulary
-        assert v.layout is not None
         if self.picture is None:
-            if token != v.layout.open_id:
-                return
-            self.picture = PictureReader(v.layout, self.grid or self.grammar.grid)
+            self.picture = PictureReader(v.pictures, self.grid or self.grammar.grid)
         else:
             self.picture.feed(token, v.is_image(token))
         self.codes = self.picture.codes
@@ -366,14 +345,16 @@ class Cursor:
             case "code":
                 self.state = State.MASKED_IMAGE if self.picture.masked else State.IMAGE
             case "end":
-                self.images += not self.picture.masked
-                self._leave_image(self.picture.grid)
-                self.picture, self.state = None, State.TEXT
+                self.state = State.TEXT if self.picture.masked or not v.pictures.separator else State.IMAGE_END
+                self._leave_picture()
             case _:
                 self.state = State.FRAME
 
-    def _leave_image(self, grid: Grid) -> None:
-        """Note of an image that ends whether nothing of it but its frame is left."""
+    def _leave_picture(self) -> None:
+        """Count the image that is open, if one is, and note whether it is relocated whole."""
+        if self.picture is None:
+            return
+        self.images += not self.picture.masked
         if self.masks == 1 and not self.codes:
-            self.whole[len(self.spans) - 1] = grid
-        self.masks = 0
+            self.whole[len(self.spans) - 1] = self.picture.grid
+        self.picture, self.masks = None, 0

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from jam.checked import check_fields
-from jam.layout import ImageLayout
+from jam.layout import ImageLayout, PaperLayout, PictureLayout
 
 DEFAULT_SENTINELS = 512
 MOST = 2**24  # ids of a range: beyond what any model has, and within what fits into memory
@@ -117,12 +117,18 @@ class Vocabulary:
     def sentinel_start(self) -> int:
         return self.control_start + 2
 
+    @cached_property
+    def pictures(self) -> PictureLayout:
+        """How pictures stand in documents: the family's layout, or that of the paper."""
+        if self.layout is not None:
+            return self.layout
+        begin = (self.eos_id,) if self.begin is None else self.begin
+        return PaperLayout(self.break_id, begin, self.end_ids, unconditional=(*begin, self.sentinel_start))
+
     @property
     def begin_ids(self) -> tuple[int, ...]:
         """What opens a document that is no conversation; nothing for some tokenizers."""
-        if self.layout is not None:
-            return (self.layout.begin_id,)
-        return (self.eos_id,) if self.begin is None else self.begin
+        return self.pictures.begin_ids
 
     @cached_property
     def end_ids(self) -> tuple[int, ...]:
@@ -138,9 +144,8 @@ class Vocabulary:
     @property
     def documents_are(self) -> str:
         """The layout of documents, for a reader."""
-        if self.layout is not None:
-            return self.layout.name
-        return "paper" if self.chat_template is None else "paper, questions by the text parent's chat template"
+        template = "" if self.chat_template is None else ", questions by the text parent's chat template"
+        return self.pictures.name + template
 
     def opening_of(self, ids: Sequence[int] | np.ndarray) -> int:
         """How many ids open this document: those of `begin_ids`, or none where its chat template begins otherwise.
@@ -179,7 +184,7 @@ class Vocabulary:
     @property
     def open_id(self) -> int:
         """What opens a picture."""
-        return self.break_id if self.layout is None else self.layout.open_id
+        return self.pictures.open_id
 
     @property
     def size(self) -> int:
@@ -202,8 +207,8 @@ class Vocabulary:
         return self.image_start <= token < self.control_start
 
     def begins_image(self, token: int) -> bool:
-        """Whether the id is an image code, or opens an image in a layout with frames."""
-        return self.is_image(token) or (self.layout is not None and token == self.layout.open_id)
+        """Whether the id is an image code, or opens an image."""
+        return self.is_image(token) or token == self.open_id
 
     def is_sentinel(self, token: int) -> bool:
         return self.sentinel_start <= token < self.size

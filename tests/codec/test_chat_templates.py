@@ -208,7 +208,7 @@ def test_an_answer_that_the_template_hides_is_only_read() -> None:
         "{{ turn.content }}<|im_end|>{% endfor %}"
     )
     v = replace(codec.vocabulary, chat_template=template_digest(codec.tokenizer))
-    moved = Codec(v, tiny.Grammar(v, tiny.IMAGE_TOKENS), codec.tokenizer)
+    moved = Codec(v, tiny.Grammar(v, tiny.GRID), codec.tokenizer)
     assert moved.encode(Document(messages=turns("the", "red", "house", "us", system="draw"))).earlier_answers() == []
 
 

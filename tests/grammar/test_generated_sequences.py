@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jam import cm3
 from jam.grammar import Cursor, Grammar, State
+from jam.layout import Frame, Grid, PictureLayout
 from jam.vocabulary import Vocabulary
 from support import generated, layouts
 from support.generated import followed
 
+
+class Rows(PictureLayout):
+    """``6 7 code code 8 code code 8``, with ``5`` before more text: a layout that no family has."""
+
+    name, closing, row_end, unit, reserved = "rows", (), 8, 1, (5, 7, 8)
+    begin_ids, open_id, separator, closers, frame_ids = (0,), 6, (5,), (5, 0), frozenset((7, 8))
+
+    def write_opening(self, grid: Grid) -> list[int]:
+        return [6, 7]
+
+    def read_opening(self, ids: Sequence[int]) -> tuple[int, Grid | None] | None:
+        if tuple(ids[:2]) not in ((6,), (6, 7)):
+            raise ValueError("no opening of a picture")
+        return (2, None) if len(ids) > 1 else None
+
+    def frames(self, ids: Sequence[int] | np.ndarray) -> list[Frame]:
+        tokens, found, end = [int(token) for token in ids], [], 0
+        while 6 in tokens[end:]:
+            start = tokens.index(6, end)
+            first = start + (self.read_opening(tokens[start:]) or (1,))[0]
+            close = next((place for place in range(first, len(tokens)) if tokens[place] in self.closers), len(tokens))
+            end = close + (tokens[close : close + 1] == [5])
+            found.append(Frame(start, first, close - (tokens[close - 1] == 8), close, end, None))
+        return found
+
+
+class RowsVocabulary(Vocabulary):
+    @cached_property
+    def pictures(self) -> PictureLayout:
+        return Rows()
+
+
 PAPER = Grammar(Vocabulary(text_size=8, image_size=6, eos_id=0, sentinels=4), (2, 2))
-GRAMMARS = {"paper": PAPER} | {family: layouts.codec(family, (2, 4)).grammar for family in layouts.LAYOUTS}
+ROWS = Grammar(RowsVocabulary(text_size=16, image_size=6, eos_id=0, sentinels=4), (2, 3))
+GRAMMARS = {"paper": PAPER, "rows": ROWS} | {
+    family: layouts.codec(family, (2, 4)).grammar for family in layouts.LAYOUTS
+}
 every_layout = pytest.mark.parametrize("name", GRAMMARS)
 
 
@@ -43,8 +81,8 @@ def test_states_are_those_of_the_cursor(name: str, data: st.DataObject) -> None:
         other = st.integers(0, v.size - 1) | st.integers(v.control_start, v.size - 1)
         ids[data.draw(st.integers(opening, len(ids) - 1))] = data.draw(other)
     found, expected = outcome(grammar.states, ids), outcome(followed, grammar, ids)
-    if v.layout is None or isinstance(expected, str):
-        assert found == expected or (v.layout is not None and isinstance(found, str))
+    if not v.pictures.frame_ids or isinstance(expected, str):
+        assert found == expected or (v.pictures.frame_ids and isinstance(found, str))
         return
     for one, other in zip(found, expected, strict=True):
         assert one is other or (one is State.FRAME and other in (State.MASKED_IMAGE, State.IMAGE_SPAN))
@@ -104,16 +142,16 @@ def standing(cursor: Cursor) -> tuple[Any, ...]:
 @given(st.data())
 @every_layout
 def test_places_of_text_are_those_where_the_cursor_is_in_text(name: str, data: st.DataObject) -> None:
-    """`Grammar.text_places` counts what opens and closes a document, `cm3.text_places` does not."""
+    """`Grammar.places_outside_pictures` counts what opens and closes a document, `cm3.text_places` does not."""
     grammar = GRAMMARS[name]
     v = grammar.vocabulary
     ids = data.draw(generated.sequences(grammar))
     choices = [
         place
         for place, (token, state) in enumerate(zip(ids, followed(grammar, ids), strict=True))
-        if state in (State.TEXT, State.IMAGE_END) and token not in (v.break_id, v.open_id)
+        if state in (State.TEXT, State.IMAGE_END) and token not in (v.open_id, *v.pictures.separator)
     ]
-    assert grammar.text_places(ids).tolist() == choices
+    assert grammar.places_outside_pictures(ids).tolist() == choices
     assert cm3.text_places(ids, v).tolist() == [place for place in choices if v.is_text(ids[place])]
 
 

@@ -16,29 +16,26 @@ FEW = settings(max_examples=30, deadline=None, derandomize=True)
 
 @st.composite
 def sequences(draw: st.DrawFn, grammar: Grammar) -> list[int]:
-    """The ids of a whole document of some texts and pictures, in the paper's layout or that of a family."""
+    """The ids of a whole document of some texts and pictures, in any layout."""
     v = grammar.vocabulary
-    kept = set() if v.layout is None else {v.layout.begin_id, v.layout.open_id, *v.layout.ids}
+    layout = v.pictures
+    kept = {*layout.begin_ids, layout.open_id, *layout.frame_ids, *layout.reserved}
     words = st.sampled_from([token for token in range(v.text_size) if v.is_text(token) and token not in kept])
     code = st.integers(v.image_start, v.control_start - 1)
     ids = [*v.begin_ids]
     for number in range(draw(st.integers(0, 4))):
-        if number:
-            ids += [v.break_id] * (v.layout is None)
         if number % 2 == 0:
-            ids += draw(st.lists(words, max_size=5))
-        elif v.layout is None:
-            ids += draw(st.lists(code, min_size=grammar.image_tokens, max_size=grammar.image_tokens))
+            ids += [*(layout.separator if number else ()), *draw(st.lists(words, max_size=5))]
         else:
             height, width = grid = draw(grids(grammar))
-            ids += v.layout.write(draw(st.lists(code, min_size=height * width, max_size=height * width)), grid)
+            ids += layout.write(draw(st.lists(code, min_size=height * width, max_size=height * width)), grid)
     return [*ids, v.eos_id]
 
 
 def grids(grammar: Grammar) -> st.SearchStrategy[tuple[int, int]]:
     """Shapes of pictures: the grammar's, and small ones where the layout says them."""
-    layout, own = grammar.vocabulary.layout, st.just(grammar.grid)
-    if layout is None or not layout.writes_size:
+    layout, own = grammar.vocabulary.pictures, st.just(grammar.grid)
+    if not layout.writes_size:
         return own
     side = st.integers(1, 3).map(lambda number: number * layout.unit)
     return own | st.tuples(side, side)
@@ -67,7 +64,7 @@ def masked(draw: st.DrawFn, grammar: Grammar) -> list[int]:
 def followed(grammar: Grammar, ids: list[int]) -> list[State]:
     """States by the cursor, id by id; an image that holds a sentinel is announced to it."""
     v = grammar.vocabulary
-    ends = {v.break_id, v.eos_id} if v.layout is None else {v.layout.closing[0]}
+    ends = v.pictures.closers
     opening = v.opening_of(ids)
     states, cursor = [State.TEXT] * opening, Cursor(grammar)
     for position, token in enumerate(ids[opening:], start=opening):

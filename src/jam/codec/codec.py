@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import groupby, islice, pairwise
+from itertools import groupby, islice
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -73,7 +73,7 @@ class Codec:
     @property
     def has_shapes(self) -> bool:
         """Whether pictures may differ in shape: documents say it."""
-        return self.vocabulary.layout is not None and self.vocabulary.layout.writes_size
+        return self.vocabulary.pictures.writes_size
 
     def encode(self, document: Document) -> Encoded:
         """A whole document, with its closing ``</s>``.
@@ -148,7 +148,6 @@ class Codec:
         if not any(not isinstance(part, Text) or part.text.strip() for part in document.parts):
             raise ValueError("the prompt is empty: give a question, the beginning of a document or a picture")
         writer = self._writer(self._tokenize([document]))
-        layout = self.vocabulary.layout
         if document.messages:
             writer.write(self.template.question(document.messages))
         else:
@@ -157,8 +156,7 @@ class Codec:
             raise ValueError(f"the tokenizer {self.tokenizer.name_or_path} has no id for any letter of the prompt")
         if opens_image:
             writer.begin_text()
-            opening = [self.vocabulary.break_id] if layout is None else layout.write_opening(grid or self.grammar.grid)
-            writer.ids += opening
+            writer.ids += self.vocabulary.pictures.write_opening(grid or self.grammar.grid)
         return writer.ids
 
     def encode_beginning(self, parts: Sequence[Part]) -> list[int]:
@@ -240,9 +238,8 @@ class Codec:
         self._require_images(image)
         if self.image_tokenizer is None:
             raise ValueError(f"{image.where}a picture must be encoded, and there is no image tokenizer")
-        layout = self.vocabulary.layout
-        if layout is not None and self.has_shapes and self.image_tokenizer.info.area is not None:
-            return self.image_tokenizer.to_shaped_pixels(image.load(), layout.unit)
+        if self.has_shapes and self.image_tokenizer.info.area is not None:
+            return self.image_tokenizer.to_shaped_pixels(image.load(), self.vocabulary.pictures.unit)
         return self.image_tokenizer.to_pixels(image.load())
 
     def _require_images(self, image: Image) -> None:
@@ -279,25 +276,25 @@ class Codec:
         return [part for part in self._written(body) if not isinstance(part, int)]
 
     def _written(self, body: Sequence[int]) -> list[Written]:
-        written = self._between_breaks(body) if self.vocabulary.layout is None else self._in_frames(body)
-        self._draw([part for part in written if isinstance(part, Image)])
-        return written
-
-    def _in_frames(self, body: Sequence[int]) -> list[Written]:
-        """Texts, pictures in their frames, and the ids of a template's tokens."""
-        v, layout = self.vocabulary, self.vocabulary.layout
-        assert layout is not None
+        """Texts, pictures, and the ids of a template's tokens; an empty text only behind a picture's separator."""
+        v, layout = self.vocabulary, self.vocabulary.pictures
         written: list[Written] = []
-        place = 0
+        images: list[Image] = []
+        place = close = 0
         for frame in layout.frames(body):
             written += self._texts(body[place : frame.start])
             height, width = grid = frame.grid or self.grammar.grid
             codes = v.to_codes([token for token in body[frame.first : frame.close] if v.is_image(token)])
             if len(codes) < height * width or frame.end - frame.close < len(layout.closing):
                 raise ValueError(f"a picture is unfinished: it has {len(codes)} of {height * width} codes")
-            written.append(Image(codes=codes, grid=grid if grid != self.grammar.grid else None))
-            place = frame.end
-        return written + self._texts(body[place:])
+            images.append(Image(codes=codes, grid=grid if grid != self.grammar.grid else None))
+            written.append(images[-1])
+            place, close = frame.end, frame.close
+        written += self._texts(body[place:])
+        if layout.separator and close < place == len(body):
+            written.append(Text(""))
+        self._draw(images)
+        return written
 
     def _texts(self, run: Sequence[int]) -> list[Written]:
         """Texts between the ids of a template's tokens, and these."""
@@ -306,23 +303,6 @@ class Codec:
         for marked, part in groupby(run, key=special.__contains__):
             ids = [int(token) for token in part]
             written += ids if marked else [Text(decode_text(self.tokenizer, ids))]
-        return written
-
-    def _between_breaks(self, body: Sequence[int]) -> list[Written]:
-        """Runs between `<break>`: those of odd number are images; of the empty texts only a last one counts."""
-        v = self.vocabulary
-        edges = [-1, *(place for place, token in enumerate(body) if token == v.break_id), len(body)]
-        written: list[Written] = []
-        for number, (left, right) in enumerate(pairwise(edges)):
-            run = [int(token) for token in body[left + 1 : right]]
-            if number % 2:
-                if len(run) < self.grammar.image_tokens:
-                    raise ValueError(f"a picture is unfinished: it has {len(run)} of {self.grammar.image_tokens} codes")
-                written.append(Image(codes=v.to_codes(run)))
-            elif run:
-                written += self._texts(run)
-            elif number and right == len(body):
-                written.append(Text(""))
         return written
 
     def _draw(self, images: list[Image]) -> None:

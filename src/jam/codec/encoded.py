@@ -105,8 +105,8 @@ class Encoded:
             if document.is_asked:
                 raise ValueError("a conversation cannot stand in front of another document; give documents of content")
             ids += document.ids[document.main_start : len(document.ids) - vocabulary.ends_document(document.ids[-1])]
-            in_image = vocabulary.layout is None and any(map(vocabulary.is_image, ids[-1:]))
-            ids += [vocabulary.break_id] if in_image else parting
+            in_image = any(map(vocabulary.is_image, ids[-1:]))
+            ids += vocabulary.pictures.separator if in_image else parting
             segments.append(Segment(len(ids), "retrieved", weight))
         opening = vocabulary.opening_of(self.ids)
         own = [segment for segment in self.segments if segment.role != "opening"]

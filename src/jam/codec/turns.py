@@ -46,13 +46,9 @@ class Template:
 
     @classmethod
     def of_layout(cls, vocabulary: Vocabulary) -> Template:
-        """That of the vocabulary's layout, or of the paper."""
-        layout = vocabulary.layout
-        if layout is None:
-            return cls("the paper's layout", vocabulary.begin_ids, (), (), (TURN_END,), vocabulary.eos_id)
-        return cls(
-            f"the layout {layout.name}", vocabulary.begin_ids, layout.system, *layout.question, vocabulary.eos_id
-        )
+        """That of the vocabulary's layout."""
+        layout = vocabulary.pictures
+        return cls(layout.title, layout.begin_ids, layout.system, *layout.question, vocabulary.eos_id)
 
     def question(self, turns: Sequence[Message]) -> list[Written]:
         """The turns before an answer, from the document's first id on."""

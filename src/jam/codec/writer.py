@@ -25,13 +25,13 @@ class Writer:
     ) -> None:
         self.vocabulary, self.grammar, self.tokenizer, self.codes = vocabulary, grammar, tokenizer, codes
         self.ids: list[int] = []
-        self.after_image = False
+        self.after_image = False  # the layout's separator comes next, if there is more
         self.gaps: int | None = None  # so many so far; None: there must be none
 
     def begin_text(self) -> int:
-        """Close an image that is open to the next `<break>`; returns the index where the next part begins."""
+        """Separate what follows from an image; returns the index where the next part begins."""
         if self.after_image:
-            self.ids.append(self.vocabulary.break_id)
+            self.ids += self.vocabulary.pictures.separator
             self.after_image = False
         return len(self.ids)
 
@@ -54,28 +54,21 @@ class Writer:
                 self._picture(*self.codes[id(part)])
 
     def _picture(self, codes: list[int], grid: Grid) -> None:
-        vocabulary = self.vocabulary
-        if vocabulary.layout is not None:
-            self.ids += vocabulary.layout.write(vocabulary.to_image_ids(codes), grid)
-        else:
-            self.ids += [vocabulary.break_id, *vocabulary.to_image_ids(codes)]
-            self.after_image = True
+        self.ids += self.vocabulary.pictures.write(self.vocabulary.to_image_ids(codes), grid)
+        self.after_image = True
 
     def _gap(self, gap: Gap) -> None:
         if self.gaps is None:
             raise ValueError("a gap stands where there must be none; fill it first (jam fill), in the last answer only")
-        vocabulary, grammar = self.vocabulary, self.grammar
-        sentinel = vocabulary.sentinel_id(self.gaps)
+        layout, grid = self.vocabulary.pictures, self.grammar.grid
+        sentinel = self.vocabulary.sentinel_id(self.gaps)
         self.gaps += 1
         if gap.modality == "text":
             self.ids.append(sentinel)
-        elif vocabulary.layout is None:
-            self.ids += [vocabulary.break_id, sentinel]
-            self.after_image = True
-        else:  # the codes and the row ends between them are masked, the rest of the frame is not
-            framed = vocabulary.layout.write([vocabulary.image_start] * grammar.image_tokens, grammar.grid)
-            frame = vocabulary.layout.frames(framed)[0]
-            self.ids += [*framed[: frame.first], sentinel, *framed[frame.last :]]
+            return
+        behind = layout.body(grid)[len(layout.rows(grid)) :].tolist()
+        self.ids += [*layout.write_opening(grid), sentinel, *behind]
+        self.after_image = True
 
     def _text(self, text: str) -> list[int]:
         ids = encode_text(self.tokenizer, text)

@@ -37,7 +37,7 @@ def text_of(ids: Sequence[int], grammar: Grammar, start: int = 1) -> Sample | No
         start: index in `ids` of the first target that is measured (`Encoded.main_start`).
     """
     array, vocabulary = np.asarray(ids), grammar.vocabulary
-    kept = grammar.text_places(array)
+    kept = grammar.places_outside_pictures(array)
     measured = np.flatnonzero(kept >= start)
     measured = measured[measured > 0]  # nothing stands before a document's first id
     if np.isin(array[kept[measured]], vocabulary.end_ids).all():
@@ -59,7 +59,7 @@ def text_behind_pictures(ids: Sequence[int], grammar: Grammar, start: int = 1) -
     """
     array, states = np.asarray(ids), grammar.state_array(ids)
     pictures = np.flatnonzero(states == State.IMAGE)
-    kept = grammar.text_places(array)
+    kept = grammar.places_outside_pictures(array)
     first = max(pictures[0], start - 1) if len(pictures) else len(array)
     without = np.flatnonzero((kept > first) & (states[kept] == State.TEXT))
     without = without[without > 0]  # nothing stands before it without the pictures

@@ -9,9 +9,7 @@ from jam.vocabulary import Vocabulary
 
 def unconditional_prefix(vocabulary: Vocabulary) -> list[int]:
     """What stands before the picture: the family's own prompt, or a document whose whole text is masked."""
-    if vocabulary.layout is not None:
-        return list(vocabulary.layout.unconditional)
-    return [*vocabulary.begin_ids, vocabulary.sentinel_id(0)]
+    return list(vocabulary.pictures.unconditional)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:

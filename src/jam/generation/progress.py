@@ -69,10 +69,14 @@ class Progress:
         return max(0, self.settings.min_images - self.images)
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Shape of the picture that is open."""
+        return self.grammar.grid if self.cursor.picture is None else self.cursor.picture.grid
+
+    @property
     def image_tokens(self) -> int:
         """Codes of the picture that is open."""
-        picture = self.cursor.picture
-        return self.grammar.image_tokens if picture is None else picture.grid[0] * picture.grid[1]
+        return self.grid[0] * self.grid[1]
 
     @property
     def guidance(self) -> float:
@@ -86,12 +90,12 @@ class Progress:
 
     def unconditional_ids(self) -> list[int]:
         """The ids of the second slot: its prompt, then what there is of the picture that has been opened."""
-        v, prefix = self.grammar.vocabulary, self.limits.unconditional
+        prefix = self.limits.unconditional
         assert prefix is not None and self.in_image
         if self.state is State.IMAGE:
             picture = self.ids[-self.cursor.image_ids :]
         else:
-            picture = [v.break_id] if v.layout is None else v.layout.write_opening(self.grammar.grid)
+            picture = self.grammar.vocabulary.pictures.write_opening(self.grammar.grid)
         return [*prefix, *picture]
 
     def rules(self, at_sentence_end: Callable[[], bool] = lambda: False) -> tuple[int | None, list[int]]:

@@ -36,10 +36,7 @@ class Reporter:
         self._safe = 0  # new ids up to the last place where the document may end
         self._base = 0  # new ids before the run, less the ids of the run that are not new
         self._sent = 0  # characters of the run that are out, or not new
-        tokenizer = codec.image_tokenizer if codec is not None else None
-        self._usual = tokenizer.info.grid if tokenizer is not None else None
-        picture = progress.cursor.picture
-        self._grid = picture.grid if picture is not None else self._usual
+        self._grid = progress.grid
         self._images = 0
         self._codes: list[int] = []  # of the picture that is open
         if progress.state is State.IMAGE:
@@ -72,9 +69,7 @@ class Reporter:
         if after.is_text and not before.is_text:
             self._begin_text(_prior(progress) if after is State.TEXT_SPAN else [])
         elif after.is_image and not progress.cursor.codes:
-            picture = progress.cursor.picture
-            self._codes = []
-            self._grid = picture.grid if picture is not None else self._usual
+            self._codes, self._grid = [], progress.grid
             self._tell(ImageStarted(self.id, progress.images))
         return stop
 
@@ -143,7 +138,7 @@ class Reporter:
 
     def _follow_image(self) -> None:
         done, total = len(self._codes), self.progress.image_tokens
-        if self._grid is not None and done < total and done % self._grid[1] == 0:
+        if done < total and done % self._grid[1] == 0:
             self._tell(ImageProgress(self.id, self.progress.images, list(self._codes), total, self._grid, self.codec))
 
 
@@ -156,8 +151,5 @@ def _prior(progress: Progress) -> list[int]:
     if progress.state is State.TEXT_SPAN:
         start = v.opening_of(prompt) if given is None else given
         end = prompt.index(v.sentinel_id(progress.cursor.next_span - 1))
-    if v.layout is None:
-        last = max((place + 1 for place in range(end) if prompt[place] == v.break_id), default=0)
-    else:
-        last = max((frame.end for frame in v.layout.frames(prompt[:end])), default=0)
+    last = max((frame.end for frame in v.pictures.frames(prompt[:end])), default=0)
     return [token for token in prompt[max(start, last) : end] if v.is_text(token)]

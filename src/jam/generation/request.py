@@ -71,7 +71,7 @@ def read_prompt(prompt: list[int], grammar: Grammar, grid: tuple[int, int] | Non
     if not prompt:
         raise ValueError("the prompt is empty: it must hold at least one id, with which a document begins")
     cursor = Cursor.after(grammar, prompt, grid)
-    if grid is not None and grid != grammar.grid and not (v.layout is not None and v.layout.writes_size):
+    if grid is not None and grid != grammar.grid and not v.pictures.writes_size:
         raise ValueError(
             f"image_grid is {grid[0]} x {grid[1]}, and all pictures of this model have {grammar.image_tokens} tokens, "
             "since its documents do not say a picture's size; leave image_grid out"
@@ -112,4 +112,5 @@ def tokens_of_image(grammar: Grammar, grid: tuple[int, int] | None = None) -> in
 
 def tokens_of_spans(spans: Sequence[State], grammar: Grammar) -> int:
     """What these gaps take at least, each with its sentinel and its ``<eoss>``."""
-    return sum(2 + (len(grammar.rows(grammar.grid)) if state is State.IMAGE_SPAN else 1) for state in spans)
+    codes = len(grammar.vocabulary.pictures.rows(grammar.grid))
+    return sum(2 + (codes if state is State.IMAGE_SPAN else 1) for state in spans)

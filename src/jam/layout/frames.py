@@ -1,36 +1,28 @@
-"""A layout in ids: how a picture is written, and where pictures stand in a document."""
+"""A family's layout in ids: how a picture is written, and where pictures stand in a document."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-Grid = tuple[int, int]  # height and width of a picture in codes
-Piece = str | int  # of a template: text, which is tokenized together with its neighbours, or the id of a token
-CODE = -1  # stands for any image code where ids are listed
+from jam.layout.pictures import Frame, Grid, PictureLayout, Piece
+
 SIDES = ("height", "width")
 
 
 @dataclass(frozen=True)
-class ImageLayout:
-    """A layout in ids.
+class ImageLayout(PictureLayout):
+    """A family's layout in ids; what is not said here is said of `PictureLayout`.
 
     Args:
-        name: see `NamedLayout`.
         begin_id: opens a document.
         opening: ids, and "height" and "width" where these stand.
-        closing: ids behind the codes.
-        row_end: id behind every row of codes.
         numerals: ids of the numbers 0, 1, 2, ...; with `decimal` those of the ten digits.
         unit: codes that one step of a number stands for.
-        reserved: ids of frames that no text has; the first id of the opening is none of them.
-        system: pieces that open a conversation.
-        question: those before and behind a question.
-        unconditional: the prompt of guidance, with the document's beginning and without the picture's opening.
     """
 
     name: str
@@ -58,24 +50,23 @@ class ImageLayout:
             raise ValueError(f"layout {self.name}: a size in digits must be followed by a token that ends it")
 
     @property
+    def begin_ids(self) -> tuple[int, ...]:
+        return (self.begin_id,)
+
+    @property
     def open_id(self) -> int:
-        """The text id that begins a picture."""
         first = self.opening[0]
         assert isinstance(first, int)
         return first
 
     @property
     def writes_size(self) -> bool:
-        """Whether pictures say their size, so that they may differ in it."""
         return any(side in self.opening for side in SIDES)
 
     @cached_property
     def frame_ids(self) -> frozenset[int]:
-        """All ids that may stand behind a picture's first one and are no codes."""
-        ends = () if self.row_end is None else (self.row_end,)
-        return frozenset([part for part in self.opening[1:] if isinstance(part, int)]).union(
-            self.numerals, self.closing, ends
-        )
+        opening = [part for part in self.opening[1:] if isinstance(part, int)]
+        return super().frame_ids.union(opening, self.numerals)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -84,7 +75,6 @@ class ImageLayout:
         return (self.begin_id, self.open_id, *self.frame_ids, *self.unconditional, *pieces)
 
     def write_opening(self, grid: Grid) -> list[int]:
-        """The ids before the codes. Raises ValueError for a size that the layout cannot write."""
         ids: list[int] = []
         for part in self.opening:
             if isinstance(part, int):
@@ -101,11 +91,6 @@ class ImageLayout:
         return ids
 
     def read_opening(self, ids: Sequence[int]) -> tuple[int, Grid | None] | None:
-        """Length of the opening at the front of `ids`, and the size that it says; None where `ids` end within it.
-
-        Raises:
-            ValueError: `ids` begin with no opening.
-        """
         place, sides = 0, {}
         for part in self.opening:
             if isinstance(part, int):
@@ -127,33 +112,7 @@ class ImageLayout:
             sides[part] = self.unit * int("".join(map(str, digits)))
         return place, (sides["height"], sides["width"]) if sides else None
 
-    def body(self, grid: Grid) -> np.ndarray:
-        """What follows the opening, int64: `CODE` for every code, the ids of row ends and of the closing."""
-        rows = np.full((grid[0], grid[1] + (self.row_end is not None)), CODE, dtype=np.int64)
-        if self.row_end is not None:
-            rows[:, -1] = self.row_end
-        return np.concatenate([rows.ravel(), np.asarray(self.closing, dtype=np.int64)])
-
-    def rows(self, grid: Grid) -> np.ndarray:
-        """What is masked of a whole picture: of its `body` the codes and the row ends between them."""
-        return self.body(grid)[: -len(self.closing) - (self.row_end is not None)]
-
-    def length(self, grid: Grid) -> int:
-        """Ids of a whole picture, with its frame."""
-        return len(self.write_opening(grid)) + len(self.body(grid))
-
-    def write(self, codes: Sequence[int], grid: Grid) -> list[int]:
-        """A whole picture, from the joint ids of its codes."""
-        body = self.body(grid)
-        body[body == CODE] = codes
-        return [*self.write_opening(grid), *body.tolist()]
-
     def frames(self, ids: Sequence[int] | np.ndarray) -> list[Frame]:
-        """The pictures of a document, in order; the last one may be unfinished.
-
-        Raises:
-            ValueError: a picture has no opening (the message names the position).
-        """
         tokens = np.asarray(ids)
         opens, closes = np.flatnonzero(tokens == self.open_id), np.flatnonzero(tokens == self.closing[0])
         found: list[Frame] = []
@@ -179,20 +138,6 @@ class ImageLayout:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ImageLayout:
         return cls(**values)
-
-
-class Frame(NamedTuple):
-    """Where a picture stands: opening from `start`, codes from `first` to `last`, closing from `close` to `end`.
-
-    Codes are without the row end behind the last row; the grid is None where the opening says none.
-    """
-
-    start: int
-    first: int
-    last: int
-    close: int
-    end: int
-    grid: Grid | None
 
 
 def _listed(value: Any) -> Any:

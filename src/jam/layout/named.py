@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jam.layout.frames import SIDES, Grid, ImageLayout, Piece
+from jam.layout.frames import SIDES, ImageLayout
+from jam.layout.pictures import Grid, Piece
 
 DIGITS = tuple("0123456789")
 TOKEN = re.compile(r"(<[^<>]+>)")  # names of tokens in templates

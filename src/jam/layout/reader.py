@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from jam.layout.frames import CODE, Grid, ImageLayout
+from jam.layout.pictures import CODE, Grid, PictureLayout
 
 
 class PictureReader:
@@ -17,7 +17,7 @@ class PictureReader:
         grid: shape of a picture that doesn't say its own.
     """
 
-    def __init__(self, layout: ImageLayout, grid: Grid) -> None:
+    def __init__(self, layout: PictureLayout, grid: Grid) -> None:
         self.layout, self.grid = layout, grid
         self.ids = [layout.open_id]
         self.codes = 0
@@ -49,7 +49,7 @@ class PictureReader:
                 return False
             return True
         if self.masked and self.next == "code":
-            return is_code or token in (self.layout.row_end, self.layout.closing[0])
+            return is_code or token in (self.layout.row_end, *self.layout.closers)
         return len(self._rest) > 0 and (is_code if self._rest[0] == CODE else int(self._rest[0]) == token)
 
     def feed(self, token: int, is_code: bool) -> None:
@@ -60,7 +60,7 @@ class PictureReader:
             self._enter()
         elif not self.masked or self.next == "frame":
             self._rest = self._rest[1:]
-        elif token == self.layout.closing[0]:
+        elif token in self.layout.closers:
             self._rest = np.asarray(self.layout.closing[1:], dtype=np.int64)
 
     def forced(self) -> list[int]:
