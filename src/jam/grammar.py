@@ -2,7 +2,7 @@
 
 One object serves the loss (state of every target), the readout (which vocabulary is possible) and decoding (what may be
 sampled), so that a broken stream can be neither trained nor produced. `<break>` toggles between text and image; an
-image that begins a document, or follows another image, therefore stands behind an empty text. With a family's layout an
+image that begins a document, or follows another image, therefore follows an empty text. With a family's layout an
 image stands within its frame instead, and text follows it without a token between.
 """
 
@@ -30,7 +30,7 @@ class State(IntEnum):
     CLOSED = 4  # the source is closed and spans follow: <sentinel:i>, in order
     TEXT_SPAN = 5  # relocated text: text ids, <eoss>
     IMAGE_SPAN = 6  # relocated image codes: codes, <eoss>
-    FRAME = 7  # the frame of an image behind its first token: what it holds follows from the size, and is not learnt
+    FRAME = 7  # the frame of an image after its first token: it follows from the size, and is not learnt
 
     @property
     def is_image(self) -> bool:
@@ -102,7 +102,7 @@ class Grammar:
         return self.allowed().numpy()
 
     def states(self, ids: Sequence[int]) -> list[State]:
-        """The state in which each id of one document was chosen; those that open it (`begin_ids`) count as TEXT.
+        """The state in which each id of one document was chosen; the ids that open it (`begin_ids`) count as TEXT.
 
         The document may be unfinished. What an image is depends on what follows in it: one that holds a sentinel is
         MASKED_IMAGE from its first position.
@@ -118,7 +118,7 @@ class Grammar:
         tokens = np.asarray(ids, dtype=np.int64)
         opening, close = v.opening_of(tokens), v.close_of(tokens)
         states = np.full(len(tokens), State.TEXT, dtype=np.int64)
-        source_end = len(tokens) if close is None else close + 1  # behind the id that closes it
+        source_end = len(tokens) if close is None else close + 1  # after the id that closes it
         fits = (tokens >= 0) & (tokens < v.size)
         known = np.where(fits, tokens, 0)
         sentinels = np.flatnonzero(known[:source_end] >= v.sentinel_start).tolist()
@@ -172,7 +172,7 @@ class Grammar:
         return ids, np.full(len(ids), State.FRAME, dtype=np.int64)
 
     def _body(self, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-        """`PictureLayout.body` and the states of its ids, kept for every size; a choice behind it counts as a code."""
+        """`PictureLayout.body` and the states of its ids, kept for every size; a choice after it counts as a code."""
         if grid not in self._bodies:
             body = self.vocabulary.pictures.body(grid)
             states = np.where(body == CODE, State.IMAGE, State.FRAME)
@@ -212,10 +212,10 @@ class Grammar:
 
 @dataclass
 class Cursor:
-    """Follows one sequence from left to right, behind the ids that open it.
+    """Follows one sequence from left to right, after the ids that open it.
 
     Args:
-        grid: shape of the images that are to be begun (None: the grammar's); those that are read may say another one.
+        grid: shape of new images (None: the grammar's); images of a prompt may say another shape.
     """
 
     grammar: Grammar
@@ -232,7 +232,7 @@ class Cursor:
 
     @classmethod
     def after(cls, grammar: Grammar, ids: Sequence[int], grid: Grid | None = None) -> Cursor:
-        """The cursor behind the `ids` of a document, from those that open it on.
+        """The cursor after `ids`, the beginning of a document.
 
         It knows of each image whether it is masked, as `Grammar.states` does.
 
@@ -250,7 +250,7 @@ class Cursor:
         return cursor
 
     def copy(self) -> Cursor:
-        """Another cursor at this place, which goes on by itself."""
+        """An independent cursor at the same place."""
         picture = self.picture.copy() if self.picture is not None else None
         return replace(self, spans=[*self.spans], whole={**self.whole}, picture=picture)
 
@@ -262,7 +262,7 @@ class Cursor:
             self.picture.masked = True
 
     def is_allowed(self, token: int) -> bool:
-        """Whether `token` may come next: by the grammar's table and the frame, and behind the source in the order of
+        """Whether `token` may come next: by the grammar's table and the frame, and after the source in the order of
         the spans.
         """
         v = self.grammar.vocabulary
@@ -306,8 +306,8 @@ class Cursor:
     def forced(self) -> list[int]:
         """The ids that must come next, without a choice; none where there is one.
 
-        They are those of an image's frame and, behind the source, the sentinel of the next span, the row ends of an
-        image that is relocated whole and the ``<eoss>`` behind it.
+        The ids of an image's frame and, after the source, the sentinel of the next span, the row ends of an
+        image that is relocated whole and the ``<eoss>`` after it.
 
         Raises:
             ValueError: an image's opening has begun with another size than `grid`.

@@ -119,7 +119,7 @@ class Vocabulary:
 
     @cached_property
     def pictures(self) -> PictureLayout:
-        """How pictures stand in documents: the family's layout, or that of the paper."""
+        """How pictures stand in documents: the family's layout, or the paper's."""
         if self.layout is not None:
             return self.layout
         begin = (self.eos_id,) if self.begin is None else self.begin
@@ -148,7 +148,7 @@ class Vocabulary:
         return self.pictures.name + template
 
     def opening_of(self, ids: Sequence[int] | np.ndarray) -> int:
-        """How many ids open this document: those of `begin_ids`, or none where its chat template begins otherwise.
+        """How many ids open this document: all of `begin_ids`, or none where its chat template begins otherwise.
 
         Raises:
             ValueError: it begins with others.
@@ -163,8 +163,8 @@ class Vocabulary:
     def close_of(self, ids: Sequence[int] | np.ndarray) -> int | None:
         """Where a document's source is closed, before any relocated spans; None where it is open.
 
-        In a conversation by a chat template the id that ends a document also ends earlier turns: those are followed by
-        more text, the one that closes by a sentinel or by nothing.
+        In a conversation by a chat template the id that ends a document also ends earlier turns: after an earlier turn
+        more text follows, after the last one a sentinel or nothing.
         """
         tokens = np.asarray(ids, dtype=np.int64)
         start = self.opening_of(tokens)

@@ -46,10 +46,10 @@ def load(
         device: default: the GPU if there is one, else the CPU.
         dtype: "float32", "bfloat16" or "float16"; default: float32 on the CPU, else as stored.
         device_map: "auto": layers that do not fit on the device wait in host memory, or on disk, until they are needed
-            (slower; to run, not to train); or where each part is to lie, as `from_pretrained` takes it.
+            (slower; to run, not to train); or where each part goes, as `from_pretrained` takes it.
         int8: keep the layers' weights as int8 with a scale per output, for generating only (`models.quantize`).
         compiled: compile the layers (`models.compile_layers`): a minute or two, for many documents.
-        check: read the files of the weights once more, and compare their checksums; those of small files always are.
+        check: read the files of the weights once more, and compare their checksums, as is always done for small files.
 
     Raises:
         ValueError: it is no model folder of jam, a file is not as it was written, tensors are missing or extra, they

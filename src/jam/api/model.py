@@ -111,7 +111,7 @@ class Model:
         """As `generate` of one prompt, event by event; the last one, `Finished`, has the document.
 
         Raises:
-            ValueError: the request cannot be met: at once. Or the document failed (`Generation.checked`): behind the
+            ValueError: the request cannot be met: at once. Or the document failed (`Generation.checked`): after the
                 events so far, in the place of `Finished`.
         """
         request = request_for(prompt, self.settings.changed(**settings), self.codec, begin)
@@ -214,14 +214,14 @@ class Model:
         replace(self.manifest, stage=stage or self.manifest.stage).save(folder)
 
     def image_tokenizer_folder(self) -> Path | None:
-        """Where the files of the image tokenizer lie; None for a model without one. Raises ValueError if they moved."""
+        """Where the files of the image tokenizer are; None for a model without one. Raises ValueError if they moved."""
         if self.codec.image_tokenizer is None:
             return None
         path = self.folder / IMAGE_TOKENIZER_FOLDER
         if not path.is_dir():
             raise ValueError(
                 f"{path}: the image tokenizer is gone, and a model cannot be saved without its own; "
-                "put it back, or set `folder` to where the model lies now"
+                "put it back, or set `folder` to where the model is now"
             )
         return path
 

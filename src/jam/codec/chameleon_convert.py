@@ -55,7 +55,7 @@ def convert_chameleon(source: str | Path, out: str | Path, description: str | Pa
         Whether the result can decode.
 
     Raises:
-        ValueError: a file is missing or of another kind, or the tensors are not those that the config asks for.
+        ValueError: a file is missing or of another kind, or the tensors are not what the config asks for.
     """
     source = Path(source)
     if source.is_dir():
@@ -111,7 +111,7 @@ def read_description(path: Path) -> ChameleonVQGANConfig:
 
 
 def read_original(path: Path) -> dict[str, Tensor]:
-    """The tensors of a Lightning checkpoint, or of a bare file of tensors, by name; without those of training.
+    """The tensors of a Lightning checkpoint, or of a bare file of tensors, by name; without the tensors of training.
 
     Raises:
         ValueError: there is no such file, or it holds more than tensors.

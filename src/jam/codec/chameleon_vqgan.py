@@ -1,6 +1,6 @@
 """The image tokenizer of Chameleon, Anole, Liquid and Lumina-mGPT, whole: a VQGAN of the CompVis shape.
 
-Encoder and quantizer are those of `transformers.ChameleonVQVAE`, which cannot decode; the decoder is here, built of the
+Encoder and quantizer come from `transformers.ChameleonVQVAE`, which cannot decode; the decoder is here, built of the
 same residual and attention blocks. All tensors have the names of the original ``vqgan.ckpt``.
 
 Shapes: N pictures, C channels, H x W pixels, h x w codes.

@@ -121,7 +121,7 @@ class _Shown:
 
 
 def _probe(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[Piece, ...], tuple[Piece, ...], str, tuple[Piece, ...]]:
-    """What the template writes before a first question, behind it, before its answer's text, and behind that."""
+    """What the template writes before a first question, after it, before its answer's text, and after that text."""
     question = {"role": "user", "content": PROBE}
     asked = _render(tokenizer, [question], answers=True)
     before, _, behind = asked.partition(PROBE)

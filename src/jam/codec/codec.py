@@ -1,7 +1,7 @@
 """Documents to ids and back: the interleaving of docs/method.md, section 3.
 
 ``</s> text <break> image <break> text ... </s>``; `<break>` toggles the modality, so an image that begins a document or
-follows another image stands behind an empty text. Of a conversation the last answer is learnt, and everything before it
+follows another image stands after an empty text. In a conversation the last answer is learnt, and everything before it
 is its question: written by the text parent's chat template where the model has one, else with a newline at the end of
 each turn but the last. A family's layout (`jam.layout`) frames pictures and questions in its own tokens instead.
 """
@@ -124,7 +124,7 @@ class Codec:
         return Encoded.of(ids, self.vocabulary, start, earlier)
 
     def put_in_front(self, documents: Sequence[Encoded], encoded: Encoded, weight: float = 1.0) -> Encoded:
-        """A document behind others, retrieved ones for example, that are learnt with a weight.
+        """A document after others, retrieved ones for example, which are learnt with a weight.
 
         Raises:
             ValueError: one of them is a conversation.
@@ -132,7 +132,7 @@ class Codec:
         return encoded.behind(documents, self.vocabulary, weight, encode_text(self.tokenizer, TURN_END))
 
     def encode_prompt(self, prompt: str | Document, opens_image: bool = False, grid: Grid | None = None) -> list[int]:
-        """The ids that generation goes on from, from the one that opens a document on.
+        """The ids that generation continues, with the ids that open a document.
 
         A string or the messages of a conversation are a question, closed by a turn's end; the content of a document is
         its beginning, continued as it is.
@@ -160,7 +160,7 @@ class Codec:
         return writer.ids
 
     def encode_beginning(self, parts: Sequence[Part]) -> list[int]:
-        """The ids of what an answer begins with, behind those of its question."""
+        """The ids of what an answer begins with, to follow the ids of its question."""
         document = Document(content=list(parts))
         writer = self._writer(self._tokenize([document]))
         writer.write([*([Text(self.template.lead)] if self.template.lead else []), *parts])
@@ -169,7 +169,7 @@ class Codec:
     def encode_gaps(self, document: Document) -> Encoded:
         """A document with gaps as CM3 masks it (docs/method.md, section 4): sentinels, closed by ``</s>``.
 
-        A gap for a picture takes the place of a whole one. In a conversation, gaps lie in the last answer.
+        A gap for a picture takes the place of a whole one. In a conversation, gaps are in the last answer.
 
         Raises:
             ValueError: there is no gap, or one in a question; a gap for a picture and a model without image tokens.
@@ -192,7 +192,7 @@ class Codec:
         return writer.ids
 
     def _tokenize(self, documents: Sequence[Document], failed: dict[int, ValueError] | None = None) -> Codes:
-        """Codes of all pictures, read and tokenized some at a time; the same picture may lie in several documents.
+        """Codes of all pictures, read and tokenized some at a time; the same picture may be in several documents.
 
         Args:
             failed: takes the error of a document with a picture that cannot be used, by its number; None: it is raised.
@@ -276,7 +276,7 @@ class Codec:
         return [part for part in self._written(body) if not isinstance(part, int)]
 
     def _written(self, body: Sequence[int]) -> list[Written]:
-        """Texts, pictures, and the ids of a template's tokens; an empty text only behind a picture's separator."""
+        """Texts, pictures, and the ids of a template's tokens; an empty text only after a picture's separator."""
         v, layout = self.vocabulary, self.vocabulary.pictures
         written: list[Written] = []
         images: list[Image] = []

@@ -70,7 +70,7 @@ def padded(picture: Image.Image, side: int, least: int = 14) -> Image.Image:
 
 
 def loaded(network_class: Any, folder: Path, **options: Any) -> torch.nn.Module:
-    """A network with all of its weights; those that a folder lacks would be random numbers."""
+    """A network with all of its weights; weights that a folder lacks would be random numbers."""
     network, info = network_class.from_pretrained(folder, output_loading_info=True, **options)
     check_loaded(info, str(folder))
     return network

@@ -22,7 +22,7 @@ class Segment:
     """Ids of one role, from the end of the segment before on.
 
     Args:
-        end: index behind the last of them.
+        end: index after the last of them.
         role: "opening": the ids with which any document begins; "retrieved": another document, in front; "question":
             what stands before an answer, written by users, the system and the template; "answer"; "document": what
             nobody asked for.
@@ -36,7 +36,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One document as ids. Its last segment is the main part: the last answer, or a document behind its opening."""
+    """One document as ids. Its last segment is the main part: the last answer, or a document after its opening."""
 
     ids: list[int]
     segments: tuple[Segment, ...]
@@ -92,7 +92,7 @@ class Encoded:
 
         Args:
             weight: of their loss.
-            parting: ids behind each of them; in the paper's layout `<break>` alone parts a picture from what follows.
+            parting: ids after each of them; in the paper's layout `<break>` alone parts a picture from what follows.
 
         Raises:
             ValueError: one of them is a conversation.
@@ -114,7 +114,7 @@ class Encoded:
         return Encoded([*ids, *self.ids[opening:]], tuple(segments))
 
     def alone(self) -> Encoded:
-        """This document without those in front."""
+        """This document without the documents in front."""
         front = [segment.end for segment in self.segments if segment.role == "retrieved"]
         if not front:
             return self

@@ -1,4 +1,4 @@
-"""Image tokenizers as they lie on a disk: in a folder of their own, or inside a whole checkpoint of `transformers`.
+"""Image tokenizers on a disk: in a folder of their own, or inside a whole checkpoint of `transformers`.
 
 Checkpoints of Janus and Emu3 hold theirs complete. Those of Chameleon lack the decoder (see `chameleon_convert`).
 """
@@ -121,7 +121,7 @@ def image_tokenizer_in(folder: Path) -> OwnFolder | InsideCheckpoint:
 
 
 def holds_image_tokenizer(folder: str | Path) -> bool:
-    """Whether a folder's ``config.json`` is that of a checkpoint with a complete image tokenizer inside."""
+    """Whether a folder's ``config.json`` describes a checkpoint with a complete image tokenizer inside."""
     return _model_type(Path(folder)) in HOLDERS
 
 
@@ -149,7 +149,7 @@ def stored_names(reader: CheckpointReader) -> dict[str, str]:
 def read_processor(folder: Path) -> dict[str, Any]:
     """The settings of the image processor beside a model; nothing where there are none.
 
-    They have a file of their own, or are a part of that of the whole processor.
+    They have a file of their own, or are a part of the whole processor's file.
     """
     if (path := folder / PROCESSOR).is_file():
         return read_json(path)

@@ -76,7 +76,7 @@ def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _inner_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of ids with every space: behind another token a decoder removes none."""
+    """The text of ids with every space: after another token a decoder removes none."""
     whole = tokenizer.decode([tokenizer.eos_token_id, *ids], clean_up_tokenization_spaces=False)
     assert isinstance(whole, str)  # one sequence, one text
     return whole.removeprefix(_eos_text(tokenizer))

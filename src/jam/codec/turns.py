@@ -29,9 +29,9 @@ class Template:
         name: what a reader calls it.
         begin: ids that open a conversation.
         system: pieces that open one without a system message.
-        before, behind: pieces before and behind a question.
+        before, behind: pieces before and after a question.
         lead: text between all that and an answer.
-        closing: text behind an answer's own.
+        closing: text after an answer's own.
         end_id: closes an answer.
     """
 
@@ -66,7 +66,7 @@ class Template:
     ) -> list[tuple[int, int]]:
         """Half-open spans of the answers among these turns, in the ids of their `question`.
 
-        An answer begins where the turns before it end, and goes on to the id that ends it, or else as far as its own
+        An answer begins where the turns before it end, and reaches to the id that ends it, or else as far as its own
         ids do. It is left out where the template writes the turns before it otherwise once others follow.
 
         Args:
@@ -88,7 +88,7 @@ class Template:
         return spans
 
     def strip(self, parts: Sequence[Written]) -> list[Part]:
-        """Parts of a question without the template before the first turn and behind the last one.
+        """Parts of a question without the template before the first turn and after the last one.
 
         Ids of a template's tokens that stay, between turns, are left out.
         """

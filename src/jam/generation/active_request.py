@@ -93,7 +93,7 @@ class ActiveRequest:
         return self.progress.rules(lambda: self.reporter.at_sentence_end)
 
     def take(self, token: int, log_prob: float) -> None:
-        """Append the token that was chosen, and those that the grammar forces after it; nan: none was found."""
+        """Append the token that was chosen, and the ids that the grammar forces next; nan: logits were not finite."""
         if math.isnan(log_prob):
             return self.finish("failed")
         self._append(token, log_prob)

@@ -1,4 +1,4 @@
-"""A conversation that goes on where its cache stands."""
+"""A conversation that continues from its cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Chat:
     """Questions and answers, each of text and pictures, that a model reads once.
 
     Every question is put as the whole conversation is put to the model anew (`Codec.encode_prompt`); what its ids have
-    in common with those in the cache, nearly always all but the question, is not computed again.
+    in common with the ids in the cache, nearly always all but the question, is not computed again.
 
     Args:
         loop: of an engine with the model's codec; others may use it at the same time.
@@ -37,7 +37,7 @@ class Chat:
         self.session = Session()
 
     def send(self, message: str | Sequence[Part], **settings: Any) -> Document:
-        """The answer to a message as a document of content; `settings` change those of the chat for this answer.
+        """The answer to a message as a document of content; `settings` replace the chat's for this answer.
 
         Raises:
             ValueError: the message is empty, or the conversation does not fit into the context any more; or the answer
@@ -51,7 +51,7 @@ class Chat:
         """As `send`, event by event; the last one, `Finished`, has the answer. Left early, nothing is kept of it.
 
         Raises:
-            ValueError: as `send`; where the answer failed, behind the events so far.
+            ValueError: as `send`; if the answer failed, after the events so far.
         """
         if not isinstance(message, str):
             require_parts(message, "a message")
@@ -64,7 +64,7 @@ class Chat:
                 yield self._keep(turns, request, event) if isinstance(event, Finished) else event
 
     def close(self) -> None:
-        """Give the memory back; the conversation stays, and is read anew if it goes on.
+        """Give the memory back; the conversation stays, and is read again with the next question.
 
         Raises:
             ValueError: an answer is being written: close its stream first.

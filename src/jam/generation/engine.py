@@ -252,7 +252,7 @@ class Engine:
     def _prefill(self, slots: list[Slot]) -> None:
         """Read pending ids, but never the last one of a slot; what slots share is read once.
 
-        Slots take their parts of one `CHUNK` in the order of their rows, so that those who write do not wait for long.
+        Slots take their parts of one `CHUNK` in the order of their rows, so that rows that write do not wait for long.
         """
         if not slots:
             return
@@ -269,7 +269,7 @@ class Engine:
             share(slots, running, self.runner)
 
     def _write(self, rows: list[ActiveRequest]) -> None:
-        """One forward, and one token for every row; those with more forced ids than it takes only read some."""
+        """One forward, and one token for every row; rows with more forced ids than the forward takes only read some."""
         width = self.runner.width(sum(len(_slots_of(row)) for row in rows))
         behind = [slot for row in rows for slot in _slots_of(row) if len(slot.pending) > width]
         rows = [row for row in rows if all(len(slot.pending) <= width for slot in _slots_of(row))]

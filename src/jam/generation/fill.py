@@ -19,9 +19,9 @@ from jam.generation.settings import GenerationSettings
 
 
 def settings_to_fill(defaults: GenerationSettings, **chosen: Any) -> GenerationSettings:
-    """`chosen` over a model's defaults, of which those about whole documents are left out.
+    """The settings `chosen` over a model's defaults, without the defaults about whole documents.
 
-    So is the guidance scale: the unconditional prompt is that of any picture, which a gap's is not.
+    The default guidance scale is left out, too: the unconditional prompt is made for any picture, not for a gap's.
     """
     return defaults.changed(**{"stop": (), "min_images": 0, "max_images": None, "guidance_scale": 1.0, **chosen})
 

@@ -2,7 +2,7 @@
 
 The forward takes all of the first slots of the cache up to a power of two, as many ids of each, and as many keys; there
 are few such shapes, and each is captured when it first comes. Where a slot has fewer ids it reads something at the
-places behind its end, which its next ids overwrite. On the CPU the same forward runs as it is.
+places after its end, which its next ids overwrite. On the CPU the same forward runs as it is.
 
 Shapes: S slots that have ids, N slots of the shape, T ids of the shape, K keys of the shape, H hidden.
 """
@@ -25,7 +25,7 @@ class FixedStep:
 
     Args:
         model: the network.
-        cache: of the slots; its rows must lie where the graphs found them.
+        cache: of the slots; its rows must stay where the graphs found them.
         window: most ids of a slot.
     """
 
@@ -35,9 +35,9 @@ class FixedStep:
         self.graphs: dict[Shape, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def holds(self, slots: Sequence[int], ids: Sequence[Sequence[int]], lengths: Sequence[int]) -> bool:
-        """Whether no slot of the shape would overwrite, for want of room behind its end, what it has read.
+        """Whether every slot of the shape has room after its end for the ids that it reads.
 
-        One place it may: that of the last id of a full slot, which nothing that follows can have in common with it.
+        A step of one id needs no room: it overwrites the last id of a full slot, which no later document reuses.
         """
         rows, width, _ = self._shape(slots, ids, lengths)
         return width == 1 or max(lengths[:rows]) + width <= self.cache.max_length
@@ -97,9 +97,9 @@ class FixedStep:
 
 
 def can_capture(model: JointModel) -> bool:
-    """Whether the model lies on a GPU as a whole: layers that come and go (`accelerate`) are none of a graph's.
+    """Whether the whole model is on a GPU: a graph cannot hold layers that come and go (`accelerate`).
 
-    Nor are rotary positions that are computed from the length of each sequence.
+    Nor can it hold rotary positions that are computed from the length of each sequence.
     """
     fixed = not any(
         hasattr(module, "_hf_hook") or "dynamic" in str(getattr(module, "rope_type", "")) for module in model.modules()

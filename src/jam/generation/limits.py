@@ -18,7 +18,7 @@ class Limits:
     Args:
         budget: most new ids.
         spent: the reason for which the document ends where the budget does.
-        image_cost: ids that a picture takes, with one behind it; 0 for a model without pictures.
+        image_cost: ids that a picture takes, with one after it; 0 for a model without pictures.
         fills: whether gaps of a masked document are filled.
         unconditional: ids in front of every picture in the second slot that guides it; None: nothing is guided.
         slots: of the cache, one or two.

@@ -102,7 +102,7 @@ class Stream:
     """The events of one request, as they happen; the last one is `Finished`. An error of a step is in its result.
 
     Attributes:
-        loop: is held, and so goes on, while somebody holds the stream.
+        loop: stays alive while somebody holds the stream.
     """
 
     def __init__(self, thread: _Thread, row: ActiveRequest) -> None:
@@ -240,7 +240,7 @@ class _Thread(threading.Thread):
             pass
 
     def _step(self) -> None:
-        """A step. What it raises is told by the last events of those it has ended: others go on with the next one."""
+        """One step. What it raises is in the results of the documents that it has ended; others continue."""
         try:
             events = self.engine.step()
         except Exception:

@@ -1,6 +1,6 @@
 """Where sentences and words end, in the scripts of the world, by Unicode's rules for text segmentation (UAX 29).
 
-Of the sentence rules the marks are taken, and not the look ahead: a text that is being written has nothing behind it.
+The sentence rules are used without their look ahead: a text that is being written has nothing after its end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import regex
 
 # Behind a mark: closing quotes and brackets ("Close" has the opening brackets too), signs that combine or do not show.
 _CLOSE = r"[\p{SB=Close}\p{SB=Extend}\p{SB=Format}--\p{Ps}]*"
-# Closed by a mark that needs a space behind it ("3." may become "3.5"), by one that needs none, or by a line's end.
+# Closed by a mark that needs a space after it ("3." may become "3.5"), by one that needs none, or by a line's end.
 _MAYBE = regex.compile(rf"(?V1)[\p{{SB=ATerm}}!?\u2026]+{_CLOSE}$")
 _SURELY = regex.compile(
     rf"(?V1)[\p{{SB=ATerm}}!?\u2026]+{_CLOSE}\s+$|[\p{{SB=STerm}}--[!?]]\p{{SB=STerm}}*{_CLOSE}\s*$|[\n\p{{SB=Sep}}]\s*$"
@@ -40,10 +40,10 @@ def surely_ends_sentence(text: str) -> bool:
 
 
 def word_ends(text: str) -> set[int]:
-    """Places of a text where a word ends, or a mark behind it: always between two graphemes.
+    """Places of a text where a word, or a mark after it, ends: always between two graphemes.
 
-    In scripts without spaces (Thai, Khmer, Chinese, Japanese) that is behind each grapheme, but for runs of katakana.
-    The text's own end is among them if no letter or digit could go on with its last word.
+    In scripts without spaces (Thai, Khmer, Chinese, Japanese) every grapheme ends a word, except within runs of
+    katakana. The text's own end is among the places if no letter or digit could continue its last word.
     """
     whole = {match.end() for match in _GRAPHEME.finditer(text)}
     ends = {place for match in _BREAK.finditer(text) if (place := match.start()) in whole}

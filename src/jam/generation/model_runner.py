@@ -1,7 +1,7 @@
 """The network and its cache, as the engine sees them: slots, ids and logits.
 
 Nothing else in `generation` runs the model or touches the cache. A slot is a row of the cache; it holds the ids
-of a document, or those of a picture without its document (guidance). Reading a prompt (`prefill`, no logits) and
+of a document, or of a picture without its document (guidance). Reading a prompt (`prefill`, no logits) and
 writing (`forward`, few ids a slot) are apart, so that the step which decides about speed has few shapes.
 
 Shapes: S slots of one forward, T most new ids of a slot, H hidden, V vocabulary.
@@ -23,7 +23,7 @@ from jam.models import JointModel, is_compiled
 from jam.models.cpu_kernel import kernel_layers, using_kernel
 
 WINDOW = 8  # most ids that a slot reads with the forward that writes
-CHEAP = {"cpu": 4, "cuda": 128}  # ids of all slots together whose forward takes little more time than that of one
+CHEAP = {"cpu": 4, "cuda": 128}  # ids of all slots together whose forward takes little longer than a forward of one
 
 
 class ModelRunner:
@@ -56,7 +56,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
-        """Read ids into slots, each at most once, behind what they hold."""
+        """Read ids into slots, each at most once, after what they hold."""
         # Prompts are never of one length: compiled layers would be compiled again and again.
         stance = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
         with stance, using_kernel(self.kernel_layers):
@@ -87,7 +87,7 @@ class ModelRunner:
             return self.model.logits(hidden_SH[: len(states)], states_S).float()
 
     def truncate(self, slot: int, length: int = 0) -> None:
-        """Forget what a slot read behind its first `length` ids; what it keeps is not computed again."""
+        """Forget what a slot read after its first `length` ids; the rest is not computed again."""
         assert 0 <= length <= len(self.ids[slot]), (slot, length, len(self.ids[slot]))
         del self.ids[slot][length:]
         self.cache.set_length(slot, length)

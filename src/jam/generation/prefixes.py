@@ -16,7 +16,7 @@ LEAST = 4  # ids for which a copy is worth its while
 
 
 def share(slots: Sequence[Slot], running: Sequence[Slot], runner: ModelRunner) -> list[Slot]:
-    """Copy what other slots have read of these; those that are to read now themselves, while the others wait.
+    """Copy into slots what other slots have read already; returns the slots that must read now, while the others wait.
 
     Args:
         slots: with ids to be read, but for the last one of each, which is read when the next is written.

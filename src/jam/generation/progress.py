@@ -23,7 +23,7 @@ class Progress:
 
     Attributes:
         cursor: where the document stands in the grammar.
-        new_ids: behind the prompt.
+        new_ids: ids after the prompt.
         images: pictures completed in `new_ids`.
         seen: text ids of the prompt and of what is written.
         cut_gaps: gaps, counted from 0, whose texts the budget closed.
@@ -38,7 +38,7 @@ class Progress:
         self.cut_gaps: list[int] = []
 
     def copy(self) -> Progress:
-        """Another one that goes on from here without this one."""
+        """An independent progress at the same place."""
         other = copy.copy(self)
         other.cursor = self.cursor.copy()
         other.new_ids, other.seen, other.cut_gaps = self.new_ids[:], set(self.seen), self.cut_gaps[:]
@@ -89,7 +89,7 @@ class Progress:
         return max(0, self.cursor.next_span - (self.state is not State.CLOSED))
 
     def unconditional_ids(self) -> list[int]:
-        """The ids of the second slot: its prompt, then what there is of the picture that has been opened."""
+        """The ids of the second slot: its prompt, then the open picture so far."""
         prefix = self.limits.unconditional
         assert prefix is not None and self.in_image
         if self.state is State.IMAGE:
@@ -134,7 +134,7 @@ class Progress:
         self.images += self.cursor.images - images + (fills and self.cursor.codes == self.image_tokens)
 
     def end(self) -> FinishReason | None:
-        """Why the document ends behind its newest id; None: it goes on."""
+        """Why the document ends after its newest id; None: it continues."""
         if self.grammar.vocabulary.ends_document(self.new_ids[-1]):
             return "end"
         if self.state is State.CLOSED and self.cursor.next_span == len(self.cursor.spans):
@@ -142,12 +142,12 @@ class Progress:
         return self.limits.spent if self.remaining == 0 else None
 
     def _must_close(self) -> bool:
-        """Whether a gap for text must end, because the budget holds no more than the gaps behind it need."""
+        """Whether a gap for text must end, because the budget holds no more than the later gaps need."""
         later = tokens_of_spans(self.cursor.spans[self.cursor.next_span :], self.grammar)
         return self.remaining <= 1 + later
 
     def _may_break(self) -> bool:
-        """A picture begins only if it fits as a whole, with one id behind it."""
+        """Whether a whole picture, with one id after it, fits into the budget, and may be begun."""
         fits = self.remaining >= self.limits.image_cost
         return fits and (self.settings.max_images is None or self.images < self.settings.max_images)
 

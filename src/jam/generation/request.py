@@ -28,10 +28,10 @@ class Request:
 
     Args:
         prompt: joint ids from the beginning of a document on. Pictures may be among them, and the last one may be
-            unfinished. Or a masked document with the sentinel of its first gap behind it (fill.py): the gaps are
+            unfinished. Or a masked document, followed by the sentinel of its first gap (fill.py): the gaps are
             filled then.
         settings: how.
-        answer_start: where the text begins that the answer's belongs to (None: behind the prompt). Ids from here on
+        answer_start: where the text begins that the answer continues (None: after the prompt). Ids from here on
             count as one text with what is written; what is written is all that events and counts are about.
         unconditional: ids in front of the ``<break>`` of every picture that guides without its document (None: the
             family's prompt, guidance.py), a retrieved context for example.
@@ -61,7 +61,7 @@ def requests_of(
 
 
 def read_prompt(prompt: list[int], grammar: Grammar, grid: tuple[int, int] | None = None) -> Cursor:
-    """Where a prompt stands in the grammar; pictures that are begun behind it have the shape `grid`.
+    """The cursor after a prompt; pictures that begin after it have the shape `grid`.
 
     Raises:
         ValueError: it is empty, breaks the grammar, is closed, or holds mask tokens that no opened gap belongs to; or
@@ -89,7 +89,7 @@ def _check_gaps(prompt: list[int], cursor: Cursor) -> None:
     v = cursor.grammar.vocabulary
     if not cursor.state.is_span or not v.is_sentinel(prompt[-1]):
         raise ValueError(
-            "the prompt holds mask tokens, and no gap is open behind it; close it with </s> and give the sentinel of "
+            "the prompt holds mask tokens, and no gap is open after it; close it with </s> and give the sentinel of "
             "the first gap to be filled"
         )
     sentinels = [place for place, token in enumerate(prompt) if v.is_sentinel(token)]
@@ -106,7 +106,7 @@ def _check_gaps(prompt: list[int], cursor: Cursor) -> None:
 
 
 def tokens_of_image(grammar: Grammar, grid: tuple[int, int] | None = None) -> int:
-    """What a picture takes of a budget: its ``<break>`` or frame, its codes and one id behind it."""
+    """What a picture takes of a budget: its ``<break>`` or frame, its codes and one id after it."""
     return Cursor(grammar, grid=grid).image_length + 1
 
 

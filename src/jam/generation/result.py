@@ -25,7 +25,7 @@ class Generation:
         images: pictures completed in `new_ids`; each is whole.
         text_end: characters of the last text that stay, where a stop string cuts it.
         error: what the step raised in which the document failed; None: nothing.
-        is_cut: a limit ended the last text within a sentence, behind a word where it has one.
+        is_cut: a limit ended the last text within a sentence, after a whole word where it has one.
         cut_gaps: gaps, counted from 0, whose texts a limit closed.
     """
 

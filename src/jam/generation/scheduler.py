@@ -1,7 +1,7 @@
 """Who is written and who waits: slots of the cache are lent to requests in the order in which they came.
 
-The first that does not fit makes all behind it wait, so that none waits for ever. Sessions that rest give their slots
-back when a request waits, the one that rested longest first.
+The first request that does not fit makes all later ones wait, so that none waits for ever. Sessions that rest give
+their slots back when a request waits, the one that rested longest first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Scheduler:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self.free = list(range(slots))  # a heap: the lowest first, so that those in use lie together
+        self.free = list(range(slots))  # a heap: the lowest first, so that the slots in use are neighbours
         self.waiting: deque[ActiveRequest] = deque()
         self.running: list[ActiveRequest] = []
         self.resting: list[Session] = []

@@ -32,7 +32,7 @@ class TextRun:
         ids: all ids of the run.
         text: what `ids` say, as far as they were read and up to the last whole character.
         prior_length: characters of `text` that are not new.
-        sentence: the last sentence end behind `prior`; None: there is none.
+        sentence: the last sentence end after `prior`; None: there is none.
     """
 
     def __init__(self, decode: DecodeText, prior: Sequence[int] = ()) -> None:
@@ -45,7 +45,7 @@ class TextRun:
         self._first, self._known = 0, ""  # what is decoded with a new id: ids from the first on, and their text
         self._look_from(max(0, self._read - _COMPANY))
         self._candidate: Place | None = None
-        self._places: list[Place] = []  # behind `prior`, where no character is parted
+        self._places: list[Place] = []  # after `prior`, where no character is parted
 
     def add(self, token: int) -> None:
         """Take the next id, to be read when it is asked for."""
@@ -82,7 +82,7 @@ class TextRun:
     def cut(self, told: int, may_part_words: bool) -> tuple[Place | None, bool]:
         """Where the run ends that a limit cuts, and whether that is within a sentence; None: nothing of it stays.
 
-        It ends behind its last sentence, else behind its last word, else behind the last character; but not before what
+        It ends after its last sentence, else after its last word, else after the last character; but not before what
         the first `told` ids say.
 
         Args:
@@ -96,7 +96,7 @@ class TextRun:
         places, ends = [place for place in self._places if place.characters >= shown], word_ends(self.text)
         words = {place: end for place in places if (end := len(self.text[: place.characters].rstrip())) in ends}
         if words:
-            return max(words, key=lambda place: (words[place], -place.ids)), True  # without the space behind it
+            return max(words, key=lambda place: (words[place], -place.ids)), True  # without the space after it
         if shown > self.prior_length or (may_part_words and self.text[self.prior_length :].strip()):
             return places[-1], True
         return None, False

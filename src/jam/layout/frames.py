@@ -21,7 +21,7 @@ class ImageLayout(PictureLayout):
     Args:
         begin_id: opens a document.
         opening: ids, and "height" and "width" where these stand.
-        numerals: ids of the numbers 0, 1, 2, ...; with `decimal` those of the ten digits.
+        numerals: ids of the numbers 0, 1, 2, ...; with `decimal` the ids of the ten digits.
         unit: codes that one step of a number stands for.
     """
 

@@ -23,14 +23,14 @@ class NamedLayout:
     Args:
         name: what ``--layout`` calls it.
         opening: before the codes; ``{height}`` and ``{width}`` stand for the size.
-        closing: behind the codes.
-        row_end: token behind every row of codes.
+        closing: after the codes.
+        row_end: token after every row of codes.
         numbers: tokens of the numbers 0, 1, 2, ... in the size; by default sizes are decimal numbers in the text.
         unit: codes that one step of such a number stands for.
         system: what opens a conversation that has no system message.
-        question: before and behind a question.
+        question: texts before and after a question.
         unconditional: the prompt of classifier-free guidance, before the picture's opening.
-        behind_ids: image codes are the rows directly behind the tokenizer's ids, also of a table with more rows.
+        behind_ids: image codes are the rows directly after the tokenizer's ids, even in a table with more rows.
     """
 
     name: str
@@ -93,7 +93,7 @@ class NamedLayout:
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:
-    """Ids of a template without sizes: tokens by their names, what lies between them as text."""
+    """Ids of a template without sizes: tokens by their names, the rest as text."""
     ids: list[int] = []
     for piece in _pieces(text, tokenizer.get_vocab()):
         if isinstance(piece, str):

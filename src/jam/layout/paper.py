@@ -12,7 +12,7 @@ from jam.layout.pictures import Frame, Grid, PictureLayout
 
 @dataclass(frozen=True)
 class PaperLayout(PictureLayout):
-    """Codes behind ``<break>``; another one leads back to text, unless the document ends.
+    """Codes after ``<break>``; another ``<break>`` leads back to text, unless the document ends.
 
     Args:
         break_id: ``<break>``.

@@ -16,7 +16,7 @@ CODE = -1  # stands for any image code where ids are listed
 class Frame(NamedTuple):
     """Where a picture stands: opening from `start`, codes from `first` to `last`, closing from `close` to `end`.
 
-    Codes are without the row end behind the last row; the grid is None where the opening says none.
+    Codes are without the row end after the last row; the grid is None where the opening says none.
     """
 
     start: int
@@ -32,12 +32,12 @@ class PictureLayout(ABC):
 
     Attributes:
         name: what ``--layout`` calls it.
-        closing: ids behind the codes.
-        row_end: id behind every row of codes.
+        closing: ids after the codes.
+        row_end: id after every row of codes.
         unit: what the sides of a picture are multiples of.
         reserved: ids of frames that no text has; the first id of the opening is none of them.
         system: pieces that open a conversation.
-        question: those before and behind a question.
+        question: pieces before and after a question.
         unconditional: the prompt of guidance, with the document's beginning and without the picture's opening.
     """
 
@@ -67,7 +67,7 @@ class PictureLayout(ABC):
 
     @property
     def separator(self) -> tuple[int, ...]:
-        """The ids between a picture without a closing and the text behind it; the document may end in their place."""
+        """The ids between a picture without a closing and the text after it; the document may end in their place."""
         return ()
 
     @property
@@ -82,7 +82,7 @@ class PictureLayout(ABC):
 
     @property
     def frame_ids(self) -> frozenset[int]:
-        """All ids that may stand behind a picture's first one and are no codes."""
+        """All ids that may follow a picture's first one and are no codes."""
         return frozenset(self.closing if self.row_end is None else (*self.closing, self.row_end))
 
     @abstractmethod

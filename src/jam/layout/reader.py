@@ -11,7 +11,7 @@ from jam.layout.pictures import CODE, Grid, PictureLayout
 
 
 class PictureReader:
-    """Follows one picture id by id, behind the one that opens it.
+    """Follows one picture id by id, after the id that opens it.
 
     Args:
         grid: shape of a picture that doesn't say its own.
@@ -26,7 +26,7 @@ class PictureReader:
         self._enter()
 
     def copy(self) -> PictureReader:
-        """Another reader at this place, which goes on by itself."""
+        """An independent reader at the same place."""
         other = copy(self)
         other.ids = [*self.ids]
         return other

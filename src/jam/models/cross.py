@@ -49,7 +49,7 @@ class CrossForCausalLM(JointModel, PreTrainedModel):
         self.post_init()
 
     def _blocks(self, receiver: PretrainedConfig, other_size: int, first_layer: int) -> nn.ModuleList:
-        """Cross blocks of one direction; those of the other one have the cache indices between."""
+        """Cross blocks of one direction; the other direction's blocks have the cache indices between."""
         text, std = self.config.text_config, self.config.fresh_std
         activation = getattr(text, family_of(text).activation)
         output_std = 0.0 if self.readout.identity_at_first else std

@@ -99,7 +99,7 @@ class ExactReadout(Readout):
 
     @property
     def towers(self) -> list[JointTower]:
-        """That of the text parent, then that of the image parent."""
+        """The text parent's, then the image parent's."""
         return [self.model.text_tower, self.model.image_tower]
 
     def init_weights(self, module: nn.Module) -> None:
