@@ -115,11 +115,6 @@ class Tower(nn.Module):
         self.model.all_tied_weights_keys = {}
 
     @property
-    def has_vocabulary(self) -> bool:
-        """Whether embedding and head are its own still (see `drop_vocabulary`)."""
-        return self._part(self.family.head) is not None
-
-    @property
     def embedding(self) -> nn.Embedding:
         part = self._part(self.family.embedding)
         assert isinstance(part, nn.Embedding)
