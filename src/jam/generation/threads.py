@@ -30,7 +30,7 @@ def in_one_thread(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenat
     """The method, which raises InUseError while another thread is in one with the same `lock`."""
 
     @wraps(method)
-    def alone(self: S, *args: P.args, **kwargs: P.kwargs) -> T:
+    def alone(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         if not self.lock.acquire(blocking=False):
             raise InUseError(
                 "another thread is using this engine; use one engine from one thread at a time: put the requests "
