@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -197,12 +197,11 @@ class _Thread(threading.Thread):
                 answer.set_exception(error)
 
         self.post(work)
-        while self.is_alive():
-            try:
-                return answer.result(1)
-            except TimeoutError:
-                pass
-        raise ValueError("this engine has been closed; make another one")
+        while self.is_alive() and not answer.done():
+            wait([answer], timeout=1)
+        if not answer.done():
+            raise ValueError("this engine has been closed; make another one")
+        return answer.result()
 
     def end(self) -> None:
         """Let the thread end, and wait for it."""
