@@ -254,6 +254,13 @@ def test_a_config_of_millions_of_layers_is_damaged(tmp_path: Path, kind: str) ->
             read(tmp_path)
 
 
+@pytest.mark.parametrize("kind", [{}, {"x": 1}, [1], 7])
+def test_a_kind_that_is_no_name(tmp_path: Path, kind: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ValueError, match=r"its config.json cannot be read: .*; get this file anew"):
+        load_config(tmp_path)
+
+
 def test_fields_that_may_be_null_or_lists() -> None:
     assert (
         Settings.of({"model_type": "llama", "eos_token_id": [1, 2], "attention_dropout": 0}, "the parent") is not None

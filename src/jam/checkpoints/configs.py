@@ -59,7 +59,8 @@ def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedC
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the classes check what they like, in their own ways
-        kind, twin = raw.get("model_type"), twin_of(folder, raw.get("model_type"))
+        kind = raw.get("model_type")
+        twin = twin_of(folder, kind if isinstance(kind, str) else None)
         instead = f"its weights for transformers are {twin}" if twin else "many authors publish them for it as NAME-hf"
         if isinstance(raw.get("auto_map"), dict):
             raise ValueError(
