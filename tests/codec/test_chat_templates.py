@@ -21,7 +21,7 @@ from jam.codec import Codec
 from jam.codec.chat_template import template_digest, turn_end
 from jam.data.examples import Objective, draw_masked, label
 from jam.documents import Document, Gap, Image, Message, Text
-from jam.generation import Engine, GenerationSettings, Request
+from jam.generation import Engine, EngineLoop, GenerationSettings, Request
 from jam.generation.documents import request_for
 from jam.grammar import State
 from jam.vocabulary import Vocabulary
@@ -113,8 +113,8 @@ def test_a_conversation_goes_on_as_the_template_writes_it(kind: str, pairs: Any,
     """Three turns: every prompt is that of the whole conversation, as `transformers` writes it."""
     _, model, words, _ = pairs(kind)
     seen: list[list[int]] = []
-    submit = Engine.submit
-    monkeypatch.setattr(Engine, "submit", lambda self, request: (seen.append(request.prompt), submit(self, request))[1])
+    submit = EngineLoop.submit
+    monkeypatch.setattr(EngineLoop, "submit", lambda loop, asked: (seen.append(asked.prompt), submit(loop, asked))[1])
     chat = model.chat(**GREEDY, max_new_tokens=NEW)
     for number, question in enumerate(QUESTIONS[:3]):
         chat.send(question)

@@ -235,7 +235,7 @@ def test_a_long_prompt_is_read_in_chunks_while_others_write(cross: Model, monkey
     assert [row.result().new_ids for row in (short, long)] == [one.new_ids for one in again]
 
 
-def test_the_unconditional_stream_lives_for_one_picture_and_may_have_a_context(cross: Model) -> None:
+def test_the_unconditional_prompt_is_read_once_and_may_be_a_context(cross: Model) -> None:
     """Guided by a context that is the prompt itself, the picture is the unguided one."""
     v, engine = cross.codec.vocabulary, Engine(cross.joint, cross.codec, slots=2)
     prompt = cross.codec.encode_prompt(QUESTION)
@@ -244,11 +244,12 @@ def test_the_unconditional_stream_lives_for_one_picture_and_may_have_a_context(c
     same = engine.run([Request(begun, settings, unconditional=prompt)])[0]
     plain = engine.run([Request(begun, replace(settings, guidance_scale=1.0))])[0]
     assert same.new_ids == plain.new_ids
-    row = engine.submit(Request(begun, replace(settings, max_new_tokens=20, min_images=2)))
+    row = engine.submit(Request(begun, replace(settings, max_new_tokens=20, min_images=2, max_images=2)))
     lengths = []
     while row.finish_reason is None:
         engine.step()
-        lengths.append(max(engine.runner.lengths[1], 0) if row.in_image else 0)
-        if row.finish_reason is None and not row.in_image:
-            assert engine.runner.lengths[1] == 0
-    assert max(lengths) == 2 + 1 + 2  # prefix, <break>, two codes: the third is read in the step that ends the picture
+        lengths.append(engine.runner.lengths[1])
+    assert row.images == 2 and engine.runner.lengths[1] == 0
+    # Prefix and <break>, then one code a step; the next picture's codes follow the prefix that has stayed.
+    begun = [place for place, length in enumerate(lengths) if length == 2 + 1]
+    assert len(begun) == 2 and max(lengths) == 2 + 1 + 3 and 0 not in lengths[begun[0] : begun[1]]

@@ -134,7 +134,7 @@ def test_an_interrupt_within_planning_gets_out(model: Model, monkeypatch: pytest
         if len(planned) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("jam.generation.active_request.check_budget", check)
+    monkeypatch.setattr("jam.generation.limits._check_settings", check)
     with pytest.raises(KeyboardInterrupt):
         model.run(requests(model, FEW))
     assert len(planned) == 3
