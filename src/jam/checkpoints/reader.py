@@ -45,10 +45,9 @@ class CheckpointReader:
                 raise ValueError(f"{path} is missing; the index names {len(self.files)} files")
             shard = _Safetensors(path) if path.suffix == ".safetensors" else _Legacy(path)
             if twice := sorted(shard.infos.keys() & self._shards.keys()):
-                earlier = self._shards[twice[0]].path.name
+                first = self._shards[twice[0]].path.name
                 raise ValueError(
-                    f"{path} and {earlier} both hold {few(twice)}, and may differ; "
-                    "save the model again, each in one file"
+                    f"{path} and {first} both hold {few(twice)}, and may differ; save the model again, each in one file"
                 )
             self._shards |= dict.fromkeys(shard.infos, shard)
         if absent := sorted(weight_map.keys() - self._shards.keys()):
