@@ -252,7 +252,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def rename_over(new: Path, path: Path) -> None:
-    """Rename `new` to `path`. An existing folder is first moved aside, since a rename cannot replace it."""
+    """Rename `new` to `path`. Anything in a folder's way is first moved aside, since a rename cannot replace it."""
     if path.is_dir() and not new.is_dir():
         raise FileError(f"{path} is a folder, where a file is to be written; move it away")
     if not new.is_dir() or not os.path.lexists(path):
