@@ -159,7 +159,7 @@ def unmask(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
         elif token in spans:
             document += spans.pop(token)
         else:
-            raise ValueError(f"{vocabulary.name(token)} has no span behind the document")
+            raise ValueError(f"{vocabulary.name(token)} has no span after the document")
     if spans:
         raise ValueError(f"the span of {vocabulary.name(next(iter(spans)))} belongs to no sentinel in the document")
     return document
@@ -196,5 +196,5 @@ def _close(ids: Sequence[int], vocabulary: Vocabulary) -> int:
     """The place of the id that closes the source."""
     close = vocabulary.close_of(ids)
     if close is None:
-        raise ValueError("a document with sentinels must be closed by </s>, with the spans behind it")
+        raise ValueError("a document with sentinels must be closed by </s>, with the spans after it")
     return close

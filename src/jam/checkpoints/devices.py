@@ -16,7 +16,7 @@ def choose_device(name: str | torch.device | None) -> str:
         if not isinstance(chosen, str | torch.device):
             raise ValueError("give its name as a string, like cuda:1")
         if torch.empty(0, device=chosen).is_meta:
-            raise ValueError("what lies there has no values")
+            raise ValueError("tensors there have no values")
     except Exception as error:  # torch raises any error, by the kind of device
         problem = str(error).partition("\n")[0][:MAX_REASON]
         raise ValueError(f"device {chosen!r:.80} cannot be used ({problem}); try --device cpu") from None

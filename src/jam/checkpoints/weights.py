@@ -70,5 +70,5 @@ def _refuse_other_shards(index: Path, names: Collection[str]) -> None:
     left_out = [name for name in beside if (match := pattern.fullmatch(name)) and match.groups() in sets]
     if left_out:
         raise ValueError(
-            f"{index} does not name {few(left_out)}, which lies beside it: the index is of other files; fetch it again"
+            f"{index} does not name {few(left_out)}, a file beside it: the index is of other files; fetch it again"
         )

@@ -99,7 +99,7 @@ class Files(Records):
 
     def broken(self, error: Exception, after: str) -> ValueError:
         return ValueError(
-            f"{self.path}: cannot be read behind {after} ({reason(error)}); is it whole? write or fetch it again"
+            f"{self.path}: cannot be read after {after} ({reason(error)}); is it whole? write or fetch it again"
         )
 
 
@@ -234,7 +234,7 @@ class HubDataset(Records):
             for number, value in enumerate(rows.skip(skip) if skip else rows, skip + 1):
                 yield self.record(number, dict(value), number / total if total else None)
         except Exception as error:
-            raise ValueError(f"{self.name}: cannot be read behind row {number} ({reason(error)})") from None
+            raise ValueError(f"{self.name}: cannot be read after row {number} ({reason(error)})") from None
 
     def identity(self) -> Any:
         """Sizes and dates of a saved folder's files; otherwise the dates or hashes that `datasets` has of files."""

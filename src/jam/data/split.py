@@ -76,7 +76,7 @@ def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Sp
                 longer = part
             if vocabulary.begins_image(ids[part[0]]) and size(longer) > room:
                 raise UnsplittableError(
-                    f"an image of {part[1] - part[0]} tokens behind a question of {start} ids does not fit "
+                    f"an image of {part[1] - part[0]} tokens after a question of {start} ids does not fit "
                     f"into a context of {limit}"
                 )
             while size(longer) > room:

@@ -51,7 +51,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
             raise TarError("it is cut: an archive ends in a block of zeros")
         if not header.strip(b"\0"):
             if said:
-                raise TarError("it ends behind the extension of a header")
+                raise TarError("it ends after the extension of a header")
             _require_end(file)
             return
         _require_sum(header)
@@ -160,7 +160,7 @@ def _require_end(file: BinaryIO) -> None:
     size = 0
     while chunk := file.read(2**16):
         if chunk.strip(b"\0"):
-            raise TarError("it goes on behind its end; give archives that were joined one by one")
+            raise TarError("it has data after its end; give archives that were joined one by one")
         size += len(chunk)
     if size % BLOCK:
         raise TarError("its last block is cut")

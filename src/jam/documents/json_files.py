@@ -91,11 +91,11 @@ def _values(file: BinaryIO, start: bytes, in_array: bool) -> Iterator[bytes]:
             if (mark := text.peek()) == "]":
                 break
             if mark != ",":
-                raise JsonError(f"expected ',' or ']' behind a record, got {mark or 'the end of the file'!r}")
+                raise JsonError(f"expected ',' or ']' after a record, got {mark or 'the end of the file'!r}")
             text.take()
         text.take()
         if rest := text.peek():
-            raise JsonError(f"expected the end of the file behind the array, got {rest!r}")
+            raise JsonError(f"expected the end of the file after the array, got {rest!r}")
     except JsonError:
         raise
     except (ValueError, RecursionError) as error:  # ValueError: UTF-8, grammar, or a number of very many digits
