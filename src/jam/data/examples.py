@@ -15,7 +15,7 @@ from jam.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Objective:
-    """How documents are masked, and how targets are weighted.
+    """Settings of masking and of the weights of targets.
 
     Args:
         cm3: draw spans by the causally masked objective; False trains on documents as they are.

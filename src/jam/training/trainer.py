@@ -361,7 +361,7 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         sources = self.loader.sources
-        others: dict[str, Any] = {
+        data: dict[str, Any] = {
             "context": self.context,
             "pieces": [len(source) for source in sources],
             "tokens": [int(source.shards.lengths().sum()) for source in sources],
@@ -369,4 +369,4 @@ class Trainer:
             "weights": [source.weight for source in sources],
             FROZEN: self.frozen,
         }
-        return settings_of_run(self.config, others)
+        return settings_of_run(self.config, data)
