@@ -142,7 +142,7 @@ def parse_json(content: str | bytes, where: str, remedy: str = ANEW) -> Any:
     for _ in range(MAX_DEPTH + 1):
         if not level:
             return value
-        inner = (part for value in level for part in (value.values() if isinstance(value, dict) else value))
+        inner = (part for entry in level for part in (entry.values() if isinstance(entry, dict) else entry))
         level = [part for part in inner if isinstance(part, dict | list)]
     raise _too_deep(where, remedy)
 

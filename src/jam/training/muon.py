@@ -75,8 +75,8 @@ def orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
     shape = torch.Size((len(matrices), *first.shape))
     parts = [Shard(place.dim + 1) if isinstance(place, Shard) else place for place in first.placements]
     wholes = [Shard(0) if isinstance(place, Shard) else place for place in first.placements]
-    matrices_whole = _moved(stacked, shape, first, parts, wholes)
-    return list(_moved(newton_schulz(matrices_whole), shape, first, wholes, parts).unbind())
+    own_matrices = _moved(stacked, shape, first, parts, wholes)
+    return list(_moved(newton_schulz(own_matrices), shape, first, wholes, parts).unbind())
 
 
 def newton_schulz(matrices: Tensor) -> Tensor:
