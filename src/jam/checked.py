@@ -1,4 +1,4 @@
-"""Settings whose values have the types that they are declared with: one check for recipes, options and Python.
+"""A check that settings have their declared types, for recipes, options and Python.
 
 >>> from dataclasses import dataclass
 >>> @dataclass
@@ -20,14 +20,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-LARGEST = 2**62  # of whole numbers: what arrays count with, with room to double
+LARGEST = 2**62  # whole number: half the range of 64-bit integers
 SHOWN = 80  # characters of a value in a message
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 LIST_OF = {int: "1, 2", float: "0.5, 1", str: "one, other"}
 
 
 def check_fields(settings: Any) -> None:
-    """Raises ValueError, which names the first field of a dataclass with a value of another type than declared."""
+    """Raises ValueError, which names the first field of a dataclass whose value does not have the declared type."""
     hints = _hints(type(settings))  # type: ignore[arg-type]
     for field in fields(settings):
         require_kind(hints[field.name], getattr(settings, field.name), field.name)
@@ -39,7 +39,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def require_kind(hint: Any, value: Any, where: str) -> None:
-    """Raises ValueError unless a value is of a type; `where` names it."""
+    """Raises ValueError unless a value has a type; `where` names the value."""
     if fits(hint, value):
         return
     if isinstance(value, float) and not math.isfinite(value) and fits(hint, 1.0):
@@ -50,7 +50,7 @@ def require_kind(hint: Any, value: Any, where: str) -> None:
 
 
 def fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a type: numbers finite, whole ones at most `LARGEST`; a whole number is a number, too."""
+    """True if a value has a type. Numbers must be finite and at most `LARGEST`; a whole number is a number, too."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(fits(part, value) for part in parts)
@@ -63,7 +63,7 @@ def fits(hint: Any, value: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(fits(parts[0], k) and fits(parts[1], v) for k, v in value.items())
     if hint is float:
-        return type(value) in (int, float) and abs(value) <= LARGEST  # which no infinity is, nor what is no number
+        return type(value) in (int, float) and abs(value) <= LARGEST  # false for infinity and NaN
     if hint is int:
         return type(value) is int and abs(value) <= LARGEST
     if hint is Path:
@@ -74,11 +74,11 @@ def fits(hint: Any, value: Any) -> bool:
 
 
 def kind(hint: Any) -> str:
-    """A type in words; empty where words would be too few."""
+    """A type in words, or "" if there are no words for the type."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
-        *others, last = map(str, parts)
-        return f"{', '.join(others)} or {last}" if others else last
+        *first, last = map(str, parts)
+        return f"{', '.join(first)} or {last}" if first else last
     if isinstance(hint, type) and origin is None:
         return KINDS.get(hint, "")
     if origin is tuple and parts[1:] != (...,):
@@ -94,7 +94,7 @@ def kind(hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a message, as YAML has it where that is short."""
+    """A value for a message, shortened, with YAML's null, true and false."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     try:

@@ -1,9 +1,9 @@
-"""CM3, the causally masked objective: spans move to the end behind sentinels (docs/method.md, section 4).
+"""CM3, the causally masked objective: spans move to the end, after sentinels (docs/method.md, section 4).
 
 ``</s> a b c d </s>`` with the span ``b c`` masked is ``</s> a <sentinel:0> d </s> <sentinel:0> b c <eoss>``. The unit
-is one document; no span crosses ``<break>``, the document's ends or, for messages, the beginning of the answer. In a
-family's layout no span leaves a text or the codes of one image: frames stay whole, and only row ends between the codes
-of a span move with it.
+is one document; no span crosses ``<break>``, the document's ends or, in messages, the beginning of the answer. In a
+family's layout, a span stays within a text or the codes of one image: frames stay whole, and only row ends between the
+codes of a span move with the span.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def segments(ids: Sequence[int], vocabulary: Vocabulary, start: int | None = Non
     """Texts and images, without ``<break>`` and frames, up to the id that closes the document (or an open end).
 
     Args:
-        start: where they begin; None: behind the ids that open a document.
+        start: index of the first id; None: after the ids that open a document.
     """
     return _parts(ids, vocabulary, start, framed=False)
 
 
 def parts(ids: Sequence[int], vocabulary: Vocabulary, start: int | None = None) -> list[Span]:
-    """As `segments`, but in a family's layout images with their frames: nothing lies between two parts then."""
+    """As `segments`, but in a family's layout images include their frames, so that parts are adjacent."""
     return _parts(ids, vocabulary, start, framed=not vocabulary.pictures.separator)
 
 
@@ -51,10 +51,10 @@ def draw_spans(
     start: int | None = None,
     poisson: float = 1.0,
 ) -> list[Span]:
-    """Spans to mask, in order (docs/method.md, section 4, rules 1 to 3); none (37 % and more) keeps it whole.
+    """Spans to mask, in order (docs/method.md, section 4, rules 1 to 3); 37 % of documents or more get no span.
 
-    Of the n^2 candidates (one if n is 1) the first n that don't intersect are kept; then empty ones are dropped, and
-    the others clipped to one segment each.
+    Of n^2 candidates, the first n that do not intersect are kept and clipped to one segment each; empty spans are
+    dropped.
     """
     start = vocabulary.opening_of(ids) if start is None else start
     runs = segments(ids, vocabulary, start)
@@ -65,7 +65,7 @@ def draw_spans(
     kept: list[Span] = []
     for low, high in np.sort(rng.random((count * count, 2)), axis=1):
         left, right = start + int(low * length), start + int(high * length + 0.5)
-        if all(right <= other[0] or left >= other[1] for other in kept):
+        if all(right <= span[0] or left >= span[1] for span in kept):
             kept.append((left, right))
         if len(kept) == count:
             break
@@ -74,15 +74,15 @@ def draw_spans(
 
 
 def _clip(span: Span, runs: Sequence[Span]) -> Span:
-    """The part of the span that lies in the segment which it overlaps most."""
+    """The overlap of the span with the segment that it overlaps most."""
     overlaps = [(max(span[0], left), min(span[1], right)) for left, right in runs]
     return max(overlaps, key=lambda overlap: overlap[1] - overlap[0])
 
 
 def text_spans(ids: Sequence[int], vocabulary: Vocabulary) -> list[Span]:
-    """The spans that mask exactly the whole text of an image-text document; none if it has no text or no image.
+    """The spans that mask exactly the whole text of an image-text document; none without text or without image.
 
-    They train the paper's unconditional prompt of classifier-free guidance, ``</s> <sentinel:0> <break>``.
+    These spans train the paper's unconditional prompt of classifier-free guidance, ``</s> <sentinel:0> <break>``.
     """
     runs = segments(ids, vocabulary)
     texts = [span for span in runs if not vocabulary.is_image(int(ids[span[0]]))]
@@ -92,18 +92,18 @@ def text_spans(ids: Sequence[int], vocabulary: Vocabulary) -> list[Span]:
 def part_span(
     ids: Sequence[int], vocabulary: Vocabulary, rng: np.random.Generator, start: int | None = None
 ) -> list[Span]:
-    """One whole part from `start` on, a picture or the text between two, each equally likely; none if there is none.
+    """A span of one random part from `start` on, a picture or a text; none if there are no parts.
 
-    It trains the gaps of `jam fill`: a span of rules 1 to 3 nearly never is exactly a picture or a text.
+    This span trains the gaps of `jam fill`; spans of rules 1 to 3 are hardly ever exactly a picture or a text.
     """
     runs = segments(ids, vocabulary, start)
     return [runs[int(rng.integers(len(runs)))]] if runs and vocabulary.sentinels else []
 
 
 def mask(ids: Sequence[int], spans: Sequence[Span], vocabulary: Vocabulary) -> list[int]:
-    """Replace each span by its sentinel and append ``<sentinel:i> span <eoss>``; the length grows by 3 a span.
+    """The ids with each span replaced by its sentinel, and ``<sentinel:i> span <eoss>`` appended: 3 more ids a span.
 
-    A piece that nothing closes is closed by ``</s>`` here (the length grows by one more).
+    An open piece gets a closing ``</s>`` (one more id).
     """
     if not spans:
         return list(ids)
@@ -122,7 +122,7 @@ def mask(ids: Sequence[int], spans: Sequence[Span], vocabulary: Vocabulary) -> l
 
 
 def unmask(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
-    """Undo `mask`: every span goes back to its sentinel.
+    """The ids before `mask`, with every span in place of its sentinel.
 
     Raises:
         ValueError: a sentinel without span, or a span without sentinel.
@@ -145,16 +145,16 @@ def unmask(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
         elif token in spans:
             document += spans.pop(token)
         else:
-            raise ValueError(f"{vocabulary.name(token)} has no span behind the document")
+            raise ValueError(f"{vocabulary.name(token)} has no span after the document")
     if spans:
         raise ValueError(f"the span of {vocabulary.name(next(iter(spans)))} belongs to no sentinel in the document")
     return document
 
 
 def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int | None = None) -> list[int] | None:
-    """Places of a masked document that stay at a `limit` of ids: the last text ids of its source from `start` on go.
+    """Places to keep of a masked document with at most `limit` ids; the last text ids of its source are cut.
 
-    Relocated spans, sentinels and images stay whole. None if there is too little text to cut.
+    Relocated spans, sentinels, images and ids before `start` stay. None if there is too little text to cut.
     """
     excess = len(ids) - limit
     if excess <= 0:
@@ -168,7 +168,7 @@ def trim(ids: Sequence[int], limit: int, vocabulary: Vocabulary, start: int | No
 
 
 def text_places(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """Where ordinary text stands (`Vocabulary.is_text`), outside the frames of images."""
+    """Places of ordinary text (`Vocabulary.is_text`) outside the frames of images."""
     tokens = np.asarray(ids, dtype=np.int64)
     is_text = (tokens < vocabulary.text_size) & ~np.isin(tokens, vocabulary.end_ids)
     for first, end in vocabulary.text_image_ids:
@@ -179,8 +179,8 @@ def text_places(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary) -> np.n
 
 
 def _close(ids: Sequence[int], vocabulary: Vocabulary) -> int:
-    """Where the source is closed."""
+    """The place of the id that closes the source."""
     close = vocabulary.close_of(ids)
     if close is None:
-        raise ValueError("a document with sentinels must be closed by </s>, with the spans behind it")
+        raise ValueError("a document with sentinels must be closed by </s>, with the spans after it")
     return close

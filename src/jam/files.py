@@ -1,6 +1,4 @@
-"""Files that somebody else made, read in one way: regular ones, of a bounded size, with errors that name them.
-
-And ours, written in one way: beside their place, which they take when they are whole.
+"""Reading of foreign files: regular files of bounded size, with errors that name the file. Atomic writing of ours.
 
 >>> settings = read_json(Path("parent/config.json"))
 >>> with reading(Path("parent/config.json"), "get it anew"):
@@ -25,36 +23,36 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_JSON, MAX_YAML = 2**29, 2**18  # bytes; the largest tokenizer.json have 30 MB, and YAML is slow to read
-MAX_DEPTH = 100  # of lists and objects in JSON: what is done with values may go as deep, too
-MAX_NODES = 100_000  # of a YAML file, each counted as often as it is referred to
+MAX_DEPTH = 100  # lists and objects in JSON, since our functions recurse as deep
+MAX_NODES = 100_000  # of a YAML file, where every alias counts its nodes again
 MAX_REASON = 300  # characters of another library's words in a message
 ANEW = "get this file anew"
-PANIC = "PanicException"  # of libraries in Rust, whose class is nowhere to be imported from, and no Exception
-# What other libraries say of Python's inside: addresses, classes, errors within errors.
+PANIC = "PanicException"  # error of libraries in Rust; its class cannot be imported, and is no Exception
+# Parts of other libraries' messages about Python's inside: addresses, classes, errors within errors.
 INSIDE = {r"(?: object)? at 0x[0-9a-fA-F]+": "", r"<class '([\w.]+)'>": r"\1", r"\b\w+Error\(['\"](.*?)['\"]\)": r"\1"}
 INSIDE |= {r"\b(?:Type|Value|Key)Error: ": "", r"\bNoneType\b": "null"}
 
 
 class FileError(ValueError):
-    """A file cannot be used; the message names it and says what to do."""
+    """A file cannot be used; the message names the file and says what to do."""
 
 
 @contextmanager
 def reading(
     path: str | Path, remedy: str = ANEW, passing: type[Exception] | tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Whatever a library raises inside because of a file's content becomes a `FileError` that names the file.
+    """Turn a library's error about a file's content in the block into a `FileError` that names the file.
 
     Args:
-        path: a file, or a folder of which any file may be meant.
-        remedy: what to do, as the end of a sentence.
-        passing: kinds of errors that say what is wrong already.
+        path: the file, or a folder that contains the file.
+        remedy: the end of the message, which says what to do.
+        passing: kinds of errors with clear messages, which pass unchanged.
     """
     try:
         yield
     except FileError:
         raise
-    except Exception as error:  # parsers of damaged files raise what they like
+    except Exception as error:  # parsers raise any error for a damaged file
         if isinstance(error, passing) or "out of memory" in str(error):
             raise
         raise FileError(f"{path} cannot be read ({reason(error)}); {remedy}") from error
@@ -65,8 +63,8 @@ def reading(
 
 
 def reason(error: BaseException) -> str:
-    """An error in one short line, the same in every run: without addresses of memory, and without Python's inside."""
-    if isinstance(error, TypeError | AttributeError | IndexError):  # of code that took a value for what it is not
+    """An error in one short line, equal in every run: without addresses of memory, and without Python's inside."""
+    if isinstance(error, TypeError | AttributeError | IndexError):  # from code that expected another value
         return "a value in it is of another type, or in another place, than it should be"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
@@ -80,17 +78,17 @@ def reason(error: BaseException) -> str:
 
 
 def as_path(value: Any, what: str) -> Path:
-    """A path that somebody gave in Python. Raises ValueError for anything else; `what` names it."""
+    """The path for an argument from Python. Raises ValueError for anything but a path; `what` names the argument."""
     if not isinstance(value, str | os.PathLike) or isinstance(path := os.fspath(value), bytes):
         raise ValueError(f"{what} is {value!r:.80}; give its name as a string or a Path")
     return Path(path)
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """An open file, for reading.
+    """A file that is open for reading.
 
     Raises:
-        FileError: there is none, it may not be read, or it is no regular file: a pipe, which could wait for ever.
+        FileError: the file does not exist, may not be read, or is not regular (a pipe could wait for ever).
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -106,7 +104,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
-    """The content of a file of at most `most` bytes. Raises FileError as `open_regular`, or for a larger one."""
+    """The content of a file of at most `most` bytes. Raises FileError as `open_regular`, or for a larger file."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
@@ -118,11 +116,11 @@ def read_json(path: str | Path, default: dict[str, Any] | None = None, remedy: s
     """The JSON object in a file.
 
     Args:
-        default: where there is no file; None: that is an error.
-        remedy: what to do, as the end of a sentence.
+        default: result if there is no file; None: a missing file is an error.
+        remedy: the end of a message, which says what to do.
 
     Raises:
-        FileError: the file holds something else, or there is none.
+        FileError: the file holds anything but an object, or does not exist.
     """
     if default is not None and not os.path.lexists(path):
         return default
@@ -133,7 +131,7 @@ def read_json(path: str | Path, default: dict[str, Any] | None = None, remedy: s
 
 
 def parse_json(content: str | bytes, where: str, remedy: str = ANEW) -> Any:
-    """The value in a JSON text; `where` names it in errors. Raises FileError."""
+    """The value in a JSON text; `where` names the text in errors. Raises FileError."""
     try:
         value = json.loads(content)
     except RecursionError:
@@ -144,18 +142,18 @@ def parse_json(content: str | bytes, where: str, remedy: str = ANEW) -> Any:
     for _ in range(MAX_DEPTH + 1):
         if not level:
             return value
-        inner = (part for one in level for part in (one.values() if isinstance(one, dict) else one))
+        inner = (part for entry in level for part in (entry.values() if isinstance(entry, dict) else entry))
         level = [part for part in inner if isinstance(part, dict | list)]
     raise _too_deep(where, remedy)
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The value in a YAML file. Raises FileError for what is none, or would be huge once its aliases are filled in."""
+    """The value in a YAML file. Raises FileError if the file is no YAML, or huge with its aliases expanded."""
     return parse_yaml(read_bytes(path, MAX_YAML), str(path))
 
 
 def parse_yaml(content: str | bytes, where: str) -> Any:
-    """The value in a YAML text; `where` names it in errors. Raises FileError as `read_yaml`."""
+    """The value in a YAML text; `where` names the text in errors. Raises FileError as `read_yaml`."""
     import yaml
 
     try:
@@ -168,7 +166,7 @@ def parse_yaml(content: str | bytes, where: str) -> Any:
         raise
     except RecursionError:
         raise FileError(f"{where} is not valid YAML: it is nested too deep") from None
-    except Exception as error:  # of values that look like dates or numbers, constructors raise what comes
+    except Exception as error:  # constructors raise any error for values that look like dates or numbers
         problem = reason(error)
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
             doing = f"{error.context}, " if error.context else ""
@@ -178,7 +176,7 @@ def parse_yaml(content: str | bytes, where: str) -> Any:
 
 @cache
 def _yaml_loader() -> Any:
-    """The safe loader, which also takes 1e-3 for a number, as YAML 1.2 does, and no key twice."""
+    """The safe loader, with 1e-3 as a number as in YAML 1.2, and an error for a repeated key."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -196,11 +194,11 @@ def _yaml_loader() -> Any:
 
 
 def _nodes(node: Any, known: dict[int, int]) -> int:
-    """Nodes below and with this one, those of an alias each time; a part of itself counts as too many."""
+    """The number of nodes from `node` down, with each alias expanded; a node inside itself gives too many."""
     if isinstance(node.value, str):
         return 1
     if id(node) not in known:
-        known[id(node)] = MAX_NODES + 1  # while its parts are counted
+        known[id(node)] = MAX_NODES + 1  # while the parts are counted
         parts = (part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,)))
         known[id(node)] = 1 + sum(_nodes(part, known) for part in parts)
     return known[id(node)]
@@ -208,10 +206,10 @@ def _nodes(node: Any, known: dict[int, int]) -> int:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a name beside `path`; the file or folder that is written there is `path` when the block ends.
+    """Yield a name beside `path`; the file or folder written there is renamed to `path` when the block ends.
 
-    Readers, and who comes after an error or a kill, see the old one or the new one, never a part. What is no file and
-    no folder (``/dev/stdout``, a pipe) is written to as it is, and a link stays one.
+    Readers see the old or the new contents, never a part, even after an error or a kill. A device or pipe
+    (``/dev/stdout``) is written directly, and a link stays a link.
     """
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         _require_reader(path)
@@ -219,7 +217,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         return
     path = Path(os.path.realpath(path))
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    remove(partial)  # of a killed process that had our id
+    remove(partial)  # left by a killed process that had our id
     try:
         yield partial
         if os.path.lexists(partial):
@@ -232,7 +230,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _require_reader(path: str | Path) -> None:
-    """Raises FileError for a pipe that nobody reads: to open it for writing would wait for ever."""
+    """Raises FileError for a pipe that nobody reads, since opening it for writing would wait for ever."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as error:
@@ -242,19 +240,19 @@ def _require_reader(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file, which is there as a whole or as it was."""
+    """Write a file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file, which is there as a whole or as it was."""
+    """Write a file atomically."""
     with replacing(path) as partial:
         partial.write_bytes(content)
 
 
 def rename_over(new: Path, path: Path) -> None:
-    """Rename `new` to `path`. What is in the way of a folder is moved aside first: a rename cannot replace it."""
+    """Rename `new` to `path`. Anything in a folder's way is first moved aside, since a rename cannot replace it."""
     if path.is_dir() and not new.is_dir():
         raise FileError(f"{path} is a folder, where a file is to be written; move it away")
     if not new.is_dir() or not os.path.lexists(path):
@@ -271,7 +269,7 @@ def rename_over(new: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if there is one."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -283,6 +281,6 @@ def _too_deep(where: str, remedy: str) -> FileError:
 
 
 def kind_of(value: Any) -> str:
-    """What a value of JSON is, in words."""
+    """The kind of a JSON value in words."""
     names = {list: "a list", dict: "an object", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""Where documents lie in packed rows: what attention needs to keep them apart.
+"""Places of documents in packed rows, with which attention keeps documents apart.
 
 Shapes: B batch, T time, R runs.
 """
@@ -14,15 +14,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """The runs of each row: its documents in order, and the padding behind them.
+    """The runs of each row: its documents in order, and the padding after the documents.
 
     Args:
         rows: lengths of the documents of every row.
         context: T.
         ends: cumulative lengths of all runs of all rows, padding included, int32 [R + 1]; on the model's device.
-        window: a position sees itself and this many before it less one; None: all of its document.
-        is_causal: whether every row is one document and all of it is seen: plain causal attention. Stored, since
-            compiled layers that looked it up in `rows` would be compiled again for each number of documents.
+        window: number of positions that a position sees, itself included; None: all earlier ones of its document.
+        is_causal: True for plain causal attention: every row is one document without window. Stored, since compiled
+            layers that read `rows` would be compiled again for each number of documents.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -54,7 +54,7 @@ class Packed:
         ]
 
     def dense(self) -> Tensor:
-        """Bool [B, 1, T, T], True where a position may look: earlier in its own run, and no further than the window."""
+        """Bool [B, 1, T, T], True for visible positions: earlier in the same run, and within the window."""
         runs = [_runs(row, self.context) for row in self.rows]
         numbers = torch.stack([torch.arange(len(row)).repeat_interleave(torch.tensor(row)) for row in runs])
         place = torch.arange(self.context)
@@ -67,6 +67,6 @@ Mask = Tensor | Packed | None  # bool [B, 1, T, K], True where visible; None: pl
 
 
 def _runs(row: tuple[int, ...], context: int) -> tuple[int, ...]:
-    """Documents of a row and its padding, which is a run of its own."""
+    """Lengths of the runs of a row: its documents, and its padding as a separate run."""
     padding = context - sum(row)
     return (*row, padding) if padding else row

@@ -63,7 +63,7 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
         ({"device": "hpu"}, "device 'hpu' cannot be used"),
         ({"device": "9" * 5000}, "device '999.*cannot be used"),
-        ({"device": "meta"}, "device 'meta' cannot be used .what lies there has no values"),
+        ({"device": "meta"}, "device 'meta' cannot be used .tensors there have no values"),
         ({"dtype": "float64"}, "dtype is 'float64'; it must be one of float32, bfloat16, float16"),
         ({"dtype": 3}, "dtype is 3; it must be one of"),
         ({"dtype": torch.int8}, "dtype is torch.int8; it must be one of"),

@@ -123,7 +123,7 @@ def test_the_python_call_asks_for_it(place, tmp_path):
     question = Document(
         messages=[Message("user", [Text("a" * room)]), Message("assistant", [picture])], where="b.jsonl:9: "
     )
-    with pytest.raises(ValueError, match=r"b.jsonl:9: an image of 4 tokens behind a question of \d+ ids does not fit"):
+    with pytest.raises(ValueError, match=r"b.jsonl:9: an image of 4 tokens after a question of \d+ ids does not fit"):
         evaluate(model.joint, model.codec, [question])
     told: list[str] = []
     assert evaluate(model.joint, model.codec, [question], leave_out=told.append)["all_tokens"] == 0

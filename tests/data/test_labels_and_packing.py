@@ -170,7 +170,7 @@ def test_long_texts_are_cut_between_tokens():
 
 
 def test_what_cannot_be_split():
-    with pytest.raises(ValueError, match=r"an image of 4 tokens behind a question of 1 ids does not fit .* of 5"):
+    with pytest.raises(ValueError, match=r"an image of 4 tokens after a question of 1 ids does not fit .* of 5"):
         split(CAPTION, 5, V)
     with pytest.raises(ValueError, match="a question of 11 ids leaves no room for its answer in a piece of 12"):
         split(CONVERSATION, 12, V)

@@ -216,7 +216,7 @@ def test_archives_end_as_their_format_says(tmp_path, name):
     for damaged in (content[:1028] + b"\0" + content[1029:], content[:2048], content[:2300]):
         with opened(path, "wb") as file:
             file.write(damaged)
-        with pytest.raises(ValueError, match=rf"{name}: cannot be read behind sample '\d' .*; is it whole"):
+        with pytest.raises(ValueError, match=rf"{name}: cannot be read after sample '\d' .*; is it whole"):
             read_source(path)
 
 

@@ -63,6 +63,14 @@ def test_arrays_of_other_lengths(tmp_path):
         Shards(tmp_path / "s", V)
 
 
+def test_a_document_that_begins_with_other_ids(tmp_path):
+    write_shards(tmp_path / "s", [CAPTION])
+    ids = np.fromfile(tmp_path / "s" / "ids.bin", dtype=np.uint16)
+    (ids + 1).tofile(tmp_path / "s" / "ids.bin")
+    with pytest.raises(ValueError, match=r"ids.bin cannot be read \(a document must begin with .*; prepare it again"):
+        Shards(tmp_path / "s", V)[0]
+
+
 def test_a_writer_goes_on_behind_what_was_flushed(tmp_path):
     for name in ("whole", "parts", "beside"):
         (tmp_path / name).mkdir()

@@ -123,13 +123,13 @@ def test_sources_that_are_not_there_or_broken(tmp_path, made, codec):
     fail(tmp_path / "table.csv", "table.csv: not a known kind of file")
     packed = sources.write_json_lines(tmp_path / "g", made, "documents.jsonl.gz")
     packed.write_bytes(packed.read_bytes()[:-40])
-    fail(packed, r"documents.jsonl.gz: cannot be read behind line \d+ .*is it whole")
+    fail(packed, r"documents.jsonl.gz: cannot be read after line \d+ .*is it whole")
     archive = sources.write_tar(tmp_path / "cut.tar", made)
     archive.write_bytes(archive.read_bytes()[:3000])
-    fail(archive, "cut.tar: cannot be read behind sample")
+    fail(archive, "cut.tar: cannot be read after sample")
     pytest.importorskip("datasets")
     (tmp_path / "no.parquet").write_bytes(b"PAR1 nothing")
-    fail(tmp_path / "no.parquet", "no.parquet: cannot be read behind row 0")
+    fail(tmp_path / "no.parquet", "no.parquet: cannot be read after row 0")
     fail(f"datasets:{tmp_path}/nowhere", "`datasets` cannot open it")
 
 

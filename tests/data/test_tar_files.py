@@ -101,9 +101,9 @@ END = bytes(2 * BLOCK)
         (PLAIN[:-100].rstrip(b"\0") + bytes(60), "it is cut"),
         (b"", "it is cut"),
         (b"no archive" * 100, "checksum"),
-        (PLAIN + PLAIN, "it goes on behind its end"),
-        (PLAIN + b"x", "it goes on behind its end"),
-        (PLAIN.rstrip(b"\0").ljust(6 * BLOCK, b"\0") + b"\0" * BLOCK + PLAIN, "it goes on behind its end"),
+        (PLAIN + PLAIN, "it has data after its end"),
+        (PLAIN + b"x", "it has data after its end"),
+        (PLAIN.rstrip(b"\0").ljust(6 * BLOCK, b"\0") + b"\0" * BLOCK + PLAIN, "it has data after its end"),
         (claiming(b"1234x") + END, "no number where a file's size stands"),
         (claiming(b"-1") + END, "no number where a file's size stands"),
         (claiming(b"\xff" * 12) + END, "no number where a file's size stands"),
@@ -118,7 +118,7 @@ END = bytes(2 * BLOCK)
         (claiming(b"20", b"x") + b"0 path=x\n".ljust(BLOCK, b"\0") + END, "extension of a header is damaged"),
         (claiming(b"20", b"x") + b"no lines at all".ljust(BLOCK, b"\0") + END, "extension of a header is damaged"),
         (claiming(b"14", b"x") + b"12 size=-12\n".ljust(BLOCK, b"\0") + claiming(b"2") + END, "says -12 for a file"),
-        (claiming(b"12", b"x") + b"10 path=x\n".ljust(BLOCK, b"\0") + END, "it ends behind the extension of a header"),
+        (claiming(b"12", b"x") + b"10 path=x\n".ljust(BLOCK, b"\0") + END, "it ends after the extension of a header"),
         (claiming(b"2000", b"L") + b"x" * BLOCK * 2 + claiming(b"0") + END, None),
         (claiming(b"20000", b"L") + b"x" * BLOCK * 16 + claiming(b"0") + END, "a file's name has 8192 characters"),
         (claiming(b"0", b"S") + END, "the file 1.txt is sparse"),
@@ -171,14 +171,14 @@ def test_packed_archives(tmp_path: Path, damage: str, name: str) -> None:
     path.write_bytes(gzip.compress(archive()))
     assert len(list(open_sources([path])[0].read())) == len(NAMES)
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    with pytest.raises(ValueError, match=rf"{name}: cannot be read behind sample '.*' \(.*\); is it whole"):
+    with pytest.raises(ValueError, match=rf"{name}: cannot be read after sample '.*' \(.*\); is it whole"):
         list(open_sources([path])[0].read())
 
 
 @pytest.mark.parametrize("skip", [0, 2, 5])
 def test_what_is_skipped_is_looked_at_too(tmp_path: Path, skip: int) -> None:
     (tmp_path / "a.tar").write_bytes(archive() * 2)
-    with pytest.raises(ValueError, match="it goes on behind its end"):
+    with pytest.raises(ValueError, match="it has data after its end"):
         list(open_sources([tmp_path / "a.tar"])[0].read(skip))
 
 
@@ -189,7 +189,7 @@ def test_cases() -> None:
 
     assert len(texts("ok.tar")) == 6
     for name in ("bit.tar", "cut.tar"):
-        with pytest.raises(ValueError, match=rf"{name}: cannot be read behind sample .*; is it whole"):
+        with pytest.raises(ValueError, match=rf"{name}: cannot be read after sample .*; is it whole"):
             texts(name)
 
 

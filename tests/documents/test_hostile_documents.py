@@ -135,9 +135,7 @@ def test_arrays_stop_at_a_record_that_is_too_long(
     monkeypatch.setattr(json_files, "MAX_RECORD", MANY - 1)
     monkeypatch.setattr(json_files, "STEP", step)
     (tmp_path / "a.json").write_bytes(text)
-    with pytest.raises(
-        ValueError, match=r"a.json: cannot be read behind record 1 \(the next record has more than 9999"
-    ):
+    with pytest.raises(ValueError, match=r"a.json: cannot be read after record 1 \(the next record has more than 9999"):
         read_source(tmp_path / "a.json")
 
 
@@ -150,7 +148,7 @@ def test_one_line_with_a_long_array_is_read(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("text", [b"[%s]" % (b"1" * 5000), b'[{"n": %s}]' % (b"1" * 5000)])
 def test_numbers_of_many_digits_name_the_file(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "a.json").write_bytes(text)
-    with pytest.raises(ValueError, match=r"a.json: cannot be read behind record 0 \(Exceeds the limit"):
+    with pytest.raises(ValueError, match=r"a.json: cannot be read after record 0 \(Exceeds the limit"):
         read_source(tmp_path / "a.json")
 
 

@@ -84,7 +84,7 @@ def test_sources_and_documents_are_arrays_too(tmp_path, name):
         assert [one.key for one in found] == [str(number) for number in range(skip + 1, 6)]
     cut = text[:-30]
     path.write_bytes(gzip.compress(cut) if name.endswith("gz") else cut)
-    with pytest.raises(ValueError, match=rf"{name}: cannot be read behind record 4 .* is it whole"):
+    with pytest.raises(ValueError, match=rf"{name}: cannot be read after record 4 .* is it whole"):
         list(open_sources([path])[0].read())
     if not name.endswith("gz"):
         with pytest.raises(ValueError, match=rf"{name}: cannot be read to its end .*; is it whole"):
@@ -95,5 +95,5 @@ def test_sources_and_documents_are_arrays_too(tmp_path, name):
 def test_nothing_stands_behind_an_array(tmp_path, text):
     """What would not be read is said, not left out."""
     (tmp_path / "documents.json").write_text(text)
-    with pytest.raises(ValueError, match="expected the end of the file behind the array"):
+    with pytest.raises(ValueError, match="expected the end of the file after the array"):
         list(json_records((tmp_path / "documents.json").open("rb")))

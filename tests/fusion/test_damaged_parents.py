@@ -106,7 +106,7 @@ def test_shard_that_the_index_leaves_out(pair: Path) -> None:
     name = shards(pair)[1].name
     values["weight_map"] = {tensor: file for tensor, file in values["weight_map"].items() if file != name}
     index.write_text(json.dumps(values))
-    refused(pair, rf"index.json does not name {name}, which lies beside it: the index is of other files")
+    refused(pair, rf"index.json does not name {name}, a file beside it: the index is of other files")
 
 
 def test_files_of_other_names_beside_the_index_are_left_alone(pair: Path) -> None:

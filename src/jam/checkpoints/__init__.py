@@ -1,4 +1,4 @@
-"""Checkpoint folders: lazy reading, streamed sharded writing, folders made over several runs, and the manifest.
+"""Checkpoint folders: lazy reading, streamed sharded writing, resumable folders, and the manifest.
 
 >>> from jam.checkpoints import CheckpointReader, Jobs, Manifest, new_folder, write_checkpoint
 >>> reader = CheckpointReader("parent")
@@ -6,7 +6,7 @@
 ...     checksums = write_checkpoint(folder, reader.infos, lambda name: [reader.read(name)], jobs)
 ...     Manifest(stage="parent").save(folder)
 
-Names are imported when they are used: files are found and hashed without torch.
+Names are imported on first use, so that finding and hashing files needs no torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Checksums that tell whether files are as they were written: CRC-32, which finds every flipped bit.
+"""Checksums of files: CRC-32, which finds every single flipped bit.
 
-A folder's own file (a manifest, say) keeps those of the files beside it, and one of itself. They guard against damage;
-who may write into the folder may write a checksum, too.
+A folder's own file (such as a manifest) has the checksums of the other files, and a checksum of itself. Checksums guard
+against damage, not against people who may write into the folder.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from jam.checked import shown
 from jam.checkpoints.folders import write_json
 from jam.files import FileError, open_regular, read_json
 
-OWN, OTHERS = "checksum", "checksums"  # keys: of the file itself, and of those beside it
+OWN, OTHERS = "checksum", "checksums"  # keys for the file itself and for the other files
 PIECE = 2**20  # bytes
-POLYNOMIAL = 0xEDB88320  # of CRC-32, its bits reversed
+POLYNOMIAL = 0xEDB88320  # CRC-32's, with reversed bits
 
 
 def written(checksum: int) -> str:
-    """A checksum as it stands in files, e.g. "00c0ffee"."""
+    """A checksum as text, e.g. "00c0ffee"."""
     return f"{checksum:08x}"
 
 
 def checksum_of(path: Path, go_on: Callable[[], bool] = lambda: True) -> str:
-    """The checksum of a file; of no meaning where `go_on` says no meanwhile. Raises FileError where there is none."""
+    """The checksum of a file; meaningless if `go_on` returns False meanwhile. Raises FileError if there is no file."""
     checksum, buffer = 0, memoryview(bytearray(PIECE))
     with open_regular(path) as file:
         while go_on() and (count := file.readinto(buffer)):  # type: ignore[attr-defined]
@@ -37,18 +37,18 @@ def checksum_of(path: Path, go_on: Callable[[], bool] = lambda: True) -> str:
 
 
 def checksums_in(folder: Path, leave_out: Collection[str], known: Mapping[str, str] = {}) -> dict[str, str]:
-    """Checksums of all files in and below a folder, by their names from there on.
+    """Checksums of all files in and below a folder, by their paths relative to the folder.
 
     Args:
-        leave_out: names of files that have none.
-        known: checksums that need not be computed; of files that are not there yet, too.
+        leave_out: names of files to skip.
+        known: checksums that need not be computed, also of files that do not exist yet.
     """
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {*leave_out}
     return {name: known.get(name) or checksum_of(folder / name) for name in sorted(names | known.keys())}
 
 
 def changed(folder: Path, recorded: Mapping[str, str], most_bytes: float = float("inf")) -> list[str]:
-    """Names of the files that are missing or not as they were written; larger ones than `most_bytes` are not read."""
+    """Names of the files that are missing or have another checksum; files above `most_bytes` are not read."""
     found = []
     for name, checksum in recorded.items():
         path = folder / name
@@ -60,15 +60,15 @@ def changed(folder: Path, recorded: Mapping[str, str], most_bytes: float = float
 
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
-    """Write an object as JSON with a checksum of itself."""
+    """Write an object as JSON, with a checksum of the object."""
     write_json(path, {**values, OWN: _of_values(values)})
 
 
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
-    """An object that `write_sealed` wrote, or an earlier version without a checksum.
+    """The object that `write_sealed`, or an earlier version without checksums, wrote.
 
     Raises:
-        FileError: it is not as it was written; `remedy` says what to do.
+        FileError: the object has another checksum; `remedy` says what to do.
     """
     values = read_json(path, remedy=remedy)
     is_sealed, own = OWN in values or OTHERS in values, values.pop(OWN, "nothing")
@@ -85,9 +85,9 @@ def _of_values(values: Mapping[str, Any]) -> str:
 
 
 def joined(first: int, second: int, length: int) -> int:
-    """The CRC-32 of two texts behind one another, by theirs and the bytes of the second.
+    """The CRC-32 of two texts in sequence, from the CRC-32 of each and the bytes of the second.
 
-    To append zeros is linear in the bits of a CRC; squaring its matrix appends twice as many.
+    Appending zeros is linear in the bits of a CRC; the square of the matrix appends twice as many zeros.
     """
     power = 3  # a byte is eight zero bits
     while length:

@@ -1,4 +1,4 @@
-"""Configs of checkpoints, read by the classes of `transformers`: no code of a checkpoint is run, or asked about."""
+"""Configs of checkpoints, read by the classes of `transformers`; code of a checkpoint never runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jam.files import ANEW, FileError, read_json, reason
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# Checkpoints whose code is their own, and the same weights for the classes of `transformers`.
+# Checkpoints with code of their own, and repositories with equal weights for the classes of `transformers`.
 TWINS = {
     "Emu3-Gen": "BAAI/Emu3-Gen-hf",
     "Emu3-Chat": "BAAI/Emu3-Chat-hf",
@@ -20,13 +20,13 @@ TWINS = {
     "Janus-Pro-1B": "deepseek-community/Janus-Pro-1B",
     "Anole-7b-v0.1": "leloy/Anole-7b-v0.1-hf",
 }
-# The same by `model_type`, where the name tells nothing.
+# Repositories by `model_type`, for names that are not in `TWINS`.
 TWINS_OF_TYPES = {
     "Emu3": "BAAI/Emu3-Gen-hf and BAAI/Emu3-Chat-hf",
     "multi_modality": "deepseek-community/Janus-Pro-7B and deepseek-community/Janus-Pro-1B",
 }
 
-# The most of what libraries make modules of, beyond what any model has: of millions, they would make them for hours.
+# Limits that no model reaches: libraries would build millions of modules for hours.
 MOST_LAYERS, MOST_BLOCKS, MOST_LEVELS, MOST_CHANNELS, MOST_CODES = 10_000, 32, 16, 2**14, 2**24
 MOST: dict[str, float] = dict.fromkeys(("num_hidden_layers", "depth"), MOST_LAYERS)
 MOST |= dict.fromkeys(("layers_per_block", "num_res_blocks"), MOST_BLOCKS)
@@ -34,7 +34,7 @@ MOST |= dict.fromkeys(("in_channels", "out_channels", "out_ch", "base_channels",
 MOST |= dict.fromkeys(("latent_channels", "z_channels", "vq_embed_dim", "code_channels"), MOST_CHANNELS)
 MOST |= {"discriminator_channels": MOST_CHANNELS, "patch": 64, "resolution": 2**15}
 MOST |= dict.fromkeys(("num_vq_embeddings", "num_embeddings", "n_embed", "codebook_size"), MOST_CODES)
-# Lists with an entry for each level of an image tokenizer, and the most of an entry.
+# Lists with an entry for each level of an image tokenizer, and the limits of an entry.
 LEVELS: dict[str, float] = dict.fromkeys(
     ("block_out_channels", "channels", "channel_multiplier", "ch_mult"), MOST_CHANNELS
 )
@@ -45,11 +45,11 @@ def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedC
     """The config of a folder.
 
     Args:
-        what: names the folder in messages.
+        what: name of the folder's contents in messages.
 
     Raises:
-        ValueError: no class of `transformers` reads it, or it needs code that lies beside it; the message names the
-            repository with the same weights for `transformers`, where one is known.
+        ValueError: no class of `transformers` reads the config, or the checkpoint needs its own code; the message names
+            the repository with equal weights for `transformers`, if known.
     """
     from transformers import AutoConfig, __version__
 
@@ -58,7 +58,7 @@ def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedC
     require_sizes(raw, path)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the classes check what they like, in their own ways
+    except Exception as error:  # the classes raise any error
         kind = raw.get("model_type")
         twin = twin_of(folder, kind if isinstance(kind, str) else None)
         instead = f"its weights for transformers are {twin}" if twin else "many authors publish them for it as NAME-hf"
@@ -76,13 +76,13 @@ def load_config(folder: str | Path, what: str = "the checkpoint") -> PretrainedC
 
 
 def require_sizes(raw: Mapping[str, Any], path: Path) -> None:
-    """Raises FileError if a config, or one inside it, asks for more than any model has."""
+    """Raises FileError if a config, or an inner config, exceeds a limit that no model reaches."""
     if problem := too_large(raw):
         raise FileError(f"{path}: {problem}; {ANEW}")
 
 
 def too_large(values: Mapping[str, Any]) -> str | None:
-    """Which of the settings, or of those inside them, asks for more than any model has, in words."""
+    """The message about the first setting, or inner setting, that exceeds a limit; None if there is none."""
     for name, value in values.items():
         if isinstance(value, dict):
             if problem := too_large(value):
@@ -99,9 +99,9 @@ def too_large(values: Mapping[str, Any]) -> str | None:
 
 
 def twin_of(folder: str | Path, model_type: str | None = None) -> str | None:
-    """The repository with the weights of a folder for the classes of `transformers`; None: none is known.
+    """The repository with the weights of a folder for the classes of `transformers`, or None if unknown.
 
-    A folder of the hub's cache is known by the name of its repository.
+    A folder of the hub's cache is found by the name of its repository.
     """
     parts = Path(folder).resolve().parts
     names = [parts[-1], *(part.rpartition("--")[2] for part in parts if part.startswith("models--"))]

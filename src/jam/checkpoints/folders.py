@@ -1,4 +1,4 @@
-"""Folders and files that appear whole or not at all."""
+"""Folders and files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 from jam.files import rename_over, write_text
 
 TOKENIZER_FOLDER = "tokenizer"
-# How libraries in C++ and Rust report a full disk, and how numpy does.
+# Messages of libraries in C++ and Rust, and of numpy, about a full disk.
 FULL = rf"No space left on device|\(os error {errno.ENOSPC}\)|^\d+ requested and \d+ written$"
-NOTHING = "nothing was left behind"  # of an attempt, in the message about a full disk
+NOTHING = "nothing was left behind"  # remains of an attempt, in the message about a full disk
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -25,14 +25,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 def new_folder(
     path: str | Path, overwrite: bool = False, bytes_needed: int | None = None, kept: str = NOTHING
 ) -> Iterator[Path]:
-    """Yield an empty temporary sibling of `path`, which takes that name when the block ends without an error.
+    """Yield an empty temporary sibling of `path`, which is renamed to `path` when the block ends without an error.
 
-    After an error or an interrupt the temporary folder is removed, so `path` never holds half a model.
+    An error or an interrupt removes the temporary folder, so `path` never holds half a model.
 
     Args:
         overwrite: replace an existing folder, at the very end; otherwise an existing path is an error.
-        bytes_needed: size of what will be written, when known: a disk that is too small is then reported at once.
-        kept: what a message about a full disk says that remains.
+        bytes_needed: size of the contents, if known, so that a disk that is too small is reported at once.
+        kept: remains of the attempt, for a message about a full disk.
 
     Raises:
         ValueError: the path exists, or the disk is full.
@@ -44,7 +44,7 @@ def new_folder(
     if bytes_needed is not None and bytes_needed > free_bytes(path):
         raise disk_full(path, bytes_needed, kept)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had our id
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process that had our id
     partial.mkdir()
     try:
         yield partial
@@ -59,10 +59,9 @@ def new_folder(
 
 
 def copy_folder(source: Path, out: Path) -> None:
-    """Copy the files of a folder, and of those in it, to `out`, which does not exist.
+    """Copy the files of a folder, and of its subfolders, to the new folder `out`.
 
-    Links are followed (the hub's cache has its files elsewhere), and the copies may be written to, whatever may be done
-    with the originals.
+    Links are followed (the hub's cache has its files elsewhere), and the copies are writable.
     """
     out.mkdir()
     for path in source.iterdir():
@@ -79,12 +78,12 @@ def tokenizer_folder(folder: str | Path) -> Path | None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON; the file is there as a whole or as it was."""
+    """Write `value` as indented JSON; the file is replaced completely or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def sync(path: Path) -> None:
-    """Return when what was written to a file, or the names in a folder, are on the disk."""
+    """Wait until the contents of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,7 +92,7 @@ def sync(path: Path) -> None:
 
 
 def format_bytes(count: float) -> str:
-    """`count` bytes as people write it, e.g. "13.4 GB"."""
+    """`count` bytes for people, e.g. "13.4 GB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -102,7 +101,7 @@ def format_bytes(count: float) -> str:
 
 
 def refuse_existing(path: str | Path) -> None:
-    """Raises ValueError when there is something at `path` already."""
+    """Raises ValueError if `path` exists."""
     if os.path.lexists(path):
         raise ValueError(f"{path} exists; choose another --out or remove it")
 
@@ -119,7 +118,7 @@ def free_bytes(path: Path) -> int:
 
 
 def disk_full(path: Path, bytes_needed: int | None, kept: str = NOTHING) -> ValueError:
-    """The error to raise; `kept` says what remains of the attempt."""
+    """The error to raise; `kept` names the remains of the attempt."""
     needed = f"{format_bytes(bytes_needed)} needed" if bytes_needed is not None else "more needed"
     return ValueError(
         f"the disk is full: cannot write {path}: {needed}, {format_bytes(free_bytes(path))} free; make room or choose "

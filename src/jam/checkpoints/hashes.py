@@ -1,4 +1,4 @@
-"""SHA-256 of files, as `sha256sum` and the hub give it."""
+"""SHA-256 of files, as from `sha256sum` and the hub."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PIECE = 2**24  # bytes; a thread asks for Python's lock between two pieces, whic
 
 
 class Hashes:
-    """SHA-256 of files, computed by threads of their own from the moment the files are named.
+    """SHA-256 of files, which threads compute from the moment the files are named.
 
-    One processor is left to whoever named them, and four threads are as fast as disks are.
+    One processor is left to the caller, and four threads are as fast as disks.
 
     >>> path = Path("parent/config.json")
     >>> with Hashes() as hashes:
@@ -31,7 +31,7 @@ class Hashes:
         self._found: dict[Path, Future[str]] = {}
 
     def begin(self, path: Path) -> Future[str]:
-        """Hash a file behind those that were named before; a file that was named is not hashed again."""
+        """The future hash of a file, after the files that were named before; each file is hashed once."""
         if path not in self._found:
             self._found[path] = self._pool.submit(sha256_of, path, self._stopped)
         return self._found[path]
@@ -51,10 +51,10 @@ class Hashes:
 
 
 def sha256_of(path: Path, stopped: Event | None = None) -> str:
-    """SHA-256 of a file; reading ends early, with a hash of no meaning, when `stopped` is set.
+    """SHA-256 of a file, or "" if `stopped` is set meanwhile.
 
     Raises:
-        ValueError: the file came from the hub, which has another hash for it.
+        ValueError: the file came from the hub, which has another hash for the file.
     """
     digest, buffer = hashlib.sha256(), memoryview(bytearray(PIECE))
     with path.open("rb", buffering=0) as file:
@@ -69,10 +69,10 @@ def sha256_of(path: Path, stopped: Event | None = None) -> str:
 
 
 def published_sha256(path: Path) -> str | None:
-    """The hash under which the hub has a file, where its download left a record of it.
+    """The hub's hash of a file, if the download recorded the hash.
 
-    Files of the hub's cache are links to files named by that hash. `hf download --local-dir` leaves a record of three
-    lines beside the files: revision, hash, and the time of the download, behind which the file may have been changed.
+    Files of the hub's cache are links to files named by their hash. `hf download --local-dir` writes a record of three
+    lines beside the files: revision, hash, and time of the download, after which the file may have changed.
     """
     name = path.resolve().name if path.is_symlink() else ""
     record = path.parent / ".cache" / "huggingface" / "download" / f"{path.name}.metadata"

@@ -1,4 +1,4 @@
-"""Jobs in a few threads. Reading, hashing, arithmetic on large blocks and writing all run outside Python's lock."""
+"""Jobs in a few threads. Reading, hashing, writing and arithmetic on large blocks run outside Python's lock."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ R = TypeVar("R")
 
 
 class Jobs:
-    """Threads that share work; the first error, or an interrupt, stops them all.
+    """Threads that share work; the first error, or an interrupt, stops all threads.
 
-    A job that takes long looks at `stopped` now and then, and returns early when it is set.
+    A long job checks `stopped` now and then, and returns early if it is set.
 
     >>> with Jobs(4) as jobs:
     ...     found = jobs.submit(sum, [1, 2])
@@ -28,7 +28,7 @@ class Jobs:
 
         self.stopped = threading.Event()
         self._futures: list[Future[Any]] = []
-        # The threads share the processors already: none divides its arithmetic further.
+        # The threads share the processors already, so none divides its arithmetic further.
         self._torch_threads = torch.get_num_threads()
         self._set_threads = torch.set_num_threads
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -39,12 +39,12 @@ class Jobs:
         return future
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """`function` of every item, in order."""
+        """Results of `function` for all items, in order."""
         futures = [self.submit(function, item) for item in items]
         return [future.result() for future in futures]
 
     def wait(self) -> None:
-        """Wait for every job so far. Raises the first error."""
+        """Wait for all jobs so far. Raises the first error."""
         for future in as_completed(self._futures):
             future.result()
         self._futures.clear()

@@ -1,4 +1,4 @@
-"""One process at a time makes a result."""
+"""Locks, so that one process at a time makes a result."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jam.files import FileError
 
 @contextmanager
 def only_one(lock: Path, result: Path) -> Iterator[None]:
-    """Hold the file `lock` while the block makes `result`; it is free again when the process ends, however it does.
+    """Hold the file `lock` while the block makes `result`; the system frees the lock even if the process is killed.
 
     Raises:
-        ValueError: another process holds it, or something else lies there: a folder, or a link.
+        ValueError: another process holds the lock, or `lock` is no file: a folder, or a link.
     """
     try:
         held = FileLock(lock, timeout=0, thread_local=False).acquire()

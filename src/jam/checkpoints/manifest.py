@@ -1,4 +1,4 @@
-"""`manifest.json`: what a model folder is, what it was made from, and how its ids are to be read."""
+"""`manifest.json`: the stage of a model folder, its ancestors, and the meaning of its ids."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from jam.files import FileError, reading
 
 STAGES = ("parent", "fused", "aligned", "instructed")
 FILE_NAME = "manifest.json"
-UNSEALED = (FILE_NAME, "README.md")  # files without a checksum in it: itself, and what readers may write on
-DEFAULTS = "generation_config.json"  # may be changed by hand, too, and is compared by `jam verify` alone
-SMALL = 2**26  # bytes; larger files, and the network's weights, are compared where one asks for it
+UNSEALED = (FILE_NAME, "README.md")  # files without a checksum: the manifest, and a text that users may edit
+DEFAULTS = "generation_config.json"  # users may edit this file, too; `jam verify` alone compares it
+SMALL = 2**26  # bytes; larger files, and the network's weights, are compared on request only
 
 
 def version() -> str:
@@ -30,24 +30,23 @@ def version() -> str:
 
 @dataclass
 class Manifest:
-    """What stands in `manifest.json`.
+    """The contents of `manifest.json`.
 
     Args:
         stage: one of `STAGES`.
-        method: how it was fused ("uniform", "width", "cross"); None for a parent.
-        options: the options it was made with.
-        vocabulary: `Vocabulary.to_dict()`; None when the folder doesn't say.
+        method: fusion method ("uniform", "width", "cross"); None for a parent.
+        options: options of the fusion or training.
+        vocabulary: `Vocabulary.to_dict()`, or None if unknown.
         image_grid: image tokens as [height, width].
         rows: `ParentRows` as a dict, for single-stream models; the cross model's config has them per tower.
-        ancestors: what it was made from, each {"role", "name", "source", "rows", "sha256", "architecture", "files"}.
-            `files`: SHA-256 of every file; `sha256`: of these in order. With "revision" for a model of the hub, whose
-            id is the name. `source`: hub id with revision, or folder, which in the file stands relative to the
-            manifest's, so that no result carries a path of the machine where it was made. `rows`: `ParentRows` as a
-            dict.
+        ancestors: the models it was made from, each {"role", "name", "source", "rows", "sha256", "architecture",
+            "files"}. `files`: SHA-256 of every file; `sha256`: hash of these in order. A model of the hub also has
+            "revision", and its id as name. `source`: hub id with revision, or folder; the file has the folder relative
+            to the manifest's, so that no result contains a path of a machine. `rows`: `ParentRows` as a dict.
         notes: sentences for the reader.
-        jam_version: version of this package that wrote it.
-        checksums: CRC-32 of every other file of the folder, by its name from there; `save` fills them in. Empty in
-            folders of earlier versions.
+        jam_version: version of this package that wrote the manifest.
+        checksums: CRC-32 of every other file by its relative path, filled in by `save`; empty in folders of earlier
+            versions.
     """
 
     stage: str
@@ -67,24 +66,24 @@ class Manifest:
             raise ValueError(f"manifest: stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
 
     def save(self, folder: str | Path, place: str | Path | None = None, known: Mapping[str, str] = {}) -> None:
-        """Write it into `folder`, behind every other file.
+        """Write the manifest into `folder`, as its last file.
 
         Args:
-            place: where the folder will lie; default: where it is.
-            known: checksums of files, which are not computed again then; of files that come later, too.
+            place: later path of the folder; default: `folder`.
+            known: checksums that need not be computed, also of files that do not exist yet.
         """
         home = os.path.realpath(place or folder)
-        ancestors = [
-            one | {"source": os.path.relpath(one["source"], home)} if os.path.isabs(one.get("source", "")) else one
-            for one in self.ancestors
-        ]
+        ancestors = [dict(ancestor) for ancestor in self.ancestors]
+        for ancestor in ancestors:
+            if os.path.isabs(ancestor.get("source", "")):
+                ancestor["source"] = os.path.relpath(ancestor["source"], home)
         found = checksums.checksums_in(Path(folder), UNSEALED, known)
         values = asdict(self) | {"ancestors": ancestors, checksums.OTHERS: found}
         checksums.write_sealed(Path(folder) / FILE_NAME, values)
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
-        """Read the manifest of a folder. Raises ValueError when there is none, or when it can't be read."""
+        """The manifest of a folder. Raises ValueError if there is none or it cannot be read."""
         manifest = cls.find(folder)
         if manifest is None:
             raise ValueError(f"{folder} has no {FILE_NAME}: {_what_it_is(Path(folder))}")
@@ -92,7 +91,7 @@ class Manifest:
 
     @classmethod
     def find(cls, folder: str | Path) -> Manifest | None:
-        """Like `load`, but None for a folder without manifest, such as a parent from elsewhere."""
+        """As `load`, but None for a folder without manifest, such as a downloaded parent."""
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             return None
@@ -103,20 +102,20 @@ class Manifest:
             raise ValueError(f"{path} is no manifest of this version of jam: {problem}")
         with reading(path):
             manifest = cls(**values)
-            for one in manifest.ancestors:
-                if one.get("source", "").startswith(os.pardir):
-                    one["source"] = os.path.normpath(os.path.join(os.path.realpath(folder), one["source"]))
+            for ancestor in manifest.ancestors:
+                if (source := ancestor.get("source", "")).startswith(os.pardir):
+                    ancestor["source"] = os.path.normpath(os.path.join(os.path.realpath(folder), source))
         return manifest
 
     def changed(self, folder: str | Path) -> list[str]:
-        """Names of files of the folder that are missing, or not as they were written."""
+        """Names of files of the folder that are missing or not as they were written."""
         return checksums.changed(Path(folder), self.checksums)
 
     def require_unchanged(self, folder: str | Path, every: bool = False) -> None:
-        """Compare what decides how the model reads and writes; `every`: its weights, too, which takes its time.
+        """Compare the files that decide how the model reads and writes; `every`: also its weights, which takes time.
 
         Raises:
-            FileError: a file is missing, or not as it was written.
+            FileError: a file is missing or not as it was written.
         """
         recorded = {
             name: checksum
@@ -135,7 +134,7 @@ def _is_weights(name: str) -> bool:
 
 
 def _what_it_is(folder: Path) -> str:
-    """What a folder without manifest is instead, and what to do."""
+    """The end of a message about a folder without manifest: the kind of folder, and what to do."""
     if (folder / "model" / FILE_NAME).is_file():
         return f"it is a run; its model is {folder / 'model'}"
     if (folder / "checkpoints").is_dir():

@@ -1,4 +1,4 @@
-"""How much memory there is, and one clear line before a model is loaded that does not fit into it."""
+"""Available memory, and a clear error before loading a model that does not fit into memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from jam.checkpoints.tensors import TensorInfo
 
-# A container's limit, by version 2 and 1 of cgroup: folder, limit, usage, and how entries of memory.stat begin.
+# A container's memory in version 2 and 1 of cgroup: folder, limit, usage, and prefix of entries of memory.stat.
 CONTAINERS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
@@ -18,7 +18,7 @@ CONTAINERS = (
 
 
 def available_memory(device: str | torch.device) -> int | None:
-    """Bytes that can still be had on a device; None for a kind of device that does not tell."""
+    """Available bytes on a device, or None for a kind of device that does not tell."""
     device = torch.device(device)
     if device.type == "cuda":
         kept_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -34,7 +34,7 @@ def _left_in_container() -> Iterator[int]:
         if not (path / limit).is_file() or (most := (path / limit).read_text().strip()) == "max":
             continue
         stat = dict(line.split() for line in (path / "memory.stat").read_text().splitlines())
-        cached = int(stat[f"{prefix}active_file"]) + int(stat[f"{prefix}inactive_file"])  # files give way
+        cached = int(stat[f"{prefix}active_file"]) + int(stat[f"{prefix}inactive_file"])  # can be freed
         yield int(most) - int((path / usage).read_text()) + cached
 
 
@@ -45,12 +45,12 @@ def require_memory(
     device: str | torch.device,
     spread: bool = False,
 ) -> None:
-    """Raises ValueError, with what would fit, when tensors are larger than the memory of a device.
+    """Raises ValueError, with advice, if tensors are larger than the available memory of a device.
 
     Args:
-        what: names them in the message.
-        dtype: what they are loaded in; None: as they are stored.
-        spread: they are layers of a model, which may wait elsewhere until they are needed.
+        what: name of the tensors in the message.
+        dtype: data type of the loaded tensors; None: as stored.
+        spread: True for a model whose layers may wait in other memory (--device-map).
     """
     infos = list(tensors)
     available = available_memory(device)

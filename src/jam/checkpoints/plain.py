@@ -1,4 +1,4 @@
-"""Files that torch pickled, read without running anything that they hold."""
+"""A reader of files that torch pickled, which runs no code from the files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jam.files import FileError, open_regular, reason
 
 
 def load_plain(path: Path, mmap: bool = False) -> Any:
-    """What a file of `torch.save` holds, where that is plain values and tensors only, on the CPU.
+    """The plain values and tensors of a file of `torch.save`, on the CPU.
 
     Args:
-        mmap: leave the tensors on the disk until they are used; a file older than torch 1.6 is in memory as a whole.
+        mmap: leave the tensors on the disk until they are used; files older than torch 1.6 are read into memory.
 
     Raises:
-        FileError: it is damaged, or holds more, which is never unpickled: that could run code.
+        FileError: the file is damaged, or holds other objects, whose unpickling could run code.
     """
     import torch
 
@@ -33,5 +33,5 @@ def load_plain(path: Path, mmap: bool = False) -> Any:
                 "where you trust it, save its tensors alone, with safetensors.torch.save_file"
             ) from None
         raise damaged(path, "torch cannot load it (UnpicklingError)") from None
-    except Exception as error:  # of damaged files, torch raises what comes
+    except Exception as error:  # torch raises any error for a damaged file
         raise damaged(path, f"torch cannot load it ({reason(error)})") from None

@@ -1,4 +1,4 @@
-"""Progress bars of the libraries that read and write weights."""
+"""Progress bars of libraries that read and write weights."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """`transformers` shows no bars inside: ours show the work as a whole. Afterwards it does as before."""
+    """Hide the progress bars of `transformers` in a block, since our bars show the whole work."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 
     if not logging.is_progress_bar_enabled():
         yield
         return
-    of_hub = not are_progress_bars_disabled()  # the calls below say it for both
+    of_hub = not are_progress_bars_disabled()  # the calls below also set the hub's bars
     logging.disable_progress_bar()
     try:
         yield

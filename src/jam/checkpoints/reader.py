@@ -1,7 +1,7 @@
-"""Tensors of a checkpoint folder, read when asked for: whole, or some of their rows.
+"""A lazy reader of a checkpoint folder's tensors: whole tensors, or some of their rows.
 
-Safetensors files are read directly (an 8-byte length, a JSON header, the raw bytes) instead of being mapped: the pages
-of a mapped file count as resident memory.
+Safetensors files are read directly (an 8-byte length, a JSON header, the raw bytes) instead of memory-mapped, since the
+pages of a mapped file count as resident memory.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from jam.files import FileError, open_regular, parse_json, reason
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_HEADER = 100_000_000  # bytes, as the safetensors library has it
+MAX_HEADER = 100_000_000  # bytes, as in the safetensors library
 
 
 class CheckpointReader:
     """The tensors of a folder: a single file or shards, safetensors or (older ones) `.bin`.
 
     Attributes:
-        infos: shape and dtype of every tensor, by name; nothing else is read before `read`.
+        infos: shape and dtype of every tensor by name; nothing else is read before `read`.
         files: the files that hold the tensors.
 
     Raises:
-        ValueError: no weights, a missing or damaged file, a tensor in two files, or files and index that do not belong
-            together.
+        ValueError: there are no weights, a file is missing or damaged, a tensor is in two files, or files and index do
+            not belong together.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -45,9 +45,9 @@ class CheckpointReader:
                 raise ValueError(f"{path} is missing; the index names {len(self.files)} files")
             shard = _Safetensors(path) if path.suffix == ".safetensors" else _Legacy(path)
             if twice := sorted(shard.infos.keys() & self._shards.keys()):
-                other = self._shards[twice[0]].path.name
+                first = self._shards[twice[0]].path.name
                 raise ValueError(
-                    f"{path} and {other} both hold {few(twice)}, and may differ; save the model again, each in one file"
+                    f"{path} and {first} both hold {few(twice)}, and may differ; save the model again, each in one file"
                 )
             self._shards |= dict.fromkeys(shard.infos, shard)
         if absent := sorted(weight_map.keys() - self._shards.keys()):
@@ -61,15 +61,15 @@ class CheckpointReader:
         self.infos = {name: shard.infos[name] for name, shard in self._shards.items()}
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU, in the dtype it has in the file."""
+        """One tensor, on the CPU, in the file's dtype."""
         info = self.infos[name]
         return self.read_rows(name, 0, info.rows).view(info.shape)
 
     def read_rows(self, name: str, start: int, stop: int, buffer: Tensor | None = None) -> Tensor:
-        """Rows `start` to `stop` of a tensor, ``[stop - start, *row_shape]``, in the dtype it has in the file.
+        """Rows `start` to `stop` of a tensor, ``[stop - start, *row_shape]``, in the file's dtype.
 
         Args:
-            buffer: bytes (uint8, one dimension) that the result lies in; default: new memory.
+            buffer: memory of the result, uint8 with one dimension; default: new memory.
         """
         return self._shards[name].read_rows(name, start, stop, buffer)
 
@@ -143,9 +143,9 @@ class _Safetensors:
 
 
 class _Legacy:
-    """A `.bin` file of older parents; of what it holds, only plain values and tensors are unpickled, and tensors kept.
+    """The tensors of a `.bin` file of older parents; only plain values and tensors are unpickled.
 
-    It is memory-mapped; a file older than torch 1.6, which cannot be, is in memory as a whole.
+    The file is memory-mapped; a file older than torch 1.6 cannot be mapped, and is read into memory.
     """
 
     def __init__(self, path: Path) -> None:

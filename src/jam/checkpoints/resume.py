@@ -1,13 +1,13 @@
-"""A folder that is made over several runs: what a killed run has finished is kept, and the next one goes on from there.
+"""Resumable folders: the finished files of a killed run stay, and the next run continues with them.
 
-A result `model` is made in `.model.partial`, beside it:
+A result `model` grows in `.model.partial`, beside it:
 
-    .model.partial/journal.json     which files of the result are whole, and what was planned
-    .model.partial/model/           the result as far as it goes, without its config.json
+    .model.partial/journal.json     the finished files of the result, and the key of the run
+    .model.partial/model/           the finished part of the result, without its config.json
     .model.partial/config.json      without which nothing opens the folder as a model
 
-At the end the inner folder takes its name, and then its `config.json`. Whenever a run is killed, either nothing opens
-as a model or the whole result does.
+At the end, the inner folder moves to `model`, and then `config.json` moves into `model`. Whenever a run is killed,
+either nothing opens as a model, or the complete result does.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ JOURNAL, MODEL, LAST, LOCK = "journal.json", "model", "config.json", "lock"
 
 
 class Journal:
-    """What is finished of a result, in a file that is rewritten whole at every entry.
+    """The finished parts of a result, in a file that every new entry replaces.
 
     Attributes:
-        shards: the whole files of the result: for each, a checksum of every tensor.
-        hashes: SHA-256 of files that were read, by whatever name the writer gives them.
+        shards: checksums of all tensors of each finished file of the result.
+        hashes: SHA-256 of source files, by names that the writer chooses.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -43,7 +43,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, key: str) -> Journal:
-        """The journal at `path`, or a new one when it has another key or cannot be read."""
+        """The journal at `path`, or a new journal if the file has another key or cannot be read."""
         journal = cls(path, key)
         try:
             found = read_json(path, {})
@@ -64,7 +64,7 @@ class Journal:
             self._save()
 
     def close(self) -> None:
-        """Write no more: threads may still have something to record when the folder goes."""
+        """Stop writing, since threads may still record entries when the folder is removed."""
         with self._lock:
             self._closed = True
 
@@ -76,12 +76,12 @@ class Journal:
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a result is made.
+    """The folders in which a result grows.
 
     Args:
-        folder: holds everything but `config.json`; finished files of an earlier run are there already.
-        beside: holds `config.json`.
-        journal: what is finished.
+        folder: folder of everything but `config.json`, with finished files of an earlier run.
+        beside: folder of `config.json`.
+        journal: the finished parts.
     """
 
     folder: Path
@@ -90,15 +90,15 @@ class Workplace:
 
 
 def place_beside(path: Path) -> Path:
-    """The folder in which the result `path` is made."""
+    """The folder in which the result `path` grows."""
     return path.with_name(f".{path.name}.partial")
 
 
 def require_free(path: Path) -> None:
-    """Refuse a result that cannot be made, before the work that comes first; the end of a killed run is no hindrance.
+    """Refuse a result that cannot be made, before other work begins; files of a killed run are allowed.
 
     Raises:
-        ValueError: the path exists, or another process makes it at this moment.
+        ValueError: the path exists, or another process is making it.
     """
     if place_beside(path).is_dir():
         with _locked(path):
@@ -109,31 +109,31 @@ def require_free(path: Path) -> None:
 
 @contextmanager
 def resumable_folder(path: Path, key: str, bytes_needed: int) -> Iterator[Workplace]:
-    """Make the folder `path` so that a killed run can be gone on with; it appears whole.
+    """Yield the workplace of the folder `path`, which appears complete when the block ends; a killed run can resume.
 
-    After an error or an interrupt the finished files stay for the next run too; when there are none, nothing stays.
+    After an error or an interrupt, finished files stay for the next run; without finished files, nothing stays.
 
     Args:
-        key: of all that decides the result; finished files of a run with another key are thrown away.
+        key: text of everything that decides the result; finished files of a run with another key are removed.
         bytes_needed: size of the result; a disk that is too small is reported at once.
 
     Raises:
-        ValueError: the path exists, another process makes it at this moment, or the disk is full.
+        ValueError: the path exists, another process is making it, or the disk is full.
     """
     with _locked(path) as place:
         journal = Journal.open(place / JOURNAL, key)
         work = Workplace(place / MODEL, place, journal)
         _keep_finished(work)
         try:
-            there = sum(file.stat().st_size for file in work.folder.iterdir())
-            if bytes_needed - there > free_bytes(path):
-                raise disk_full(path, bytes_needed - there, _kept(work))
+            finished = sum(file.stat().st_size for file in work.folder.iterdir())
+            if bytes_needed - finished > free_bytes(path):
+                raise disk_full(path, bytes_needed - finished, _kept(work))
             yield work
-            refuse_existing(path)  # someone else may have been faster
+            refuse_existing(path)  # another process may have been faster
             journal.close()
             work.folder.rename(path)
             (place / LAST).rename(path / LAST)
-            shutil.rmtree(place, ignore_errors=True)  # the result is whole, whatever becomes of it
+            shutil.rmtree(place, ignore_errors=True)  # the result is complete even if this fails
         except BaseException as error:
             kept = _kept(work)
             journal.close()
@@ -146,14 +146,14 @@ def resumable_folder(path: Path, key: str, bytes_needed: int) -> Iterator[Workpl
 
 @contextmanager
 def _locked(path: Path) -> Iterator[Path]:
-    """The place of a result, which no other process works in meanwhile; the end of a killed run is brought in order.
+    """Yield the place of a result, locked and tidied after a killed run.
 
     Raises:
-        ValueError: the path exists, or another process makes it at this moment.
+        ValueError: the path exists, or another process is making it.
     """
     place = place_beside(path)
     if not place.is_dir():
-        refuse_existing(path)  # with nothing to bring in order
+        refuse_existing(path)  # before anything is written
     place.mkdir(parents=True, exist_ok=True)
     with only_one(place / LOCK, path):
         _settle(path)
@@ -162,9 +162,9 @@ def _locked(path: Path) -> Iterator[Path]:
 
 
 def _settle(path: Path) -> None:
-    """Bring the end of a killed run in order: between its last two steps, or just behind them.
+    """Tidy up after a run that was killed between its last two steps, or just after them.
 
-    A folder that has its name and not yet its `config.json` is put back into its place, to be finished again.
+    A result without its `config.json` moves back into its place, to be finished again.
     """
     place = place_beside(path)
     if not path.is_dir() or (place / MODEL).exists():
@@ -176,7 +176,7 @@ def _settle(path: Path) -> None:
 
 
 def _keep_finished(work: Workplace) -> None:
-    """Leave nothing in the place but finished files and their journal."""
+    """Remove everything from the place but finished files and their journal."""
     work.folder.mkdir(exist_ok=True)
     for entry in (*work.folder.iterdir(), work.beside / LAST):
         if entry.is_dir():

@@ -1,4 +1,4 @@
-"""Safetensors files written in pieces, by several threads at once, in memory that does not grow with their size."""
+"""A writer of safetensors files in pieces, by several threads, in memory that does not grow with the files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Shard:
     """A safetensors file before it is written.
 
     Attributes:
-        header: what stands in front of the data.
+        header: the bytes before the data.
         starts: position of every tensor in the file.
         size: bytes of the file.
     """
@@ -49,7 +49,7 @@ class Shard:
             entries[name] = entry | {"data_offsets": [offset, offset + info.bytes]}
             offset += info.bytes
         encoded = json.dumps(entries, separators=(",", ":")).encode()
-        encoded += b" " * (-len(encoded) % 8)  # data begin at a multiple of 8, as the format asks
+        encoded += b" " * (-len(encoded) % 8)  # the format wants data to begin at a multiple of 8
         return len(encoded).to_bytes(8, "little") + encoded
 
     @cached_property
@@ -65,14 +65,14 @@ class Shard:
         return len(self.header) + sum(info.bytes for info in self.infos.values())
 
     def checksum(self, checksums: Mapping[str, int]) -> str:
-        """That of the whole file, by those of its tensors."""
+        """The checksum of the whole file, from the checksums of its tensors."""
         whole = zlib.crc32(self.header)
         for name, info in self.infos.items():
             whole = joined(whole, checksums[name], info.bytes)
         return written(whole)
 
     def is_whole(self, path: Path, checksums: Mapping[str, int]) -> bool:
-        """Whether the file at `path` is this shard, with tensors that had these checksums when they were written."""
+        """True if the file at `path` is this shard, with tensors of these checksums."""
         if not path.is_file() or path.stat().st_size != self.size:
             return False
         with path.open("rb", buffering=0) as file:
@@ -82,7 +82,7 @@ class Shard:
 
 
 def divide(infos: Mapping[str, TensorInfo], max_shard_bytes: float) -> list[Shard]:
-    """The files of a checkpoint, named as `transformers` names them; one tensor is never divided."""
+    """The files of a checkpoint, with the names of `transformers`; a tensor is never divided."""
     groups: list[dict[str, TensorInfo]] = []
     size = 0
     for name, info in infos.items():
@@ -106,20 +106,20 @@ def write_checkpoint(
     max_shard_bytes: float = DEFAULT_SHARD_BYTES,
     on_written: Callable[[int], None] | None = None,
 ) -> dict[str, str]:
-    """Write tensors as safetensors, each of them in one of the threads of `jobs`; ends when all jobs are done.
+    """Write tensors as safetensors, each tensor in one of the threads of `jobs`, and wait for all jobs.
 
-    A file has its name when it is whole; until then it is called `.partial`.
+    An unfinished file has the suffix `.partial`.
 
     Args:
-        infos: what will be written; the files have it in this order.
-        pieces: gives a tensor's consecutive pieces, in its data type. Asking for the next may overwrite a piece.
-        journal: names the files that are whole already, which are checked and then left as they are, and is told of
-            every further one.
-        max_shard_bytes: more than this goes into several files with an index.
-        on_written: is told the bytes of every piece written, and of every file that is there already.
+        infos: the tensors to write, in the order of the files.
+        pieces: function of a tensor's name that gives consecutive pieces, in the tensor's data type. The next piece may
+            overwrite the memory of a piece.
+        journal: journal with the finished files, which are checked and kept; every further finished file is added.
+        max_shard_bytes: largest file; larger checkpoints become several files with an index.
+        on_written: function that gets the bytes of every written piece and of every kept file.
 
     Returns:
-        Checksums of the files of tensors, by their names; none where the jobs were stopped.
+        Checksums of the files of tensors by name; empty if the jobs were stopped.
     """
     folder = Path(folder)
     shards = divide(infos, max_shard_bytes)
@@ -137,11 +137,11 @@ def write_checkpoint(
                 on_written(sum_bytes(shard.infos.values()))
             continue
         growing = _GrowingShard(shard, folder, journal, checksums.setdefault(shard.name, {}))
-        # The largest first, so that the threads end together.
+        # The largest tensors come first, so that the threads end together.
         for name in sorted(shard.infos, key=lambda name: -shard.infos[name].bytes):
             jobs.submit(growing.write, name, pieces, jobs.stopped, on_written)
     jobs.wait()
-    if jobs.stopped.is_set():  # who stopped them knows why, and raises it
+    if jobs.stopped.is_set():  # whoever stopped the jobs raises the error
         return {}
     return {shard.name: shard.checksum(checksums[shard.name]) for shard in shards}
 
@@ -152,7 +152,7 @@ def sum_bytes(infos: Iterable[TensorInfo]) -> int:
 
 @dataclass
 class _GrowingShard:
-    """A shard while it is written; `checksums` has the tensors that are done."""
+    """A shard while it is written; `checksums` has the finished tensors."""
 
     shard: Shard
     folder: Path
@@ -201,7 +201,7 @@ def _write_at(fd: int, data: memoryview, position: int) -> None:
 
 
 def _checksum_of(file: Any, size: int) -> int:
-    """Checksum of the next `size` bytes."""
+    """The checksum of the next `size` bytes."""
     buffer, checksum = memoryview(bytearray(min(size, PIECE))), 0
     while size:
         count = file.readinto(buffer[:size])

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: names, shapes and data types of its tensors."""
+"""Names, shapes and data types of a checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jam.files import FileError
 if TYPE_CHECKING:
     import torch
 
-# The names that safetensors has for data types -> their names in torch, and bytes of a number.
+# Names of data types in safetensors -> their names in torch, and bytes of a number.
 KINDS = {
     "F64": ("float64", 8),
     "F32": ("float32", 4),
@@ -36,11 +36,11 @@ KINDS = {
     "BOOL": ("bool", 1),
 }
 KIND_OF = {name: kind for kind, (name, _) in KINDS.items()}
-"""The other way round, by the names in torch."""
+"""Names of data types in safetensors by their names in torch."""
 
 
 def kind_of(dtype: torch.dtype) -> str:
-    """The name that safetensors has for a data type. Raises ValueError where it has none."""
+    """The name of a data type in safetensors. Raises ValueError if there is none."""
     name = str(dtype).removeprefix("torch.")
     if name not in KIND_OF:
         raise ValueError(f"tensors of the data type {name} are not supported; known: {', '.join(KIND_OF)}")
@@ -48,7 +48,7 @@ def kind_of(dtype: torch.dtype) -> str:
 
 
 def dtype_of(kind: str) -> torch.dtype:
-    """The data type that safetensors calls so."""
+    """The data type with the name `kind` in safetensors."""
     import torch
 
     return getattr(torch, KINDS[kind][0])
@@ -56,10 +56,10 @@ def dtype_of(kind: str) -> torch.dtype:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Shape and data type of a tensor; needs no torch until `dtype` is asked for.
+    """Shape and data type of a tensor; only `dtype` needs torch.
 
     Args:
-        kind: the data type as safetensors names it, a key of `KINDS`.
+        kind: name of the data type in safetensors, a key of `KINDS`.
     """
 
     shape: tuple[int, ...]
@@ -110,9 +110,9 @@ def check_tensors(
     """Compare the tensors of a checkpoint with the expected names and shapes.
 
     Args:
-        what: names the checkpoint in the message.
-        ignore: names that may be there although they are not expected (such as the second name of a tied tensor).
-        config: name of the file that describes the checkpoint, for the message.
+        what: name of the checkpoint in the message.
+        ignore: names that are allowed but not expected (such as the second name of a tied tensor).
+        config: name, in the message, of the file that describes the checkpoint.
 
     Raises:
         ValueError: tensors are missing, not expected, or of another shape; the message lists a few and counts all.
@@ -137,7 +137,7 @@ def check_tensors(
 
 
 def check_loaded(info: Mapping[str, Iterable[Any]], what: str) -> None:
-    """Raises ValueError where `from_pretrained` left tensors as they were, by its `output_loading_info`."""
+    """Raises ValueError if `from_pretrained` did not load all tensors, by its `output_loading_info`."""
     problems = []
     for key, problem in (("missing", "missing"), ("unexpected", "not expected"), ("mismatched", "of another shape")):
         if names := sorted(name if isinstance(name, str) else name[0] for name in info[f"{key}_keys"]):

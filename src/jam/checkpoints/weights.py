@@ -1,4 +1,4 @@
-"""Which files of a folder hold its weights: one, or shards with an index; safetensors or (older ones) `.bin`."""
+"""Files of a folder's weights: a single file, or shards with an index; safetensors or (older ones) `.bin`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def has_weights(folder: str | Path) -> bool:
 
 
 def find_weights(folder: Path) -> tuple[Path, dict[str, str]]:
-    """The single file, or the index, and the file that the index names for each tensor.
+    """The single file, or the index and the name of each tensor's file.
 
     Raises:
-        ValueError: no weights, a damaged index, or files and index that do not belong together.
+        ValueError: there are no weights, the index is damaged, or files and index do not belong together.
     """
     entry = _entry(folder)
     if entry is None:
@@ -42,7 +42,7 @@ def damaged(path: Path, problem: str) -> FileError:
 
 
 def few(names: Collection[str]) -> str:
-    """The first of them, sorted, for a message."""
+    """The first names in sorted order, for a message."""
     listed = sorted(names)
     return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")
 
@@ -63,12 +63,12 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _refuse_other_shards(index: Path, names: Collection[str]) -> None:
-    """Shards of the same set that the index leaves out mean that it belongs to other files."""
+    """Raises ValueError if the index leaves out shards of its set, since it then belongs to other files."""
     pattern = re.compile(r"(.+)-\d{5}(-of-\d{5}\..+)")
     sets = {match.groups() for name in names if (match := pattern.fullmatch(name))}
     beside = [path.name for path in index.parent.iterdir() if path.name not in names]
     left_out = [name for name in beside if (match := pattern.fullmatch(name)) and match.groups() in sets]
     if left_out:
         raise ValueError(
-            f"{index} does not name {few(left_out)}, which lies beside it: the index is of other files; fetch it again"
+            f"{index} does not name {few(left_out)}, a file beside it: the index is of other files; fetch it again"
         )

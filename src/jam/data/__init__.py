@@ -1,4 +1,4 @@
-"""From documents to batches; the only place that makes labels, states, positions and document boundaries."""
+"""Batches from documents. No other room makes labels, states, positions or document boundaries."""
 
 from jam.data.examples import PLAIN, Example, Objective, draw_masked, example_length, label, make_example
 from jam.data.loader import Loader, plain_batches

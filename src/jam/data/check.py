@@ -1,4 +1,4 @@
-"""Token shards compared with their checksums, beside the training that reads them."""
+"""Comparison of token shards with their checksums, in the background of the training that reads the shards."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from jam.data.shards import Shards
 
 
 class BackgroundCheck:
-    """Compares shards once, in a thread of its own.
+    """Compares shards once, in a separate thread.
 
     Attributes:
-        problem: what was found so far; None: nothing.
+        problem: the first error found so far, or None.
     """
 
     def __init__(self, shards: Sequence[Shards]) -> None:
@@ -22,8 +22,8 @@ class BackgroundCheck:
 
     def _compare(self) -> None:
         try:
-            for one in self._shards:
-                one.check(lambda: not self._stopped)
+            for shards in self._shards:
+                shards.check(lambda: not self._stopped)
         except Exception as error:
             self.problem = error
 
@@ -31,9 +31,9 @@ class BackgroundCheck:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when everything is compared."""
+        """Wait until all shards are compared."""
         self._thread.join()
 
     def stop(self) -> None:
-        """Compare nothing more: the training ends."""
+        """Stop the comparison, because the training ends."""
         self._stopped = True

@@ -1,7 +1,7 @@
-"""What raw records mean: the paper's sources as documents (docs/data.md).
+"""Documents from raw records of the paper's sources (docs/data.md).
 
 A record is an object: a JSON line, the columns of a row, or the files of a WebDataset sample by their extensions. Every
-converter takes one and gives a `Document`, or raises ValueError with the reason why it is none.
+converter turns a record into a `Document`, or raises ValueError with the reason why it cannot.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ HOW_TO_IMAGES, HOW_TO_RATING = 3, 90.0
 
 
 def to_document(record: Record) -> Document:
-    """A record of any kind, by its keys.
+    """The document of a record, whose keys tell its kind.
 
-    ``content`` or ``messages``: a document as it is. ``conversations``: LIMA, ShareGPT. A text with pictures: a
-    caption; without them, plain text.
+    ``content`` or ``messages``: a document in our form. ``conversations``: LIMA, ShareGPT. A text with pictures: a
+    caption. A text without pictures: plain text.
 
     Raises:
-        ValueError: it is none of these, or something in it looks like a picture and is not read.
+        ValueError: the record is of no such kind, or a value looks like a picture and is not read.
     """
     if isinstance(record.value, Document):
         return record.value
@@ -54,19 +54,19 @@ def to_document(record: Record) -> Document:
 
 
 def name_of(record: Record) -> str | None:
-    """The record's ``id``, as far as it can be read."""
+    """The record's ``id``, or None if it has none or cannot be read."""
     try:
-        found = record.value.extra if isinstance(record.value, Document) else fields_of(record)
+        fields = record.value.extra if isinstance(record.value, Document) else fields_of(record)
     except ValueError:
         return None
-    return str(found["id"]) if found.get("id") is not None else None
+    return str(fields["id"]) if fields.get("id") is not None else None
 
 
 def fields_of(record: Record) -> dict[str, Any]:
-    """The record as an object; of a sample's ``.json`` file the keys, with its other files beside them.
+    """The record as an object; for a sample, the keys of its ``.json`` file and its other files by extension.
 
     Raises:
-        ValueError: it is none, or a file of the sample cannot be had.
+        ValueError: the record is no object, or a file of the sample cannot be read.
     """
     value = record.value
     assert not isinstance(value, Document)
@@ -84,7 +84,7 @@ def fields_of(record: Record) -> dict[str, Any]:
 
 
 def as_it_is(fields: Mapping[str, Any], record: Record) -> Document:
-    """A document in our form. In tables it may be JSON text, and its pictures bytes; in samples they are file names."""
+    """A document in our form. In tables it may be JSON text with pictures as bytes; samples name files of pictures."""
     filled = {
         name: _list_or_text(value) if name in ("content", "messages") and isinstance(value, str) else value
         for name, value in fields.items()
@@ -93,7 +93,7 @@ def as_it_is(fields: Mapping[str, Any], record: Record) -> Document:
 
 
 def plain_text(fields: Mapping[str, Any], record: Record) -> Document:
-    """A text alone, whatever stands beside it."""
+    """The text of a record, without its pictures."""
     return Document([Text(_text(fields))], extra=_extra(fields), where=record.where)
 
 
@@ -119,7 +119,7 @@ def lima(fields: Mapping[str, Any], record: Record) -> Document:
             'no "conversations" that are a list of texts, or of objects with "from" '
             f'({", ".join(list(SPEAKERS)[:2])}, ...) and "value"; got {_names(fields)}'
         )
-    return _made({"messages": messages}, fields, record)
+    return _document({"messages": messages}, fields, record)
 
 
 def how_to(
@@ -128,14 +128,14 @@ def how_to(
     least_rating: float = HOW_TO_RATING,
     most_images: int = HOW_TO_IMAGES,
 ) -> Document:
-    """An illustrated how-to article: its title is the question, the article the answer.
+    """An illustrated how-to article: its title is the question, the article is the answer.
 
-    The record has ``title``, ``rating`` (of 100) and ``content``; or it is a question with its answer, and has
-    ``rating``. The article speaks of itself as the following answer; pictures beyond `most_images` are left out. Of a
-    `least_rating` of 0 none needs to be named.
+    The record has ``rating`` (of 100), and either ``title`` and ``content`` or a question with its answer. "This
+    article" becomes "the following answer" in the text; pictures beyond `most_images` are left out. With a
+    `least_rating` of 0, a record needs no rating.
 
     Raises:
-        ValueError: it is rated no better than `least_rating`, or has no title, text or picture.
+        ValueError: the rating is not above `least_rating`, or the article has no title, text or picture.
     """
     rating = fields.get("rating", 0.0 if least_rating == 0 else None)
     if not isinstance(rating, int | float):
@@ -175,9 +175,9 @@ RECIPES: dict[str, Convert] = {
 
 
 def balanced(documents: Iterable[Document], count: int, seed: int, key: str = "category") -> list[Document]:
-    """At most `count` documents, as many of each category as there are; in the order they came in.
+    """At most `count` documents in their original order, with equal numbers from all categories.
 
-    Which ones of a category is drawn by `seed`. A category that has too few leaves its share to the others.
+    `seed` draws the documents of each category. A category with too few documents leaves its share to the others.
     """
     everything = list(documents)
     groups: dict[str, list[int]] = defaultdict(list)
@@ -197,7 +197,7 @@ def balanced(documents: Iterable[Document], count: int, seed: int, key: str = "c
 
 
 def _list_or_text(value: str) -> Any:
-    """The list of objects that a text is in JSON; else the text."""
+    """The list of objects if `value` is JSON of such a list; otherwise `value`."""
     _require_short(value)
     try:
         parsed = parse_json(value, "") if value.lstrip().startswith("[") else None
@@ -245,12 +245,12 @@ def _is_spoken(turn: Any) -> bool:
 
 
 def _with_text(fields: Mapping[str, Any], record: Record) -> Document:
-    """A text with the pictures beside it, if there are some."""
-    return _made({"content": _text(fields)}, fields, record)
+    """A document of the text and the pictures, if any, in `fields`."""
+    return _document({"content": _text(fields)}, fields, record)
 
 
-def _made(form: dict[str, Any], fields: Mapping[str, Any], record: Record) -> Document:
-    """The document that `form` says, with the pictures that stand beside its texts in `fields`."""
+def _document(form: dict[str, Any], fields: Mapping[str, Any], record: Record) -> Document:
+    """The document with the texts of `form` and the pictures of `fields`."""
     rest = {name: value for name, value in fields.items() if name not in (*TEXT_KEYS, "conversations")}
     document = parse_record(rest | form, _sample(fields, record))
     document.extra = _extra(document.extra)
@@ -264,7 +264,7 @@ def _sample(fields: Mapping[str, Any], record: Record) -> Sample:
 
 
 def _extra(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept beside the document: identity, licence and the like, as far as JSON has it."""
+    """The JSON scalars to keep with the document, such as its id and licence."""
     used = {*TEXT_KEYS, *PICTURE_KEYS, "content", "messages", "conversations", "title"}
     simple = (str, int, float, bool)
     return {name: value for name, value in fields.items() if name not in used and isinstance(value, simple)}

@@ -1,4 +1,4 @@
-"""The only place that makes labels: from one document to inputs, targets, states of the targets and weights."""
+"""Labels of one document: inputs, targets, states of the targets and weights. No other module makes labels."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jam.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Objective:
-    """How documents are masked and what counts.
+    """Settings of masking and of the weights of targets.
 
     Args:
         cm3: draw spans by the causally masked objective; False trains on documents as they are.
         unconditional_rate: probability that a captioned picture masks exactly its whole text (guidance needs it).
         sentinel_weight: weight of predicting a sentinel inside the source (1 in the authors' code, 0 in the CM3 paper).
-        image_weight: weight of image tokens against text tokens.
+        image_weight: weight of image tokens, relative to text tokens.
         part_rate: probability that a document masks exactly one whole part, a picture or a text (to fill gaps).
     """
 
@@ -51,9 +51,9 @@ class Example:
 def draw_masked(
     encoded: Encoded, vocabulary: Vocabulary, objective: Objective, rng: np.random.Generator
 ) -> tuple[Encoded, list[cm3.Span]]:
-    """What is learnt of a document, and what of its main part is masked.
+    """The document to learn from, and the spans of its main part to mask.
 
-    A picture that is learnt unconditionally has neither its text nor the documents in front.
+    A picture that is learnt unconditionally is learnt without its text and without the documents before it.
     """
     if not encoded.is_asked and rng.random() < objective.unconditional_rate:
         alone = encoded.alone()
@@ -68,7 +68,7 @@ def draw_masked(
 
 
 def example_length(encoded: Encoded, spans: Sequence[cm3.Span], vocabulary: Vocabulary, limit: int) -> int:
-    """Positions of the example that `label` makes with these spans, without making it."""
+    """Number of positions of the example that `label` would make with these spans."""
     ids, start = encoded.ids, encoded.main_start
     plain = len(ids) - 1
     masked = plain + 3 * len(spans) + (bool(spans) and not vocabulary.ends_document(ids[-1]))
@@ -77,14 +77,14 @@ def example_length(encoded: Encoded, spans: Sequence[cm3.Span], vocabulary: Voca
     stays = np.zeros(len(ids), dtype=bool)
     stays[cm3.text_places(ids[start:], vocabulary) + start] = True
     for left, right in spans:
-        stays[left:right] = False  # what is relocated is not cut
+        stays[left:right] = False  # relocated ids are not cut
     return limit if stays.sum() > masked - limit else plain
 
 
 def make_example(
     encoded: Encoded, grammar: Grammar, objective: Objective, rng: np.random.Generator, limit: int | None = None
 ) -> Example:
-    """Mask one document by chance and make its labels (see `label`)."""
+    """The example of one document with randomly masked spans (see `label`)."""
     drawn, spans = draw_masked(encoded, grammar.vocabulary, objective, rng)
     return label(drawn, spans, grammar, objective, limit)
 
@@ -92,24 +92,24 @@ def make_example(
 def label(
     encoded: Encoded, spans: Sequence[cm3.Span], grammar: Grammar, objective: Objective, limit: int | None = None
 ) -> Example:
-    """Mask spans of one document and make its labels.
+    """The example of one document with the given spans masked.
 
-    Ids weigh what their segments do. Weight 0 has what is no fact about documents: the sentinels that open relocated
-    spans (the grammar forces them), frames of images behind their first token, the ``</s>`` where a masked piece was
-    closed early, because it goes on elsewhere, and what stands behind a cut. `limit`: the most positions the example
-    may have.
+    Ids have the weights of their segments. Targets that tell nothing about documents have weight 0: sentinels that open
+    relocated spans (the grammar forces them), frames of images after the first token, the ``</s>`` that closes a masked
+    piece early (the document continues elsewhere), and the first id after a cut. `limit`: the largest number of
+    positions.
     """
     vocabulary = grammar.vocabulary
     ids, start = encoded.ids, encoded.main_start
     masked = cm3.mask(ids, spans, vocabulary)
     closed_early = bool(spans) and not vocabulary.ends_document(ids[-1])
-    behind_cuts = np.array([], dtype=np.int64)
+    after_cuts = np.array([], dtype=np.int64)
     if limit is not None and len(masked) > limit + 1:
         kept = cm3.trim(masked, limit + 1, vocabulary, start)
         if kept is None:
             masked, closed_early = ids, False
         else:
-            masked, behind_cuts = [masked[place] for place in kept], np.flatnonzero(np.diff(kept) > 1)
+            masked, after_cuts = [masked[place] for place in kept], np.flatnonzero(np.diff(kept) > 1)
     sequence = np.asarray(masked, dtype=np.int64)
     states, targets = grammar.state_array(sequence)[1:], sequence[1:]
     is_image = (targets >= vocabulary.image_start) & (targets < vocabulary.control_start)
@@ -119,8 +119,8 @@ def label(
     weights[in_source & (targets >= vocabulary.sentinel_start)] = objective.sentinel_weight
     if closed_early:
         weights[max(0, start - 1) :][targets[max(0, start - 1) :] == vocabulary.eos_id] = 0.0
-    weights[behind_cuts] = 0.0  # it does not follow the text before the cut
+    weights[after_cuts] = 0.0  # the id does not follow the text before the cut
     by_segment = np.full(len(sequence), encoded.segments[-1].weight, dtype=np.float32)
-    by_segment[:start] = encoded.weights()[:start]  # all that is moved or cut is of the main part
+    by_segment[:start] = encoded.weights()[:start]  # only ids of the main part are moved or cut
     weights *= by_segment[1:]
     return Example(sequence[:-1], targets, states, weights)

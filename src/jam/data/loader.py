@@ -1,9 +1,9 @@
 """The stream of batches: mixture, order, CM3 draws and packing as pure functions of (seed, place).
 
-A window is a fixed number of document visits. Which documents it holds follows from the weights and from one
-permutation a source and epoch; how they are masked and packed from (seed, window, place in the window). A run therefore
-resumes from two numbers, the window and the sequence within it, on any number of processes: each of them finds out what
-the sequences hold, and makes the examples of its own ones only.
+A window is a fixed number of document visits. The weights, and one permutation per source and epoch, decide which
+documents the window holds; (seed, window, place in the window) decides how the documents are masked and packed. A run
+therefore resumes from two numbers, the window and the sequence within it, on any number of processes. Each process
+plans all sequences, and makes the examples of its own sequences only.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from jam.data.packing import Batch, assign, collate
 from jam.data.source import Source
 from jam.grammar import Grammar
 
-SEQUENCES_PER_WINDOW = 256  # documents of so many sequences are packed together: more leave less padding
+SEQUENCES_PER_WINDOW = 256  # whose documents are packed together; more sequences leave less padding
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One document, or piece of one, as it comes in one place of the stream."""
+    """One document, or a piece of a document, at one place of the stream."""
 
     source: int
     piece: int
@@ -40,15 +40,15 @@ START: Place = {"window": 0, "sequence": 0}
 
 
 class Loader:
-    """An endless stream of batches, the same from a place on whoever begins there (`steps`).
+    """An endless stream of batches, which a place in the stream determines (`steps`).
 
     Args:
-        sources: what to mix, by shares of tokens; each document of a source is visited once an epoch of that source.
-        grammar: gives the states of the targets.
+        sources: the sources to mix, with weights as shares of tokens; an epoch of a source visits each document once.
+        grammar: grammar that gives the states of the targets.
         context: positions of a sequence.
         batch_size: sequences of a (micro-)batch.
         objective: masking and weights.
-        seed: of order, masks and packing.
+        seed: seed of order, masks and packing.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Loader:
             raise ValueError(f"weights of sources must be positive; got {[source.weight for source in sources]}")
         self.sources, self.grammar, self.objective = list(sources), grammar, objective
         self.context, self.batch_size, self.seed = context, batch_size, seed
-        rates = [source.weight / source.mean_length for source in sources]  # of visits: weights count tokens
+        rates = [source.weight / source.mean_length for source in sources]  # visits, where weights count tokens
         self.visit_shares = [rate / sum(rates) for rate in rates]
         mean = sum(share * source.mean_length for share, source in zip(self.visit_shares, sources, strict=True))
         self.window_size = max(len(sources), round(SEQUENCES_PER_WINDOW * context / mean))
@@ -72,45 +72,45 @@ class Loader:
         self._packed = lru_cache(maxsize=2)(self._pack)
 
     def micro_batches(self, place: Place, count: int) -> tuple[list[Sequences], Place]:
-        """The next `count` micro-batches from a place, not yet made, and the place behind them.
+        """Plans of the next `count` micro-batches from a place, and the place after them.
 
-        All processes of a run are given the same ones; process r of R makes (`batch`) numbers r, r + R, ... of them.
+        All processes of a run get equal plans; process r of R makes (`batch`) the micro-batches r, r + R, ...
         """
         window, sequence = place["window"], place["sequence"]
         rows: Sequences = []
         while len(rows) < count * self.batch_size:
-            there = self._packed(window)[sequence : sequence + count * self.batch_size - len(rows)]
-            rows, sequence = rows + there, sequence + len(there)
+            packed = self._packed(window)[sequence : sequence + count * self.batch_size - len(rows)]
+            rows, sequence = rows + packed, sequence + len(packed)
             if sequence == len(self._packed(window)):
                 window, sequence = window + 1, 0
         batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
         return batches, {"window": window, "sequence": sequence}
 
     def batch(self, sequences: Sequences) -> Batch:
-        """Make a micro-batch; a pure function, for any thread or process."""
+        """The micro-batch of planned sequences; a pure function, for any thread or process."""
         return collate([[self._example(visit) for visit in visits] for visits in sequences], self.context)
 
     def steps(self, place: Place, count: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[list[Batch], Place]]:
-        """From a place on, step by step: this process's of the step's `count` micro-batches, and the place behind them.
+        """For each step from a place on: this process's share of `count` micro-batches, and the place after the step.
 
-        The next step is made by a thread while one is taken; its batches are the same without.
+        A thread makes the next step in the background; the batches do not depend on the thread.
 
         Raises:
-            ValueError: there are fewer micro-batches than processes.
+            ValueError: `count` is below the number of processes.
         """
         if count < ranks:
             raise ValueError(f"a step has {count} micro-batches for {ranks} processes; each needs one at least")
 
         def make(place: Place) -> tuple[list[Batch], Place]:
-            batches, behind = self.micro_batches(place, count)
-            return [self.batch(sequences) for sequences in batches[rank::ranks]], behind
+            plans, after = self.micro_batches(place, count)
+            return [self.batch(sequences) for sequences in plans[rank::ranks]], after
 
         with ThreadPoolExecutor(1, "loader") as thread:
             coming = thread.submit(make, place)
             while True:
-                made, place = coming.result()
+                batches, place = coming.result()
                 coming = thread.submit(make, place)
-                yield made, place
+                yield batches, place
 
     def documents(self, place: Place, count: int) -> list[str]:
         """Folder and number of every document in the next `count` micro-batches from a place."""
@@ -122,7 +122,7 @@ class Loader:
         return np.random.default_rng([self.seed, 1, source, epoch]).permutation(len(self.sources[source]))
 
     def sequences_per_epoch(self) -> float:
-        """Sequences that visit each piece of the first source once, masks and padding included; of the first window."""
+        """Sequences that visit each piece of the first source once, masks and padding included, by the first window."""
         visits_per_epoch = len(self.sources[0]) / self.visit_shares[0]
         return len(self._packed(0)) * visits_per_epoch / len(self.documents_of(0))
 
@@ -141,7 +141,7 @@ class Loader:
         for place, (source, piece) in enumerate(self.documents_of(window)):
             encoded, rng = self.sources[source][piece], np.random.default_rng([self.seed, 2, window, place])
             drawn, spans = draw_masked(encoded, self.grammar.vocabulary, self.objective, rng)
-            assert drawn is encoded, "nothing stands in front of a source's documents"
+            assert drawn is encoded, "a source's documents have no documents before them"
             visits.append(Visit(source, piece, tuple(spans)))
             lengths.append(example_length(encoded, spans, self.grammar.vocabulary, self.context))
         bins = assign(lengths, self.context)
@@ -154,7 +154,7 @@ class Loader:
 
 
 def plain_batches(documents: Sequence[Encoded], grammar: Grammar, context: int, batch_size: int) -> Iterator[Batch]:
-    """Unmasked documents in packed batches, each once, for measuring; all must fit into the context."""
+    """Packed batches of unmasked documents, each once, for measuring; all documents must fit into the context."""
     rng = np.random.default_rng(0)  # an unmasked example draws nothing that counts
     examples = [make_example(document, grammar, PLAIN, rng) for document in documents]
     bins = assign([len(example) for example in examples], context)

@@ -20,9 +20,9 @@ TENSORS = ("inputs", "targets", "states", "weights", "positions", "documents")
 class Batch:
     """Tensors ``[batch, context]``.
 
-    `documents` numbers the document of every position (-1: padding), and `packed` says the same to attention:
-    attention, positions and spans stay within one. `states` are those of the targets (`jam.grammar.State`); `weights`
-    are 0 where nothing is learnt.
+    `documents` has the number of the document of every position (-1: padding); `packed` has these numbers in the form
+    that attention reads. Attention, positions and spans stay within a document. `states` are the targets' states
+    (`jam.grammar.State`); `weights` are 0 where nothing is learnt.
     """
 
     inputs: torch.Tensor
@@ -41,7 +41,7 @@ class Batch:
         )
 
     def split(self, count: int) -> list[Batch]:
-        """Its rows in at most so many batches, which differ by a row at most."""
+        """The rows in at most `count` batches, whose sizes differ by a row at most."""
         size = len(self.inputs)
         ends = [size * number // count for number in range(count + 1)]
         return [
@@ -56,7 +56,7 @@ class Batch:
 
 
 def assign(lengths: Sequence[int], context: int) -> list[list[int]]:
-    """Best-fit decreasing: indices of the documents of each sequence, none longer than `context` together."""
+    """Indices of the documents of each sequence, by best-fit decreasing; no sequence is longer than `context`."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     room: list[int] = []
     bins: list[list[int]] = []
@@ -79,7 +79,7 @@ def assign(lengths: Sequence[int], context: int) -> list[list[int]]:
 
 
 def collate(sequences: Sequence[Sequence[Example]], context: int) -> Batch:
-    """Lay the examples of each sequence behind one another and pad to `context`."""
+    """The batch in which the examples of each sequence follow one another, padded to `context`."""
     shape = (len(sequences), context)
     arrays = {name: np.zeros(shape, dtype=np.int64) for name in ("inputs", "targets", "states", "positions")}
     weights = np.zeros(shape, dtype=np.float32)

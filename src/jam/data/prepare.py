@@ -1,8 +1,8 @@
-"""Documents to token shards: any number of processes, any number of kills, the same files.
+"""Token shards from documents: equal files for any number of processes and any number of kills.
 
-Records are read in order, in blocks that never go beyond a source; the blocks are encoded wherever there is a worker,
-and written in their order. After each of them a small file says how far everything is: a run that is killed is gone on
-with from there by the next one. A result `shards` is made in `.shards.partial` beside it.
+One process reads records in order, in blocks that never span two sources; any worker encodes a block, and blocks are
+written in order. After each block, a small file records the progress, from which the next run resumes a killed one. A
+result `shards` grows in `.shards.partial` beside it.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from jam.data.workers import Block, Reject, encode_blocks
 from jam.documents import Document
 from jam.files import parse_json, read_json
 
-BLOCK, MAX_BLOCK = 64, 2**28  # records that are encoded together, and bytes from which on they are fewer
-READING = 4  # raised where records are read otherwise: a run that was begun before begins anew
+BLOCK, MAX_BLOCK = 64, 2**28  # records that are encoded together, and the bytes at which a block ends early
+READING = 4  # version of how records are read; a run begun with another version begins anew
 REJECTS = "rejects.jsonl"
 STATE, VERDICTS = "state.json", "verdicts.jsonl"
 KEPT = "what was prepared is kept; the same command goes on from there"
 MAX_REJECTS = 0.01
 SHOWN = 3  # rejects in the message that stops a run
-SETTLED = 1000  # records from which on a share of them is taken at its word while the run goes on
+SETTLED = 1000  # records after which a running preparation compares the share of rejects with its limit
 
 
 @dataclass
 class State:
-    """How far a preparation is: what a killed run leaves behind.
+    """The progress of a preparation, from which the next run resumes.
 
     Args:
-        source: number of the source that is being read.
-        records: how many of its records are done.
-        counts: what is written.
-        rejects: how many were rejected.
-        rejects_size: bytes of their file.
-        origins_size: bytes of the file that says where documents come from.
-        seen: records of all sources.
-        share: how much of everything is read; None where that is not known.
+        source: number of the current source.
+        records: number of finished records of the current source.
+        counts: written documents, tokens and images.
+        rejects: number of rejected records.
+        rejects_size: bytes of the file of rejects.
+        origins_size: bytes of the file of the documents' origins.
+        seen: number of finished records of all sources.
+        share: finished share of all sources, or None if unknown.
     """
 
     source: int = 0
@@ -69,7 +69,7 @@ class State:
 
 
 def encode_all(documents: Iterable[Document], codec: Codec) -> Iterator[Encoded]:
-    """Encode documents in order, the pictures of several documents in one batch."""
+    """The encoded documents in order; the pictures of several documents are encoded in one batch."""
     stream = iter(documents)
     while batch := list(islice(stream, BLOCK)):
         yield from codec.encode_batch(batch)
@@ -78,7 +78,7 @@ def encode_all(documents: Iterable[Document], codec: Codec) -> Iterator[Encoded]
 def encode_fitting(
     documents: Iterable[Document], codec: Codec, context: int, leave_out: Callable[[str], None]
 ) -> Iterator[Encoded]:
-    """As `encode_all`, but documents that cannot be split for a context, of which `leave_out` is told where and why."""
+    """As `encode_all`, without documents that cannot be split for `context`; `leave_out` gets place and reason."""
     stream = iter(documents)
     while batch := list(islice(stream, BLOCK)):
         for document, encoded in zip(batch, codec.encode_batch(batch), strict=True):
@@ -96,20 +96,20 @@ def prepare(
     max_rejects: int | float = MAX_REJECTS,
     context: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Write shards to the new folder `out`; yields counts after every document and at last the summary.
+    """Write shards to the new folder `out`; yields counts after every document, and the summary at the end.
 
-    Records that are no documents for this model are left out and listed in ``rejects.jsonl``. `out` is the same
-    whatever the number of workers, and however often a run was killed and gone on with.
+    Records that are no documents for this model are left out and listed in ``rejects.jsonl``. `out` does not depend on
+    the number of workers, nor on how often a run was killed and resumed.
 
     Args:
-        documents: documents at hand, or sources (`open_sources`); only a run from sources can be gone on with.
-        workers: processes; one is this process.
-        max_rejects: how many records may be rejected, or (a float below 1) which share of them.
-        context: the longest that the model has: a document that cannot be split for it is rejected.
+        documents: documents in memory, or sources (`open_sources`); only a run from sources can resume.
+        workers: number of processes; with 1, this process does the work.
+        max_rejects: largest number of rejected records, or (a float up to 1) their largest share.
+        context: the model's longest context; documents that cannot be split for it are rejected.
 
     Raises:
-        ValueError: `out` exists, a source cannot be read or has nothing in it, too many records are rejected, or the
-            disk is full.
+        ValueError: `out` exists, a source cannot be read or is empty, too many records are rejected, or the disk is
+            full.
     """
     sources = [source for source in documents if isinstance(source, Records)] if isinstance(documents, Sequence) else []
     if not sources:
@@ -118,23 +118,23 @@ def prepare(
     out = Path(out)
     key = _key(sources, codec, context)
     with _place(out, key) as (place, state):
-        made, verdicts = place / "shards", Verdicts(place / VERDICTS)
+        shards, verdicts = place / "shards", Verdicts(place / VERDICTS)
         try:
             with (
-                ShardWriter(made, codec.vocabulary, codec.fingerprint, state.counts, place) as writer,
-                _open_at(made / REJECTS, state.rejects_size) as rejects,
-                _open_at(made / ORIGINS, state.origins_size) as origins,
+                ShardWriter(shards, codec.vocabulary, codec.fingerprint, state.counts, place) as writer,
+                _open_at(shards / REJECTS, state.rejects_size) as rejects,
+                _open_at(shards / ORIGINS, state.origins_size) as origins,
             ):
                 for block, result in encode_blocks(codec, _blocks(sources, state), workers, context):
                     before, files, keys = asdict(state), Identities(), list[str]()
-                    for record, one in zip(block.records, result, strict=True):
-                        if isinstance(one, Reject):
+                    for record, outcome in zip(block.records, result, strict=True):
+                        if isinstance(outcome, Reject):
                             state.rejects += 1
-                            files |= one.files
-                            rejects.write(one.line())
+                            files |= outcome.files
+                            rejects.write(outcome.line())
                         else:
                             keys.append(record.key)
-                            writer.add(one)
+                            writer.add(outcome)
                             yield _figures(writer.counts, state)
                     if keys:
                         origins.write(json.dumps({"source": sources[block.source].name, "keys": keys}).encode() + b"\n")
@@ -145,33 +145,33 @@ def prepare(
                     state.rejects_size, state.origins_size = rejects.tell(), origins.tell()
                     _advance(state, sources, block, writer.flush())
                     write_json(place / STATE, asdict(state))
-                    _refuse_rejects(state, max_rejects, made / REJECTS)
-            _refuse_rejects(state, max_rejects, made / REJECTS, final=True)
+                    _refuse_rejects(state, max_rejects, shards / REJECTS)
+            _refuse_rejects(state, max_rejects, shards / REJECTS, final=True)
             if not state.seen:
                 raise ValueError("there are no documents to prepare")
             summary = writer.finish()
         except OSError as error:
             if is_disk_full(error):
-                raise disk_full(out, None, KEPT if _goes_on(key, place) else NOTHING) from error
+                raise disk_full(out, None, KEPT if _is_resumable(key, place) else NOTHING) from error
             raise
         refuse_existing(out)  # another process may have been faster
-        made.rename(out)
+        shards.rename(out)
     yield {**summary, **_figures(writer.counts, state)}
 
 
-def _goes_on(key: str | None, place: Path) -> bool:
-    """Whether there is something that the next run goes on from."""
+def _is_resumable(key: str | None, place: Path) -> bool:
+    """True if the next run can resume from `place`."""
     return key is not None and (place / STATE).exists()
 
 
 def check_limit(limit: int | float) -> None:
-    """Raises ValueError for a limit that is neither a number of records nor a share of them."""
+    """Raises ValueError if a limit is neither a number of records nor a share of records."""
     if limit < 0 or (isinstance(limit, float) and limit > 1):
         raise ValueError(f"--max-rejects is {limit}; give a number of documents (100) or a share of them (0.01)")
 
 
 def _blocks(sources: Sequence[Records], state: State) -> Iterator[Block]:
-    """Blocks from the state's place on. Raises ValueError for a source that has nothing."""
+    """Blocks from the state's place on. Raises ValueError for an empty source."""
     first, skip = state.source, state.records
     for number in range(first, len(sources)):
         records = sources[number].read(skip if number == first else 0)
@@ -184,7 +184,7 @@ def _blocks(sources: Sequence[Records], state: State) -> Iterator[Block]:
 
 
 def _next_block(records: Iterator[Record]) -> list[Record]:
-    """`BLOCK` records, or fewer that hold `MAX_BLOCK` bytes."""
+    """The next `BLOCK` records, or fewer if they reach `MAX_BLOCK` bytes."""
     block, size = list[Record](), 0
     for record in islice(records, BLOCK):
         block.append(record)
@@ -203,7 +203,7 @@ def _size_of(value: Any) -> int:
 
 
 def _advance(state: State, sources: Sequence[Records], block: Block, counts: Counts) -> None:
-    """Count a block that is written."""
+    """Add a written block to the state."""
     if state.source != block.source:
         state.source, state.records = block.source, 0
     state.records += len(block.records)
@@ -225,7 +225,7 @@ def _refuse_rejects(state: State, limit: int | float, path: Path, final: bool = 
         return
     with path.open(encoding="utf-8") as lines:
         first = [parse_json(line, str(path)) for line in islice(lines, SHOWN)]
-    shown = "; ".join(f"{one['source']}:{one['key']}: {one['reason']}" for one in first)
+    shown = "; ".join(f"{reject['source']}:{reject['key']}: {reject['reason']}" for reject in first)
     raise ValueError(
         f"{state.rejects} of {state.seen} documents were rejected, --max-rejects allows {limit}: {shown}; all are in "
         f"{path}; correct them, or go on with a higher --max-rejects"
@@ -234,7 +234,7 @@ def _refuse_rejects(state: State, limit: int | float, path: Path, final: bool = 
 
 @contextmanager
 def _open_at(path: Path, size: int) -> Iterator[BinaryIO]:
-    """A file to write on behind its first `size` bytes; the others are cut off."""
+    """A file that is cut to its first `size` bytes and open for writing after them."""
     with path.open("r+b" if path.exists() else "w+b") as file:
         file.truncate(size)
         file.seek(size)
@@ -242,7 +242,7 @@ def _open_at(path: Path, size: int) -> Iterator[BinaryIO]:
 
 
 def _key(sources: Sequence[Records], codec: Codec, context: int | None) -> str | None:
-    """All that decides the result; None where a run cannot be gone on with."""
+    """Everything that decides the result, or None if a run cannot resume."""
     identities = [source.identity() for source in sources]
     if None in identities:
         return None
@@ -251,7 +251,7 @@ def _key(sources: Sequence[Records], codec: Codec, context: int | None) -> str |
 
 
 def refuse_prepared(out: Path) -> None:
-    """Raises ValueError when there is something at `out`; what a run left that was killed at its end is removed."""
+    """Raises ValueError if `out` exists; removes the place of a run that was killed after `out` was complete."""
     place = place_beside(out)
     if out.is_dir() and place.is_dir() and not (place / "shards").exists():
         shutil.rmtree(place)
@@ -260,9 +260,9 @@ def refuse_prepared(out: Path) -> None:
 
 @contextmanager
 def _place(out: Path, key: str | None) -> Iterator[tuple[Path, State]]:
-    """The folder in which `out` is made, and how far it is; removed at the end, or if it cannot be gone on with.
+    """The folder in which `out` grows, and its state; removed at the end, or after an error if no run can resume.
 
-    What a run with another key left there is thrown away.
+    Files of a run with another key are removed.
     """
     refuse_prepared(out)
     place = place_beside(out)
@@ -272,24 +272,24 @@ def _place(out: Path, key: str | None) -> Iterator[tuple[Path, State]]:
         try:
             yield place, state
         except BaseException:
-            if not _goes_on(key, place):
+            if not _is_resumable(key, place):
                 shutil.rmtree(place, ignore_errors=True)
             raise
-        shutil.rmtree(place, ignore_errors=True)  # the result is whole, whatever becomes of it
+        shutil.rmtree(place, ignore_errors=True)  # the result is complete even if this fails
 
 
 def _left(place: Path, key: str | None) -> State:
-    """What an earlier run with this key left, or a new beginning."""
+    """The state that an earlier run with this key left, or a new one in an emptied folder."""
     try:
         if key is not None and (place / "shards").is_dir() and (place / "key.json").read_text(encoding="utf-8") == key:
             verdicts = Verdicts(place / VERDICTS)
             state = verdicts.go_back(read_json(place / STATE))
-            write_json(place / STATE, state)  # before anything behind it is cut off, or forgotten
+            write_json(place / STATE, state)  # before later data are cut off or forgotten
             verdicts.forget(state)
             for half in (place / "shards").glob(".*.partial-*"):  # of a run that was killed at its end
                 half.unlink()
             return State.of(state)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged: it begins anew
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged: begin anew
         pass
     for path in place.iterdir():
         if path.is_dir():

@@ -1,6 +1,6 @@
 """Raw records of any source, in order, from any place on: JSON lines, Parquet, WebDataset tars, `datasets`.
 
-Reading is cheap and done by one process; what a record says (`jam.data.converters`) is found out by the workers.
+One process reads records, which is cheap; workers interpret them (`jam.data.converters`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from jam.files import open_regular, reason
 
 LINES, TABLES, TARS = (".jsonl", ".json", ".jsonl.gz", ".json.gz"), (".parquet",), (".tar", ".tar.gz", ".tgz")
 HUB = "datasets:"
-GZIP = b"\x1f\x8b"  # how such a file begins
-MAX_SAMPLE = MAX_BYTES  # bytes of a row, or of a sample's files in all, each of which counts for `EACH` more
+GZIP = b"\x1f\x8b"  # first bytes of a packed file
+MAX_SAMPLE = MAX_BYTES  # bytes of a row, or of all files of a sample; each file counts `EACH` bytes more
 EACH = 2**10
-KEPT = 2**16  # files before a link that it may lead to
+KEPT = 2**16  # number of latest files that a link may lead to
 TEXTS = {"true": True, "false": False}
-# What `load_dataset` takes and its builder does not.
+# Arguments of `load_dataset` that its builder does not take.
 LOADING = ("split", "streaming", "num_proc", "keep_in_memory", "save_infos", "verification_mode")
 
 
@@ -41,11 +41,11 @@ class Record:
 
     Args:
         source: file or data set.
-        key: line, row or key within it.
-        value: a JSON line, the columns of a row, the files of a sample by extension, a document, or why it is none.
-        share: how much of the source is read up to here; None where its size is not known.
-        folder: in which its pictures lie; None: it has none but its own.
-        allowed_media_path: another folder, below which they may lie, too.
+        key: line, row or key within the source.
+        value: a JSON line, the columns of a row, the files of a sample by extension, a document, or an error.
+        share: share of the source that is read up to this record, or None if the source's size is unknown.
+        folder: folder of the record's pictures, or None if the record contains its pictures.
+        allowed_media_path: another folder below which pictures may be.
     """
 
     source: str
@@ -61,9 +61,9 @@ class Record:
 
 
 class Records(ABC):
-    """A source. `size` weighs it against the others for the time left; `identity` says whether it is still the same.
+    """A source. `size` is its weight among the sources, to estimate the time left.
 
-    Its records' pictures lie in `folder` (None: in the records themselves), or below `allowed_media_path`.
+    The records' pictures are in `folder` (None: in the records), or below `allowed_media_path`.
     """
 
     name: str
@@ -73,10 +73,10 @@ class Records(ABC):
 
     @abstractmethod
     def read(self, skip: int = 0) -> Iterator[Record]:
-        """All records but the first `skip`. Raises ValueError that names the source where it cannot be read."""
+        """All records but the first `skip`. Raises ValueError, with the source's name, if it cannot be read."""
 
     def identity(self) -> Any:
-        """What can be compared with an earlier run's; None: a run with this source cannot be gone on with."""
+        """A value that changes when the source changes, or None if a run with this source cannot resume."""
         return None
 
     def record(self, key: object, value: Any, share: float | None) -> Record:
@@ -99,7 +99,7 @@ class Files(Records):
 
     def broken(self, error: Exception, after: str) -> ValueError:
         return ValueError(
-            f"{self.path}: cannot be read behind {after} ({reason(error)}); is it whole? write or fetch it again"
+            f"{self.path}: cannot be read after {after} ({reason(error)}); is it whole? write or fetch it again"
         )
 
 
@@ -113,7 +113,7 @@ class JsonLines(Files):
             try:
                 for key, record in islice(json_records(file), skip, None):
                     yield self.record(key, record, raw.tell() / self.size)
-            except Exception as error:  # of damaged archives, readers raise what they like
+            except Exception as error:  # readers raise any error for a damaged archive
                 raise self.broken(error, f"{'record' if isinstance(error, JsonError) else 'line'} {key}") from None
 
 
@@ -135,14 +135,14 @@ class Parquet(Files):
                         row += 1
                         if row > skip:
                             yield self.record(row, value, row / total)
-        except Exception as error:  # of damaged tables, readers raise what they like
+        except Exception as error:  # readers raise any error for a damaged table
             raise self.broken(error, f"row {row}") from None
 
 
 class Tar(Files):
-    """A WebDataset: files that share a name up to their first dot are one sample, by the rest of their names.
+    """A WebDataset: files that share a name up to the first dot are a sample; the rest of a name is the file's key.
 
-    A link gives the file that it leads to, if that comes before it. Files whose names begin with a dot are none.
+    A link stands for its target, which must come before the link. Files whose names begin with a dot are skipped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -178,16 +178,16 @@ class Tar(Files):
                         sample[extension] = b""
                     else:
                         sample[extension] = _content(file, target, left)
-            except Exception as error:  # of damaged archives, readers raise what they like
+            except Exception as error:  # readers raise any error for a damaged archive
                 raise self.broken(error, f"sample {key!r}") from None
         if sample and not skip:
             yield self.record(key, sample, 1.0)
 
 
 class HubDataset(Records):
-    """Anything `datasets` opens: ``datasets:NAME?split=train&streaming=true&...``, or a folder that it saved.
+    """A data set of `datasets`: ``datasets:NAME?split=train&streaming=true&...``, or a folder that `datasets` saved.
 
-    What stands behind the question mark are arguments of `datasets.load_dataset`.
+    After the question mark come arguments of `datasets.load_dataset`.
     """
 
     def __init__(self, address: str) -> None:
@@ -200,7 +200,7 @@ class HubDataset(Records):
         self.folder = self._folder()
 
     def _folder(self) -> Path:
-        """That of its files; of a data set of the hub, where what is fetched of it lies."""
+        """The folder of the data set's files; for a data set of the hub, the cache of downloads."""
         named = self.options.get("data_dir") or self.options.get("data_files")
         files = Path(self.dataset)
         if not files.exists() and isinstance(named, str) and not WEB.match(named):
@@ -221,7 +221,7 @@ class HubDataset(Records):
                 rows = rows[self.options["split"]] if isinstance(rows, dict) else rows
             else:
                 rows = library.load_dataset(self.dataset, **self.options)
-        except Exception as error:  # of the library, of its readers, of the network
+        except Exception as error:  # from the library, its readers or the network
             raise self._unopened(error) from None
         total = len(rows) if hasattr(rows, "__len__") else None
         if total is not None and skip >= total:
@@ -234,10 +234,10 @@ class HubDataset(Records):
             for number, value in enumerate(rows.skip(skip) if skip else rows, skip + 1):
                 yield self.record(number, dict(value), number / total if total else None)
         except Exception as error:
-            raise ValueError(f"{self.name}: cannot be read behind row {number} ({reason(error)})") from None
+            raise ValueError(f"{self.name}: cannot be read after row {number} ({reason(error)})") from None
 
     def identity(self) -> Any:
-        """Sizes and dates of a saved folder's files; else what `datasets` knows files by: dates, hashes of the hub."""
+        """Sizes and dates of a saved folder's files; otherwise the dates or hashes that `datasets` has of files."""
         if self._is_saved:
             files = sorted(path for path in Path(self.dataset).rglob("*") if path.is_file())
             return [self.name, [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
@@ -254,7 +254,7 @@ class HubDataset(Records):
 
 
 class Documents(Records):
-    """Documents at hand."""
+    """Documents in memory."""
 
     name = "documents"
 
@@ -268,13 +268,13 @@ class Documents(Records):
 
 
 def open_sources(names: Sequence[str | Path], allowed_media_path: str | Path | None = None) -> list[Records]:
-    """Sources by their names: files, folders of files, and ``datasets:...``; each must be there.
+    """The sources with these names: files, folders of files, and ``datasets:...``.
 
     Args:
-        allowed_media_path: folder below which files of pictures may lie, beside the folder of their source.
+        allowed_media_path: folder below which files of pictures may be, besides the folder of their source.
 
     Raises:
-        ValueError: there is no such file or folder, or none of a kind that is read.
+        ValueError: a file or folder does not exist, or is of an unknown kind.
     """
     allowed = require_media_path(allowed_media_path)
     kinds: list[tuple[tuple[str, ...], type[Files]]] = [(LINES, JsonLines), (TABLES, Parquet), (TARS, Tar)]
@@ -299,7 +299,7 @@ def open_sources(names: Sequence[str | Path], allowed_media_path: str | Path | N
 
 
 def _target(member: Member, before: dict[str, Member]) -> Member:
-    """The member that a link leads to, among those before it; else the member itself."""
+    """The earlier member that a link leads to; otherwise the member itself."""
     if member.link is None:
         return member
     folder = posixpath.dirname(member.name) if member.is_symbolic else ""
@@ -307,7 +307,7 @@ def _target(member: Member, before: dict[str, Member]) -> Member:
 
 
 def _keep(before: dict[str, Member], name: str, member: Member) -> None:
-    """Note what a name leads to, and forget the oldest of too many."""
+    """Map `name` to `member`, and drop the oldest entry if there are too many."""
     before.pop(name, None)
     before[name] = member
     if len(before) > KEPT:
@@ -315,7 +315,7 @@ def _keep(before: dict[str, Member], name: str, member: Member) -> None:
 
 
 def _content(file: BinaryIO, member: Member, left: int) -> bytes | ValueError:
-    """The content of a sample's file, or why it cannot be had; `left` is negative where it is too large."""
+    """The content of a sample's file, or an error; `left` is the bytes that remain of `MAX_SAMPLE` after the file."""
     if member.link is not None:
         return ValueError(f"the file {member.name:.80} is a link to {member.link:.80}, which is not before it")
     if left < 0:
@@ -326,7 +326,7 @@ def _content(file: BinaryIO, member: Member, left: int) -> bytes | ValueError:
 
 
 def _stored(feature: Any, image: Any) -> Any:
-    """A column's type with pictures as they are stored: the workers decode them."""
+    """The type of a column, with pictures left encoded; the workers decode them."""
     if isinstance(feature, image):
         return image(decode=False)
     if isinstance(feature, dict):

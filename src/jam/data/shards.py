@@ -1,10 +1,10 @@
 """Token shards: the ids of documents in one memory-mapped file, with offsets, answers and image spans.
 
-A folder holds ``ids.bin`` (uint16 where the vocabulary fits, else uint32), ``offsets.npy`` ``[documents + 1]``,
-``answers.npy`` ``[documents]`` (index of the last answer's first id within its document), where there are earlier
-answers ``turns.npy`` ``[answers, 2]`` (their half-open spans in ``ids.bin``), ``images.npy`` ``[images, 2]`` (likewise,
-for other programs) and ``shards.json`` with the hash of the vocabulary, the codec's fingerprint, the digest of what is
-trained on and checksums of the files. ``origins.jsonl`` (of `prepare`) says where documents come from.
+A folder holds ``ids.bin`` (uint16 if the vocabulary fits, else uint32), ``offsets.npy`` ``[documents + 1]``,
+``answers.npy`` ``[documents]`` (index of the last answer's first id within its document), ``images.npy``
+``[images, 2]`` (half-open spans in ``ids.bin``, for other programs), ``turns.npy`` ``[answers, 2]`` (likewise, of
+earlier answers, if any) and ``shards.json`` with the hash of the vocabulary, the codec's fingerprint, the digest of the
+files for training and checksums of all files. ``origins.jsonl`` (written by `prepare`) has the documents' origins.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from jam.checked import require_kind
 from jam.checkpoints import sha256_of
 from jam.checkpoints.checksums import OTHERS, checksum_of, checksums_in, read_sealed, write_sealed
 from jam.codec import Encoded
-from jam.files import FileError, parse_json, reason
+from jam.files import FileError, parse_json, reading, reason
 from jam.vocabulary import Vocabulary
 
 SUMMARY, IDS = "shards.json", "ids.bin"
 TRAINED_ON = (IDS, "offsets.npy", "answers.npy")
-TURNS = "turns.npy"  # trained on as well, where it is
-ORIGINS = "origins.jsonl"  # where documents come from: a source and keys of some of its documents, a line
+TURNS = "turns.npy"  # trained on, too, if the file exists
+ORIGINS = "origins.jsonl"  # a line has a source and the keys of some of its documents
 DTYPES = {"answers": np.dtype(np.int32)} | dict.fromkeys(("ends", "images", "turns"), np.dtype(np.int64))
 
 
@@ -39,7 +39,7 @@ def dtype_for(vocabulary: Vocabulary) -> np.dtype:
 
 @dataclass
 class Counts:
-    """How much a folder of shards holds; `turns`: answers before the last one of a conversation."""
+    """Contents of a folder of shards; `turns`: number of answers before the last answer of a conversation."""
 
     documents: int = 0
     tokens: int = 0
@@ -48,19 +48,18 @@ class Counts:
 
 
 class ShardWriter:
-    """Writes encoded documents into an existing folder: `add` them inside a ``with`` block, then `finish`.
+    """Writes encoded documents into an existing folder: `add` documents inside a ``with`` block, then `finish`.
 
-    What is not yet of final form lies in files beside the ids, so that memory does not grow, and so that a writer goes
-    on from what another one, which was killed, had flushed.
+    Raw files hold everything but the ids until `finish`, so that memory does not grow, and a writer can resume from
+    what a killed writer flushed.
 
     Args:
-        fingerprint: that of the codec which encoded the documents; None (not known) fits no model that is asked for its
-            own.
-        counts: what of the folder's contents an earlier writer had flushed; everything behind it is cut off.
-        beside: folder of the files that are not of the result; default: `folder`, from which they are removed.
+        fingerprint: fingerprint of the codec that encoded the documents; None (unknown) fits no fingerprint of a model.
+        counts: contents that an earlier writer flushed; everything after them is cut off.
+        beside: folder of the raw files; default: `folder`, from which they are removed at the end.
 
     Raises:
-        ValueError: there is less in the folder than `counts` says.
+        ValueError: the folder holds less than `counts` says.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class ShardWriter:
         return self.counts.documents
 
     def add(self, encoded: Encoded) -> None:
-        assert encoded.alone() is encoded, "what is retrieved is no part of a document"
+        assert encoded.alone() is encoded, "retrieved documents are no part of a document"
         ids = np.asarray(encoded.ids, dtype=self._dtypes["ids"])
         is_image = (ids >= self.vocabulary.image_start) & (ids < self.vocabulary.control_start)
         edges = np.flatnonzero(np.diff(np.concatenate([[0], is_image.view(np.int8), [0]])))
@@ -123,13 +122,13 @@ class ShardWriter:
         self._files[name].write(np.asarray(values, dtype=self._dtypes[name]).tobytes())
 
     def flush(self) -> Counts:
-        """Hand everything to the system, which keeps it when this process is killed; returns what there is now."""
+        """Hand all data to the system, which keeps the data if this process is killed; returns the contents."""
         for file in self._files.values():
             file.flush()
         return replace(self.counts)
 
     def finish(self) -> dict[str, Any]:
-        """Write what lies beside the ids; returns what ``shards.json`` says."""
+        """Write all files but ``ids.bin``; returns the contents of ``shards.json``."""
         assert all(file.closed for file in self._files.values())
         offsets = np.zeros(self.documents + 1, dtype=np.int64)
         offsets[1:] = self._raw("ends")
@@ -158,18 +157,18 @@ class ShardWriter:
 
 
 class Shards:
-    """Reads a folder of token shards; ids stay on the disk and are mapped.
+    """The encoded documents of a folder of token shards; ids stay on the disk and are memory-mapped.
 
     Args:
-        fingerprint: `Codec.fingerprint` of the model that reads them; None: don't compare.
-        most: read the first documents only, so many at most; None: all.
-        learn_turns: which answers of a conversation have a weight: the "last", or "all".
+        fingerprint: `Codec.fingerprint` of the model that reads the shards; None: do not compare.
+        most: largest number of documents to read from the beginning; None: all.
+        learn_turns: answers of a conversation that have a weight: the "last", or "all".
 
     Attributes:
-        digest: equal where ids and all answers (of all documents) are; None for shards that an earlier version made.
+        digest: hash of the ids and answers of all documents; None for shards of an earlier version.
 
     Raises:
-        ValueError: the folder is none, incomplete, empty or of another vocabulary or codec.
+        ValueError: the folder is missing, incomplete, empty, or made for another vocabulary or codec.
     """
 
     def __init__(
@@ -208,11 +207,11 @@ class Shards:
             offsets, answers = (np.load(folder / f"{name}.npy") for name in ("offsets", "answers"))
             turns = np.load(folder / TURNS) if TURNS in trained_on else np.zeros((0, 2), dtype=np.int64)
             found = (folder / IDS).stat().st_size
-        except Exception as error:  # of damaged arrays, numpy raises what comes
+        except Exception as error:  # numpy raises any error for a damaged array
             raise FileError(
                 f"{folder}: the token shards cannot be read ({reason(error)}); prepare them again"
             ) from None
-        if any(one.ndim != 1 or one.dtype.kind not in "iu" for one in (offsets, answers)):
+        if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in (offsets, answers)):
             raise FileError(f"{folder}: offsets.npy and answers.npy are no lists of numbers; prepare them again")
         if len(offsets) != len(answers) + 1:
             raise ValueError(
@@ -249,13 +248,13 @@ class Shards:
             )
 
     def check(self, go_on: Callable[[], bool] = lambda: True) -> None:
-        """Compare all files with their checksums, or what is trained on with the digest of an earlier version.
+        """Compare all files with their checksums; in shards of an earlier version, the training files with the digest.
 
         Args:
-            go_on: is asked now and then; nothing more is read once it says no.
+            go_on: function that is called now and then; reading stops when it returns False.
 
         Raises:
-            FileError: they are not as they were written.
+            FileError: a file is not as it was written.
         """
         if self._checksums:
             for name in self._checksums:
@@ -274,10 +273,11 @@ class Shards:
         start = int(self.answers[index])
         inside = slice(*np.searchsorted(self.turns[:, 0], [first, first + start]))
         turns = (self.turns[inside] - first).tolist()
-        return Encoded.of(self._ids[first:end].tolist(), self.vocabulary, start, turns, self._earlier_weight)
+        with reading(self.folder / IDS, "prepare it again"):
+            return Encoded.of(self._ids[first:end].tolist(), self.vocabulary, start, turns, self._earlier_weight)
 
     def origin(self, index: int) -> str:
-        """Where a document comes from: source and line (row, sample), or its number where that is not known."""
+        """The source of a document and its line (row, sample), or the folder and its number if they are unknown."""
         for line, first in self._origins:
             if 0 <= index - first < len(line["keys"]):
                 return f"{line['source']}:{line['keys'][index - first]}"
@@ -285,13 +285,13 @@ class Shards:
 
     @cached_property
     def _origins(self) -> list[tuple[dict[str, Any], int]]:
-        """Lines of the file that says it, each with the number of its first document."""
+        """Lines of the file of origins, each with the number of its first document."""
         try:
             with (self.folder / ORIGINS).open(encoding="utf-8") as file:
                 lines = [parse_json(line, ORIGINS) for line in file]
             for line in lines:
                 require_kind(dict[str, str | list[str]], line, ORIGINS)
-        except (OSError, ValueError):  # of an earlier version, or damaged: numbers must do
+        except (OSError, ValueError):  # of an earlier version, or damaged: `origin` gives numbers
             return []
         if not all({"source", "keys"} <= line.keys() for line in lines):
             return []
@@ -299,12 +299,12 @@ class Shards:
         return list(zip(lines, [0, *ends], strict=False))
 
     def lengths(self) -> np.ndarray:
-        """Ids of each document, int64 ``[documents]``."""
+        """Number of ids of each document, int64 ``[documents]``."""
         return np.diff(self.offsets)
 
 
 def _are_turns(turns: np.ndarray, offsets: np.ndarray, answers: np.ndarray) -> bool:
-    """Whether these are spans in order, each before the last answer of its document."""
+    """True if `turns` are spans in order, each before the last answer of its document."""
     if turns.ndim != 2 or turns.shape[1] != 2 or turns.dtype.kind not in "iu":
         return False
     if (np.diff(turns.ravel(), prepend=0) < 0).any() or (turns >= offsets[-1]).any():

@@ -1,4 +1,4 @@
-"""One source of the mixture: shards, visited document by document, long ones piece by piece."""
+"""A source of the mixture: shards, visited document by document, and long documents piece by piece."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Source:
     """Shards with a weight in the mixture (share of the tokens).
 
     Attributes:
-        left_out: why documents are not visited, by their numbers: they cannot be split for this context.
+        left_out: reasons why documents cannot be split for this context, by number; these are not visited.
 
     Raises:
-        ValueError: that is so for all of them.
+        ValueError: all documents are left out.
     """
 
     def __init__(self, shards: Shards, weight: float, context: int) -> None:
@@ -29,7 +29,7 @@ class Source:
         self.left_out: dict[int, str] = {}
         spans = [self._spans_of(int(document)) for document in self._long]
         counts = np.ones(len(shards), dtype=np.int64)
-        counts[self._long] = [len(one) for one in spans]
+        counts[self._long] = list(map(len, spans))
         self._ends = np.cumsum(counts)  # pieces up to the end of each document
         if not len(self):
             raise ValueError(f"{shards.folder}: no document can be used: {self.named_left_out()[0]}")
@@ -43,7 +43,7 @@ class Source:
             return []
 
     def named_left_out(self) -> list[str]:
-        """Documents that are left out, by where they come from, and why."""
+        """Origin and reason of every document that is left out."""
         return [f"{self.shards.origin(document)}: {reason}" for document, reason in self.left_out.items()]
 
     def __len__(self) -> int:
@@ -58,10 +58,10 @@ class Source:
         return cut(encoded, self._spans[document][piece], self.shards.vocabulary)
 
     def document_of(self, index: int) -> int:
-        """The document that a piece is of."""
+        """The number of the document that contains a piece."""
         return int(np.searchsorted(self._ends, index, side="right"))
 
     @cached_property
     def mean_length(self) -> float:
-        """Ids of a piece, without what is repeated in each."""
+        """Mean number of ids of a piece, without repeated ids."""
         return float(np.delete(self.shards.lengths(), list(self.left_out)).sum() / len(self))

@@ -1,4 +1,4 @@
-"""Documents longer than the context: split between parts, never inside an image, with the question repeated."""
+"""Splits of documents longer than the context: between parts, never inside an image, with the question repeated."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jam.vocabulary import Vocabulary
 
 
 class UnsplittableError(ValueError):
-    """A document's question, or a picture behind it, leaves no room in the context: it is left out and named."""
+    """A document's question, or a picture after the question, does not fit into the context."""
 
 
 def why_unsplittable(encoded: Encoded, context: int, vocabulary: Vocabulary) -> str | None:
-    """The reason why a document cannot be learnt from, or measured on, in sequences of a context; None: it can."""
+    """The reason why a document cannot be split into sequences of `context` positions; None if it can."""
     try:
-        split_spans(encoded, context + 1, vocabulary)  # of n ids the last one is only predicted
+        split_spans(encoded, context + 1, vocabulary)  # the last of n ids is only predicted
     except UnsplittableError as error:
         return f"{error}; the context is {context}"
     return None
@@ -25,8 +25,8 @@ def why_unsplittable(encoded: Encoded, context: int, vocabulary: Vocabulary) -> 
 def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]:
     """Pieces of at most `limit` ids, each a document that begins with ``</s>`` and the question.
 
-    A text and the picture that follows it go into one piece where they fit. Only the last piece is closed by ``</s>``.
-    A text longer than a whole piece is cut between tokens.
+    A text and the picture after it share a piece if they fit. Only the last piece is closed by ``</s>``. A text longer
+    than a whole piece is cut between tokens.
 
     Raises:
         UnsplittableError: the question, or an image together with it, does not fit into `limit`.
@@ -35,7 +35,7 @@ def split(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Encoded]
 
 
 def cut(encoded: Encoded, span: Span, vocabulary: Vocabulary) -> Encoded:
-    """The piece of a document that holds a span of its main part; what is repeated is learnt in the first one."""
+    """The piece of a document that holds a span of its main part; only the first piece learns the repeated ids."""
     (left, right), ids, start = span, encoded.ids, encoded.main_start
     opening = [vocabulary.break_id] * (left > start and vocabulary.is_image(ids[left]))
     *front, main = encoded.segments
@@ -46,7 +46,7 @@ def cut(encoded: Encoded, span: Span, vocabulary: Vocabulary) -> Encoded:
 
 
 def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Span]:
-    """What the pieces of `split` hold of the main part; between two of them at most ``<break>`` is left out."""
+    """The spans of the main part that the pieces of `split` hold; between two spans at most ``<break>`` is left out."""
     ids, start = encoded.ids, encoded.main_start
     if len(ids) <= limit:
         return [(start, len(ids))]
@@ -57,10 +57,10 @@ def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Sp
         raise UnsplittableError(f"a question of {start} ids leaves no room for its answer in a piece of {limit}")
 
     def size(span: Span) -> int:
-        return span[1] - span[0] + vocabulary.is_image(ids[span[0]])  # an image in front needs its <break>
+        return span[1] - span[0] + vocabulary.is_image(ids[span[0]])  # a leading image needs its <break>
 
     spans: list[Span] = []
-    body: Span | None = None  # of the piece that is being filled
+    body: Span | None = None  # span of the piece that is being filled
     for unit in _units(found, ids, vocabulary):
         longer = (body[0] if body else unit[0][0], unit[-1][1])
         if size(longer) <= room:
@@ -76,7 +76,7 @@ def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Sp
                 longer = part
             if vocabulary.begins_image(ids[part[0]]) and size(longer) > room:
                 raise UnsplittableError(
-                    f"an image of {part[1] - part[0]} tokens behind a question of {start} ids does not fit "
+                    f"an image of {part[1] - part[0]} tokens after a question of {start} ids does not fit "
                     f"into a context of {limit}"
                 )
             while size(longer) > room:
@@ -88,7 +88,7 @@ def split_spans(encoded: Encoded, limit: int, vocabulary: Vocabulary) -> list[Sp
 
 
 def _units(parts: list[Span], ids: list[int], vocabulary: Vocabulary) -> list[list[Span]]:
-    """Texts, each with the picture behind it, and pictures without a text."""
+    """Texts, each with the picture after it, and pictures without a text."""
     units: list[list[Span]] = []
     for part in parts:
         if units and vocabulary.begins_image(ids[part[0]]) and not vocabulary.begins_image(ids[units[-1][-1][0]]):

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, one by one: large ones and those that cannot be read cost no other."""
+"""Rows of a Parquet file. A row that is too large or cannot be read becomes an error, and costs no other row."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 from jam.files import reason
 
-ROWS = 64  # that are read together
+ROWS = 64  # rows that are read together
 
 
 def rows_of(table: Any, number: int, most: int) -> Iterator[dict[str, Any] | ValueError]:
-    """The rows of one of a table's groups; where one is too large, or has what Python has not, why it cannot be had.
+    """The rows of a table's group; an error for a row with more than `most` bytes, or with a value unknown to Python.
 
-    A row may have `most` bytes. As many are read together as would fit if each were as large as the group says that its
-    largest column is.
+    As many rows are read together as would fit into `most` bytes if each had the size of the group's largest column.
     """
     group = table.metadata.row_group(number)
-    largest = max((group.column(one).total_uncompressed_size for one in range(group.num_columns)), default=0)
+    largest = max((group.column(index).total_uncompressed_size for index in range(group.num_columns)), default=0)
     if largest > most * group.num_rows:
         error = ValueError(f"the rows around it have {largest} bytes, more than {most} each")
         yield from [error] * group.num_rows
@@ -34,7 +33,7 @@ def _single(batch: Any, most: int) -> list[dict[str, Any] | ValueError]:
 
 
 def _row(row: Any, most: int) -> dict[str, Any] | ValueError:
-    """A single row, or why it cannot be had: its size, bytes that are no UTF-8, a date after the last."""
+    """A single row, or an error: too many bytes, bytes that are no UTF-8, a date beyond Python's last."""
     if row.nbytes > most:
         return ValueError(f"the row has {row.nbytes} bytes, more than {most}")
     try:

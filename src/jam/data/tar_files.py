@@ -1,7 +1,7 @@
-"""Files of a tar archive, one by one, as the format has them.
+"""Files of a tar archive, one by one.
 
-Written out, for `tarfile` takes a damaged header for the end of an archive, does not look behind the end, and reads
-into memory what a header claims. Here all that is an error that says what is wrong.
+`tarfile` takes a damaged header for the end of an archive, ignores data after the end, and reads as many bytes into
+memory as a header claims. This module raises a clear error instead.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 BLOCK = 512
-MAX_EXTENSION = 2**20  # bytes of what stands before a header: a long name, or what pax says
+MAX_EXTENSION = 2**20  # bytes of a header's extension: a long name, or pax entries
 LONGEST_NAME, LARGEST_FILE = 4096, 2**60
-FILES, LINKS, OTHERS, SPARSE = b"07\0", b"12", b"3456", b"S"  # kinds; those of LINKS and OTHERS have no content
+FILES, LINKS, OTHERS, SPARSE = b"07\0", b"12", b"3456", b"S"  # kinds; LINKS and OTHERS have no content
 LONG_NAME, LONG_LINK, PAX, PAX_OF_ALL = b"L", b"K", b"xX", b"g"
 PAX_SPARSE = "GNU.sparse."
 PAX_KEYS = ("path", "linkpath", "size", PAX_SPARSE)
@@ -23,12 +23,12 @@ PAX_LINE = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
 
 
 class TarError(ValueError):
-    """An archive cannot be read on: it is damaged, cut, or no archive from here."""
+    """An archive is damaged, cut, or no archive from some place on."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive, or a link. `place` is where its content begins; `link` is what a link leads to."""
+    """A file or link in an archive. `place` is the position of its content; `link` is the target of a link."""
 
     name: str
     place: int
@@ -38,10 +38,10 @@ class Member:
 
 
 def members(file: BinaryIO) -> Iterator[Member]:
-    """The files and links of an archive; between them the file may be read elsewhere.
+    """The files and links of an archive; between two members, the caller may read `file` at any position.
 
     Raises:
-        TarError: the archive is damaged, does not end as one ends, or goes on behind its end; a file in it is sparse.
+        TarError: the archive is damaged, has no end or data after its end, or contains a sparse file.
     """
     place, of_all, said = 0, dict[str, str](), dict[str, str]()
     while True:
@@ -51,7 +51,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
             raise TarError("it is cut: an archive ends in a block of zeros")
         if not header.strip(b"\0"):
             if said:
-                raise TarError("it ends behind the extension of a header")
+                raise TarError("it ends after the extension of a header")
             _require_end(file)
             return
         _require_sum(header)
@@ -78,13 +78,13 @@ def members(file: BinaryIO) -> Iterator[Member]:
             raise TarError(f"a header says that the file {name:.80} has {size} bytes")
         if kind in LINKS:
             yield Member(name, place, 0, link, is_symbolic=kind == b"2")
-        elif kind in FILES and not (kind == b"\0" and name.endswith("/")):  # as old archives write a folder
+        elif kind in FILES and not (kind == b"\0" and name.endswith("/")):  # a folder in old archives
             yield Member(name, place, size)
         place, said = place + _whole_blocks(size), {}
 
 
 def content_of(file: BinaryIO, member: Member) -> bytes:
-    """A file's content. Raises TarError where the archive ends before."""
+    """The content of a file. Raises TarError if the archive ends within the content."""
     file.seek(member.place)
     content = file.read(member.size)
     if len(content) < member.size:
@@ -97,7 +97,7 @@ def _whole_blocks(size: int) -> int:
 
 
 def _number(field: bytes) -> int:
-    """A number of a header: octal, or in base 256 where its first bit is set."""
+    """A number in a header: octal digits, or base 256 if the first bit is set."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = OCTAL.fullmatch(field)
@@ -107,7 +107,7 @@ def _number(field: bytes) -> int:
 
 
 def _require_sum(header: bytes) -> None:
-    """Raises TarError for a header whose sum of bytes, or of signed ones (some old writers), is not as it says."""
+    """Raises TarError if neither the sum of a header's bytes, nor of signed bytes (old writers), is its checksum."""
     said, rest = OCTAL.fullmatch(header[148:156]), header[:148] + b" " * 8 + header[156:]
     total = sum(rest)
     if said is None or int(said[1] or b"0", 8) not in (total, total - 256 * sum(byte > 127 for byte in rest)):
@@ -133,7 +133,7 @@ def _extension(file: BinaryIO, size: int) -> bytes:
 
 
 def _pax(content: bytes) -> dict[str, str]:
-    """Lines of "LENGTH KEY=VALUE", where the length is that of the line; those of `PAX_KEYS` alone are kept."""
+    """The values for `PAX_KEYS` in lines of "LENGTH KEY=VALUE", where LENGTH counts the whole line."""
     found, place, content = dict[str, str](), 0, content.rstrip(b"\0")
     while place < len(content):
         line = PAX_LINE.match(content, place)
@@ -156,11 +156,11 @@ def _size(value: str) -> int:
 
 
 def _require_end(file: BinaryIO) -> None:
-    """Raises TarError where something other than zeros follows the end, or a part of a block."""
+    """Raises TarError if the end is followed by anything but whole blocks of zeros."""
     size = 0
     while chunk := file.read(2**16):
         if chunk.strip(b"\0"):
-            raise TarError("it goes on behind its end; give archives that were joined one by one")
+            raise TarError("it has data after its end; give archives that were joined one by one")
         size += len(chunk)
     if size % BLOCK:
         raise TarError("its last block is cut")

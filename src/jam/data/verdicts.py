@@ -1,8 +1,7 @@
-"""Which files beside a source a preparation's rejects depend on: a corrected picture is judged again.
+"""The picture files that a preparation's rejects depend on, so that a run judges a corrected picture again.
 
-A source that changed is read from its beginning anyway; a picture beside it may be put right, or come, while the source
-stays. So a run that goes on looks at those files first, and goes back to the block of the first one that is not as it
-was.
+A changed source is read from its beginning. A picture file may change, or appear, while its source stays. A resumed run
+therefore checks these files first, and goes back to the block of the first changed file.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 from jam.files import FileError, open_regular, parse_json, write_text
 
-Identities = dict[str, list[int] | None]  # of files: bytes and date; None: there is none
+Identities = dict[str, list[int] | None]  # bytes and date of files by path, or None for a missing file
 
 
 def identities(paths: list[str]) -> Identities:
@@ -23,35 +22,35 @@ def identities(paths: list[str]) -> Identities:
 
 
 class Verdicts:
-    """The file that keeps them; a line is a block: how far the run was before it, and its rejects' files.
+    """The file with a line for each block: the run's state before the block, and the files of the block's rejects.
 
     Args:
-        path: of the file; what is there is gone on with.
+        path: path of the file; existing lines stay.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def add(self, before: dict[str, Any], files: Identities) -> None:
-        """Note a block; `before` is what `go_back` returns when one of the files changes."""
+        """Append a block; `before` is the state that `go_back` returns if one of `files` changes."""
         with self.path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"before": before, "files": files}) + "\n")
 
     def go_back(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The state to go on from: `state`, or that before the first block with a file that changed since."""
+        """The state to resume from: `state`, or the state before the first block with a changed file."""
         for block in self._blocks(state):
             if any(_identity(path) != identity for path, identity in block["files"].items()):
                 return block["before"]
         return state
 
     def forget(self, state: dict[str, Any]) -> None:
-        """Drop blocks that are not done in a state."""
+        """Drop the blocks that `state` does not include."""
         kept = "".join(json.dumps(block) + "\n" for block in self._blocks(state))
         if os.path.lexists(self.path):
             write_text(self.path, kept)
 
     def _blocks(self, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Blocks that are done in a state."""
+        """The blocks that `state` includes."""
         if not os.path.lexists(self.path):
             return
         with open_regular(self.path) as file:
@@ -59,7 +58,7 @@ class Verdicts:
         for line in lines:
             try:
                 block = parse_json(line, str(self.path))
-            except FileError:  # the last one, of a run that was killed
+            except FileError:  # the last line of a run that was killed
                 return
             if block["before"]["seen"] >= state["seen"]:
                 return

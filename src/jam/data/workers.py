@@ -1,6 +1,6 @@
-"""Blocks of records to ids, in this process or in several; the results come in the order of the blocks.
+"""Ids from blocks of records, in this process or several; results have the order of the blocks.
 
-A block's result depends on nothing but the block: its pictures are tokenized in batches of their own, on one thread.
+A block's result depends on the block only: batches of pictures never span two blocks, and run on one thread.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from jam.documents import Document, PicturePathError, Text, shortened
 
 PRELOADED = [__name__, "diffusers.models.autoencoders.vq_model", "transformers.models.auto.tokenization_auto"]
 LONGEST_REASON = 500  # characters
-AHEAD = 3  # blocks a worker that are read before they are needed
+AHEAD = 3  # blocks per worker that are read ahead
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A record that is no document for this model, and why. `files` are those beside its source that it names."""
+    """A record that is no document for this model, and the reason. `files` are files that the record names."""
 
     source: str
     key: str
@@ -43,14 +43,14 @@ class Reject:
     files: Identities = field(default_factory=dict)
 
     def line(self) -> bytes:
-        """As a line of the file of rejects."""
+        """The line for the file of rejects."""
         shown = {name: getattr(self, name) for name in ("source", "key", "id", "reason")}
         return (json.dumps(shown, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 @dataclass(frozen=True)
 class Block:
-    """Records of one source (its number among the sources)."""
+    """Records of one source; `source` is its number among the sources."""
 
     source: int
     records: list[Record]
@@ -61,9 +61,9 @@ T = TypeVar("T")
 
 
 def encode_block(codec: Codec, block: Block, context: int | None = None) -> Result:
-    """Encode a block's records, the pictures of all together.
+    """The encoded document, or the reject, of each record of a block.
 
-    `context`: documents that cannot be split for it are rejected; None: none are.
+    `context`: documents that cannot be split for this context are rejected; None: no limit.
     """
     documents: list[Document] = []
     errors: dict[int, ValueError] = {}
@@ -78,13 +78,13 @@ def encode_block(codec: Codec, block: Block, context: int | None = None) -> Resu
     encoded = zip(documents, codec.encode_each(documents), strict=True)
     result: Result = []
     for number, record in enumerate(block.records):
-        document, one = (Document(), errors[number]) if number in errors else next(encoded)
-        if isinstance(one, Encoded):
-            why = why_unsplittable(one, context, codec.vocabulary) if context is not None else None
-            result.append(one if why is None else _reject(record, document, why))
+        document, outcome = (Document(), errors[number]) if number in errors else next(encoded)
+        if isinstance(outcome, Encoded):
+            why = why_unsplittable(outcome, context, codec.vocabulary) if context is not None else None
+            result.append(outcome if why is None else _reject(record, document, why))
         else:
-            looked_for = [one.path] if isinstance(one, PicturePathError) and one.path is not None else []
-            result.append(_reject(record, document, str(one).removeprefix(record.where), looked_for))
+            looked_for = [outcome.path] if isinstance(outcome, PicturePathError) and outcome.path is not None else []
+            result.append(_reject(record, document, str(outcome).removeprefix(record.where), looked_for))
     return result
 
 
@@ -103,7 +103,7 @@ def _reject(record: Record, document: Document, reason: str, looked_for: Sequenc
 def encode_blocks(
     codec: Codec, blocks: Iterable[Block], workers: int, context: int | None = None
 ) -> Iterator[tuple[Block, Result]]:
-    """Every block with its result, in order.
+    """All blocks in order, each with its result.
 
     Raises:
         ValueError: a worker died.
@@ -134,7 +134,7 @@ def encode_blocks(
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Processes that start from a server which has imported everything once, where the system has that."""
+    """Processes that start from a server with all modules imported, if the system supports that."""
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(kind)
     if kind == "forkserver":
@@ -143,7 +143,7 @@ def _context() -> multiprocessing.context.BaseContext:
 
 
 def warm_up(workers: int) -> None:
-    """Let the server of processes import what it needs while this process does something else."""
+    """Start the server of processes, which imports its modules while this process does other work."""
     if workers > 1 and _context().get_start_method() == "forkserver":
         from multiprocessing.forkserver import ensure_running
 
@@ -155,7 +155,7 @@ _context_length: int | None = None
 
 
 def _begin(work: bytes) -> None:
-    """A worker's first moment: one thread, no interrupts of its own, and an end when its parent ends."""
+    """Prepare a worker: one thread, no interrupts, and an end when its parent ends."""
     global _codec, _context_length
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,6 +1,6 @@
-"""The one type that goes in and comes out everywhere: a document of text and pictures in order, perhaps with gaps.
+"""Documents: text and pictures in order, perhaps with gaps; the type of all inputs and outputs.
 
-JSON lines in and out, Markdown and HTML out. Pixels are read only when they are asked for.
+Documents are read and written as JSON lines, and written as Markdown and HTML. Pixels are read on request only.
 """
 
 from jam.documents.attached import PICTURE_KEYS, Sample

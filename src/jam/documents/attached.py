@@ -1,7 +1,7 @@
-"""Pictures beside a record's text, under keys of their own or as files of its sample, and their places in it.
+"""Pictures beside a record's text, under separate keys or as files of the sample, and their places in the text.
 
-Places are ``<image>`` in a text, and parts of type image without a picture (LLaMA-Factory, LLaVA, TRL); they take the
-pictures in order, and their numbers must agree. A text without places is a caption: its pictures follow it.
+Places are ``<image>`` in a text, and parts of type image without a picture (LLaMA-Factory, LLaVA, TRL). Places take the
+pictures in order; there must be equally many. A text without places is a caption, which its pictures follow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jam.documents.lost import names_picture
 from jam.documents.pictures import Image
 
 PLACE = "<image>"
-# Keys of pictures, and of their names: these say something about the pictures where there are others.
+# Keys of pictures, and keys of their names, which only describe the pictures if there are pictures, too.
 PICTURE_KEYS = (
     *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "jpg", "jpeg", "png", "webp"),
     *("image_bytes", "image_base64"),
@@ -25,21 +25,21 @@ NAME_KEYS = (
     *("image_path", "image_paths", "img_path", "img_paths", "image_file", "image_files"),
     *("image_url", "image_urls", "img_url", "img_urls"),
 )
-FILE_KEYS = ("file_name", "filename", "image_name", "image_filename")  # of anything: of a picture by what it ends in
-CONTENTS = ("bytes", "path", "url", "data", "image")  # keys of an object that is one picture
+FILE_KEYS = ("file_name", "filename", "image_name", "image_filename")  # name a picture if the suffix is a picture's
+CONTENTS = ("bytes", "path", "url", "data", "image")  # keys of an object that is a picture
 
 
 @dataclass
 class Place:
-    """Where a picture belongs that stands beside the text."""
+    """The place in a text for a picture beside the text."""
 
 
 @dataclass
 class Sample:
-    """What lies around a record: the folder of its file, and the files of its sample or columns of its row, by name.
+    """The surroundings of a record: the folder of its file, and the files of its sample or columns of its row by name.
 
-    `folder` is None for a sample of an archive, which has no other files. `key` is what the names of a sample's files
-    begin with; `used` are those that pictures were made of; `allowed_media_path` is as in `read_documents`.
+    `folder` is None for a sample of an archive, which has no other files. `key` is the common prefix of the names of a
+    sample's files; `used` are the files that became pictures; `allowed_media_path` is as in `read_documents`.
     """
 
     folder: Path | None = field(default_factory=Path)
@@ -50,19 +50,19 @@ class Sample:
     allowed_media_path: Path | None = None
 
     def picture(self, value: Any) -> Image:
-        """A picture by its content or name: one of the sample's files, or one beside the record's file.
+        """The picture with this content or name: a file of the sample, or a file beside the record's file.
 
         Raises:
-            ValueError: it is neither, or lies where it may not (`picture_path`).
+            ValueError: `value` is neither content nor name, or the file is in a forbidden place (`picture_path`).
         """
         if isinstance(value, Image):
             return value
         if isinstance(value, dict):
-            given = [value[name] for name in CONTENTS if value.get(name)]
+            contents = [value[name] for name in CONTENTS if value.get(name)]
             path = value.get("path")
-            if given and isinstance(given[0], bytes) and isinstance(path, str):
-                return Image(data=given[0], path=path, where=self.where)
-            value = given[0] if given else value
+            if contents and isinstance(contents[0], bytes) and isinstance(path, str):
+                return Image(data=contents[0], path=path, where=self.where)
+            value = contents[0] if contents else value
         if isinstance(value, bytes):
             return Image(data=value, path=f"of {self.key}", where=self.where)
         if not isinstance(value, str):
@@ -74,21 +74,21 @@ class Sample:
         return Image.at(value, self.folder, self.where, self.allowed_media_path)
 
     def pictures(self, value: Any) -> list[Image]:
-        """Those of a list, or the one that is there; what is empty is none."""
+        """The pictures of a list, or of a single value, without empty values."""
         values = value if isinstance(value, list | tuple) else [value]
-        return [self.picture(one) for one in values if not _is_empty(one)]
+        return [self.picture(entry) for entry in values if not _is_empty(entry)]
 
 
 def attach(turns: Sequence[Message], fields: Mapping[str, Any], sample: Sample, is_caption: bool) -> set[str]:
-    """Put the pictures beside a record into its turns; returns the keys that are read, or name what is read.
+    """Put the pictures beside a record into its turns; returns the keys of the pictures and of their names.
 
     Args:
-        turns: of the record, or one turn with all of its content; their `Place` parts are replaced.
-        fields: of the record.
-        is_caption: a text alone, whose pictures follow it where it has no places.
+        turns: turns of the record, or one turn with all its content; pictures replace the `Place` parts.
+        fields: fields of the record.
+        is_caption: True for content without turns, whose pictures follow it if it has no places.
 
     Raises:
-        ValueError: numbers of places and pictures differ, or pictures stand under several keys.
+        ValueError: numbers of places and pictures differ, or several keys have different pictures.
     """
     own = [part for turn in turns for part in turn.content if isinstance(part, Image)]
     found = {key: sample.pictures(fields[key]) for key in _keys(fields)}
@@ -119,7 +119,7 @@ def attach(turns: Sequence[Message], fields: Mapping[str, Any], sample: Sample, 
 
 
 def _keys(fields: Mapping[str, Any]) -> list[str]:
-    """Keys of pictures and of their names; those that may name files of the sample come before these."""
+    """Keys of pictures and of their names; the files of the sample, which others may name, come last."""
     known = [
         key
         for key, value in fields.items()
@@ -131,13 +131,13 @@ def _keys(fields: Mapping[str, Any]) -> list[str]:
 
 
 def _require_no_place(turns: Sequence[Message], where: str) -> None:
-    """Raises ValueError for a conversation with places and no pictures; elsewhere `PLACE` is a word like others."""
+    """Raises ValueError for a conversation with places and no pictures; elsewhere `PLACE` is an ordinary word."""
     if any(PLACE in part.text for turn in turns for part in turn.content if isinstance(part, Text)):
         raise ValueError(f"{where}a message has a place for a picture ({PLACE}), and there are no pictures beside it")
 
 
 def _split(part: Part) -> list[Any]:
-    """A text at its places."""
+    """The pieces of a text, with a `Place` between them."""
     if not isinstance(part, Text) or PLACE not in part.text:
         return [part]
     pieces: list[Any] = []
@@ -147,9 +147,9 @@ def _split(part: Part) -> list[Any]:
 
 
 def _chosen(found: dict[str, list[Image]], count: int, where: str) -> tuple[str, list[Image]]:
-    """The record's pictures, and their key: contents before names, and keys of pictures before those of names."""
+    """The key and pictures of the record: contents rather than names, and keys of pictures rather than of names."""
     filled = {key: pictures for key, pictures in found.items() if pictures}
-    contents = {key: pictures for key, pictures in filled.items() if all(_is_here(one) for one in pictures)}
+    contents = {key: pictures for key, pictures in filled.items() if all(map(_is_here, pictures))}
     named = {key: pictures for key, pictures in filled.items() if key in PICTURE_KEYS}
     best = contents or named or filled
     if len(best) > 1 and len(best) == count and all(len(pictures) == 1 for pictures in best.values()):
@@ -164,10 +164,10 @@ def _chosen(found: dict[str, list[Image]], count: int, where: str) -> tuple[str,
 
 
 def _require_among(found: dict[str, list[Image]], own: list[Image], where: str) -> None:
-    """Raises ValueError for a picture beside parts that have pictures, and not this one."""
-    known = [one.data or one.path for one in own]
+    """Raises ValueError for a picture beside the parts that is not among the parts' pictures `own`."""
+    known = [picture.data or picture.path for picture in own]
     for key, pictures in found.items():
-        if key not in NAME_KEYS + FILE_KEYS and any((one.data or one.path) not in known for one in pictures):
+        if key not in NAME_KEYS + FILE_KEYS and any((p.data or p.path) not in known for p in pictures):
             raise ValueError(f'{where}none of the parts is the picture under "{key}"; make it a part, or leave it out')
 
 

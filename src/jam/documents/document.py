@@ -1,4 +1,4 @@
-"""Text and pictures in order, perhaps with gaps, and how they look as HTML and Markdown."""
+"""Documents of text and pictures in order, perhaps with gaps, and their HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 @dataclass
 class Text:
-    """Raises ValueError for half a surrogate pair, which JSON and command lines may have and no tokenizer reads."""
+    """A text. Raises ValueError for half a surrogate pair, which JSON may contain and no tokenizer reads."""
 
     text: str
 
@@ -34,7 +34,7 @@ class Text:
 
 @dataclass
 class Gap:
-    """A place in a document that a model fills, from what stands on both sides (`jam fill`)."""
+    """A place in a document that a model fills from both sides (`jam fill`)."""
 
     modality: Literal["text", "image"]
 
@@ -56,10 +56,10 @@ class Message:
 
 @dataclass
 class Document:
-    """Text and pictures in order (`content`), or the turns of a conversation (`messages`); one of the two is filled.
+    """Text and pictures in order (`content`), or the turns of a conversation (`messages`), but not both.
 
-    `extra` keeps the other keys of the JSON line (id, source, license, author, ...) and, for a generated document, how
-    it came about (`finish_reason`, counts). `where` is the file and line it was read from, for messages.
+    `extra` has the other keys of the JSON line (id, source, license, author, ...) and, for a generated document, facts
+    of its generation (`finish_reason`, counts). `where` is the document's file and line, for messages.
     """
 
     content: list[Part] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Document:
     def __post_init__(self) -> None:
         if self.content and self.messages:
             raise ValueError("a document has either content or messages, not both")
-        if not isinstance(self.messages, list | tuple) or not all(isinstance(one, Message) for one in self.messages):
+        if not isinstance(self.messages, list | tuple) or not all(isinstance(turn, Message) for turn in self.messages):
             raise ValueError(f"{self.where}messages are {self.messages!r:.80}; give a list of Message")
         for content in (self.content, *(message.content for message in self.messages)):
             require_parts(content, f"{self.where}content")
@@ -94,15 +94,15 @@ class Document:
 
     @property
     def answer(self) -> list[Part]:
-        """The parts of the last turn if it is the assistant's, else all content."""
+        """All content; of messages, the parts of the last turn if the turn is the assistant's, otherwise none."""
         if not self.messages:
             return self.content
         return self.messages[-1].content if self.messages[-1].role == "assistant" else []
 
     def save(self, path: str | Path) -> Path:
-        """Write an HTML page (``.html``, pictures inside) or Markdown (``.md``, pictures in a folder beside it).
+        """Write an HTML page (``.html``, pictures inside) or Markdown (``.md``, pictures in a folder beside the file).
 
-        The page and its folder are there as a whole, or as they were.
+        The page and the folder are replaced completely or not at all.
         """
         path = as_path(path, "the page of a document")
         if path.suffix == ".html":
@@ -119,33 +119,33 @@ class Document:
 
 
 def require_parts(parts: Any, what: str) -> None:
-    """Raises ValueError for anything but a list of parts; `what` names it."""
-    wrong = [parts] if not isinstance(parts, list | tuple) else [one for one in parts if not isinstance(one, Part)]
+    """Raises ValueError for anything but a list of parts; `what` names the list."""
+    wrong = [parts] if not isinstance(parts, list | tuple) else [part for part in parts if not isinstance(part, Part)]
     if wrong:
         raise ValueError(f"{what} has {wrong[0]!r:.80}; give a list of Text, Image and Gap")
 
 
 def ending(document: Document) -> str:
-    """Why a generated document ended, in words ("max_new_tokens, within a sentence"); nothing for any other."""
+    """Why a generated document ended ("max_new_tokens, within a sentence"), or "" for other documents."""
     reason = document.extra.get("finish_reason")
     return f"{reason}{', within a sentence' if document.extra.get('is_cut') else ''}" if reason else ""
 
 
 def _told(document: Document) -> str:
-    """How a generated document came about, for its page."""
+    """Facts of a document's generation, for its page."""
     said = {"finished": ending(document), "asked by": document.extra.get("template")}
     return "; ".join(f"{what}: {value}" for what, value in said.items() if value)
 
 
 def to_markdown(document: Document, images: Path) -> str:
-    """Markdown text; its pictures are written into the folder `images`. What texts have of Markdown shows as text."""
+    """Markdown that shows texts literally, and whose pictures are written into the folder `images`."""
     text, pictures = _markdown(document, images.name)
     _write_pictures(images, pictures)
     return text
 
 
 def _markdown(document: Document, folder: str) -> tuple[str, dict[str, bytes]]:
-    """The text, and the pictures by their names in a folder called `folder`."""
+    """The Markdown, and the pictures by their names in the folder `folder`."""
     blocks: list[str] = []
     pictures: dict[str, bytes] = {}
     for role, part in _shown(document):
@@ -162,7 +162,7 @@ def _markdown(document: Document, folder: str) -> tuple[str, dict[str, bytes]]:
 
 
 def _write_pictures(images: Path, pictures: dict[str, bytes]) -> None:
-    """Write all of them beside the folder `images`, then into it; what else lies there stays."""
+    """Write all pictures beside the folder `images`, then move them into it; other files there stay."""
     if not pictures:
         return
     images.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ footer { color: #888; font-size: .85rem; }
 
 
 def to_html(document: Document, title: str = "An illustrated document") -> str:
-    """A page that needs nothing beside it."""
+    """An HTML page that needs no other files."""
     return page(title, article(document))
 
 
@@ -202,7 +202,7 @@ def page(title: str, body: str, style: str = "") -> str:
 
 
 def article(document: Document) -> str:
-    """The document as one HTML ``<article>``: questions as headings, texts as paragraphs, pictures inline."""
+    """The document as an HTML ``<article>``: questions as headings, texts as paragraphs, pictures inline."""
     lines = ["<article>"]
     for role, part in _shown(document):
         if isinstance(part, Text):
@@ -218,7 +218,7 @@ def article(document: Document) -> str:
 
 
 def _shown(document: Document) -> Iterator[tuple[str, Part]]:
-    """Parts that a page shows, with the role of their turn: all but empty texts and gaps."""
+    """Parts that a page shows (all but empty texts and gaps), with the role of their turn."""
     for turn in document.messages or [Message("assistant", document.content)]:
         for part in turn.content:
             if isinstance(part, Image) or (isinstance(part, Text) and part.text.strip()):

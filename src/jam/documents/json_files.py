@@ -1,4 +1,4 @@
-"""JSON records of a file, one by one: JSON lines, an array of records, or records that take several lines each."""
+"""JSON records of a file, one by one: JSON lines, an array of records, or records of several lines each."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from typing import BinaryIO
 
 from jam.files import reason
 
-STEP = 2**16  # bytes that are read at a time, until a record is longer
-MAX_RECORD = (
-    2**26
-)  # bytes of a record of text, with the data URIs in it: one of brackets takes 20 times as much in memory
-LONGEST_TOKEN = 16  # of JSON beside texts and numbers: an error so near to the end may be one of what is not read yet
+STEP = 2**16  # bytes that are read at a time, doubled for a longer record
+# Bytes of a record's text, data URIs included. A record of brackets takes 20 times as many bytes in memory.
+MAX_RECORD = 2**26
+LONGEST_TOKEN = 16  # of JSON without texts and numbers: an error so near the end may come from a cut token
 SPACE = re.compile(r"\s*")
-# What the first line of a record ends in that goes on in the next, and what that begins with then ("": anything).
-GOES_ON = {b"{": b'"}', b",": b'"', b"[": b"", b":": b""}
+# Last characters of a line that a record continues after, and first characters of the next line (b"": any).
+CONTINUES = {b"{": b'"}', b",": b'"', b"[": b"", b":": b""}
 
 
 class JsonError(ValueError):
-    """A file cannot be read on: it is no JSON from here."""
+    """A file is no JSON from some place on."""
 
 
 def json_records(file: BinaryIO) -> Iterator[tuple[str, bytes | ValueError]]:
-    """The records of a file, each with its number: the line's in JSON lines, else the record's.
+    """The records of a file with their numbers: line numbers in JSON lines, otherwise record numbers.
 
-    What one line of JSON lines holds is for the caller to judge, and of a line that is too long an error comes in its
-    place; an array is read as far as it is one.
+    The caller parses lines of JSON lines; an error replaces a line that is too long. The records of an array come
+    before an error in the array.
 
     Raises:
         JsonError: an array, or a record of several lines, breaks off, is no JSON, or has a record that is too long.
@@ -43,20 +42,20 @@ def json_records(file: BinaryIO) -> Iterator[tuple[str, bytes | ValueError]]:
         return
     record = _whole(file, line)
     following = file.readline(MAX_RECORD + 1)
-    if isinstance(record, bytes) and _goes_on(start.strip(), following.strip()):
+    if isinstance(record, bytes) and _continues(start.strip(), following.strip()):
         yield from _numbered(_values(file, start + following, in_array=False))
         return
     if isinstance(record, ValueError) or record.strip():
         yield str(first), record
-    others = chain([following], iter(lambda: file.readline(MAX_RECORD + 1), b""))
-    for number, line in enumerate(others, first + 1):
+    rest = chain([following], iter(lambda: file.readline(MAX_RECORD + 1), b""))
+    for number, line in enumerate(rest, first + 1):
         record = _whole(file, line)
         if isinstance(record, ValueError) or record.strip():
             yield str(number), record
 
 
 def _whole(file: BinaryIO, line: bytes) -> bytes | ValueError:
-    """A line of which `readline` gave the beginning; read to its end and not kept where it is too long."""
+    """The line that `readline` returned, or an error if it is too long; the rest of such a line is skipped."""
     size = len(line)
     if size <= MAX_RECORD:
         return line
@@ -69,16 +68,16 @@ def _numbered(records: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
     return ((str(number), record) for number, record in enumerate(records, 1))
 
 
-def _goes_on(line: bytes, following: bytes) -> bool:
-    """Whether the first line holds the beginning of a record only."""
-    begins = GOES_ON.get(line[-1:])
+def _continues(line: bytes, following: bytes) -> bool:
+    """True if the first line is only the beginning of a record."""
+    begins = CONTINUES.get(line[-1:])
     if not line.startswith(b"{") or begins is None or not following:
         return False
     return not begins or following[:1] in begins
 
 
 def _values(file: BinaryIO, start: bytes, in_array: bool) -> Iterator[bytes]:
-    """Values of an array, or one behind the other."""
+    """Values of an array, or of a sequence of values."""
     try:
         text = _Text(file, start)
         if not in_array:
@@ -92,11 +91,11 @@ def _values(file: BinaryIO, start: bytes, in_array: bool) -> Iterator[bytes]:
             if (mark := text.peek()) == "]":
                 break
             if mark != ",":
-                raise JsonError(f"expected ',' or ']' behind a record, got {mark or 'the end of the file'!r}")
+                raise JsonError(f"expected ',' or ']' after a record, got {mark or 'the end of the file'!r}")
             text.take()
         text.take()
         if rest := text.peek():
-            raise JsonError(f"expected the end of the file behind the array, got {rest!r}")
+            raise JsonError(f"expected the end of the file after the array, got {rest!r}")
     except JsonError:
         raise
     except (ValueError, RecursionError) as error:  # ValueError: UTF-8, grammar, or a number of very many digits
@@ -104,7 +103,7 @@ def _values(file: BinaryIO, start: bytes, in_array: bool) -> Iterator[bytes]:
 
 
 class _Text:
-    """JSON text of a file, of which no more is in memory than the longest value takes."""
+    """JSON text of a file, with at most the longest value in memory."""
 
     def __init__(self, file: BinaryIO, start: bytes) -> None:
         self._file, self._decode = file, codecs.getincrementaldecoder("utf-8")().decode
@@ -124,13 +123,13 @@ class _Text:
         self._place += 1
 
     def value(self) -> bytes:
-        """The next value. Raises JSONDecodeError where there is none."""
+        """The next value. Raises JSONDecodeError if there is none."""
         self.peek()
         step = STEP
         while True:
             try:
                 _, end = self._parse(self._window, self._place)
-                is_whole = end < len(self._window)  # else a number may go on
+                is_whole = end < len(self._window)  # otherwise a number may continue
             except json.JSONDecodeError as error:
                 end, is_whole = 0, False
                 if not error.msg.startswith("Unterminated") and error.pos < len(self._window) - LONGEST_TOKEN:
@@ -146,7 +145,7 @@ class _Text:
             step *= 2
 
     def _read(self, step: int) -> bool:
-        """Read on; False at the end of the file."""
+        """Read more bytes; False at the end of the file."""
         read = self._file.read(step)
         text = self._decode(read, not read)
         if not read:

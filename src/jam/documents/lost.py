@@ -1,8 +1,7 @@
-"""What in a record looks like a picture, and is none of those that are read: the record is rejected for it.
+"""Detection of pictures in a record that are not read, for which the record is rejected.
 
-A text whose picture was not found would be learnt as a text alone, without a word. Everything beside the parts of a
-document is looked at: contents, names and addresses of pictures. Names under keys that say where a record comes from
-pass.
+Otherwise a text would silently be learnt without its picture. All values beside the parts of a document are checked for
+contents, names and addresses of pictures, except names under keys that describe the record.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What files of pictures end in, and those that are not read: other formats, drawings, films.
+# Suffixes of files of pictures, and of files that are not read: other formats, drawings, films.
 READ_SUFFIXES = _words(
     "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff ppm pgm pbm pnm pfm avif jp2 j2k jpf jpx j2c ico qoi pcx sgi "
     "psd tga"
 )
 SUFFIXES = READ_SUFFIXES | _words("heic heif jxl svg svgz eps dng cr2 nef arw exr hdr mp4 m4v mov webm mkv avi")
-# How such files begin.
+# First bytes of such files.
 BEGINNINGS = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"qoif", b"8BPS", b"\0\0\0\x0cjP  "),
     *(b"\0\0\0\x0cJXL ", b"\xffO\xffQ", b"\x1aE\xdf\xa3"),
 )
-# Keys that say what a record is and where it comes from: names and addresses under them are of no picture of it.
+# Keys that describe a record and its source: names and addresses under these keys are no pictures of the record.
 DESCRIPTIONS = _words(
     "id uid uuid index source dataset license licence author authors creator credit credits attribution copyright "
     "publisher title subtitle language lang category categories topic tag tags keyword keywords date created modified "
     "rating score split citation reference references doi isbn note notes comment comments finish_reason"
 )
-# Words of keys under which stands a picture, and under which its name or address does.
+# Words in keys of a picture, and words in keys of a picture's name or address.
 PICTURE = _words("image images img imgs picture pictures pic pics photo photos pixel pixels thumbnail screenshot")
 ADDRESS = _words("url urls uri link href name names file files filename path paths filepath key src original")
 LONGEST_NAME = 1000
@@ -45,11 +44,11 @@ WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 def require_none(fields: Mapping[str, Any], has_pictures: bool, where: str) -> None:
-    """Raises ValueError that names the key of what looks like a picture.
+    """Raises ValueError, with the key, if a value looks like a picture.
 
     Args:
-        fields: of a record, a message or a part, without what was read of it.
-        has_pictures: some were read; names and addresses under keys that say so are of these.
+        fields: the unread fields of a record, a message or a part.
+        has_pictures: True if pictures were read, which values under keys of names and addresses may then describe.
     """
     for key, value in fields.items():
         if looks_like_picture(key, value, has_pictures):
@@ -60,7 +59,7 @@ def require_none(fields: Mapping[str, Any], has_pictures: bool, where: str) -> N
 
 
 def looks_like_picture(key: str, value: Any, has_pictures: bool = False) -> bool:
-    """Whether a value is, holds or names a picture."""
+    """True if a value is, holds or names a picture."""
     words = {word.lower() for word in WORD.findall(key)}
     is_named = bool(words & PICTURE)
     match value:
@@ -85,7 +84,7 @@ def looks_like_picture(key: str, value: Any, has_pictures: bool = False) -> bool
 
 
 def begins_picture(content: bytes) -> bool:
-    """Whether a file that begins so is a picture (or a film)."""
+    """True if `content` is the beginning of a file of a picture (or a film)."""
     return (
         content.startswith(BEGINNINGS)
         or (content[:4] == b"RIFF" and content[8:12] in (b"WEBP", b"AVI "))
@@ -94,7 +93,7 @@ def begins_picture(content: bytes) -> bool:
 
 
 def names_picture(name: str) -> bool:
-    """Whether a text is the name or address of a file that holds a picture, by what it ends in."""
+    """True if a text is the name or address of a file with the suffix of a picture."""
     if len(name) > LONGEST_NAME or "\n" in name:
         return False
     path = re.split(r"[?#]", name, maxsplit=1)[0] if WEB.match(name) else name
@@ -102,7 +101,7 @@ def names_picture(name: str) -> bool:
 
 
 def _inner(key: str, name: Any) -> str:
-    """The key of a value in an object, for `looks_like_picture`: ``bytes`` of an ``image`` are those of a picture."""
+    """The key of a value in an object, for `looks_like_picture`; ``bytes`` in ``image`` becomes ``image_bytes``."""
     return f"{key}_{name}" if str(name) in ("bytes", "path", "url", "data", "src") else str(name)
 
 
@@ -111,6 +110,6 @@ def _any(key: str, values: Iterable[Any], has_pictures: bool) -> bool:
 
 
 def _is_array(value: Sequence[Any]) -> bool:
-    """Whether nested lists are rows of numbers."""
+    """True if nested lists are rows of numbers."""
     row = value[0] if value else None
     return isinstance(row, list | tuple) and bool(row) and isinstance(row[0], list | tuple | int | float)

@@ -1,6 +1,6 @@
-"""Where the files of a document's pictures may lie: beside the document, or below a folder that its reader names.
+"""Allowed places of a document's picture files: beside the document, or below a folder that the user names.
 
-Documents come from others. One that named any file of the disk would have it read, and shown on a page.
+Documents come from other people. Otherwise a document could name any file of the disk, and pages would show that file.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from pathlib import Path
 from urllib.parse import unquote
 
 FILE_URL = "file://"
-LONGEST_PATH = 4096  # bytes, as of Linux: no longer one is of a file
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what ends a line among them
+LONGEST_PATH = 4096  # bytes, the limit of Linux
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # control characters and line ends
 SHOWN = 120  # characters of a name in a message
 
 
 class PicturePathError(ValueError):
-    """A document names a picture that lies where none of its pictures may; `path` is where it was looked for."""
+    """A document names a picture in a forbidden place, `path`."""
 
     path: str | None = None
 
 
 def picture_path(name: str, folder: Path | None, allowed_media_path: Path | None = None, where: str = "") -> str:
-    """The file of a picture that a document names.
+    """The path of a picture that a document names.
 
     Args:
-        name: relative to `folder`, absolute, or a ``file://`` URL.
-        folder: that of the document's file; None: it lies in an archive, whose files are no files of the disk.
-        allowed_media_path: a folder below which pictures may lie, too.
+        name: path relative to `folder`, absolute path, or ``file://`` URL.
+        folder: folder of the document's file; None for a document in an archive.
+        allowed_media_path: another folder below which pictures may be.
         where: file and line of the document, for messages.
 
     Raises:
-        PicturePathError: with all links followed it lies elsewhere, or its name is none.
+        PicturePathError: the picture, with all links followed, is in another place, or `name` is no name of a file.
     """
     picture = f"{where}picture {shortened(name)}"
     if folder is None:
@@ -41,8 +41,8 @@ def picture_path(name: str, folder: Path | None, allowed_media_path: Path | None
     path = str(folder / plain)
     if not _is_name(path):
         raise PicturePathError(f"{picture} cannot be read: that is no name of a file")
-    allowed = [one for one in (folder, allowed_media_path) if one is not None]
-    if not any(_is_below(path, one) for one in allowed):
+    allowed = [folder, *([] if allowed_media_path is None else [allowed_media_path])]
+    if not any(_is_below(path, place) for place in allowed):
         problem = PicturePathError(
             f"{picture} lies outside of {' and of '.join(map(str, allowed))}; put it beside its document, or name the "
             "folder of the pictures: --allowed-media-path DIR (in Python: allowed_media_path)"
@@ -53,14 +53,14 @@ def picture_path(name: str, folder: Path | None, allowed_media_path: Path | None
 
 
 def require_media_path(folder: str | Path | None) -> Path | None:
-    """The folder of that name. Raises ValueError where there is none."""
+    """The path of a folder, or None for None. Raises ValueError if the folder does not exist."""
     if folder is not None and not os.path.isdir(folder):
         raise ValueError(f"--allowed-media-path {folder}: there is no such folder")
     return None if folder is None else Path(folder)
 
 
 def shortened(text: str, most: int = SHOWN) -> str:
-    """A text for a message: its beginning and end, where it is longer than `most` characters; on one line."""
+    """A text in one line for a message, with only its beginning and end if it has more than `most` characters."""
     text = CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
     if len(text) <= most:
         return text
@@ -68,7 +68,7 @@ def shortened(text: str, most: int = SHOWN) -> str:
 
 
 def _is_name(path: str) -> bool:
-    """Whether a file could be called that: neither too long, nor with a zero byte or half a surrogate pair."""
+    """True if a file can have this name: not too long, and without zero bytes and halves of surrogate pairs."""
     try:
         return len(os.fsencode(path)) <= LONGEST_PATH and "\0" not in path
     except UnicodeEncodeError:

@@ -17,18 +17,18 @@ from jam.documents.pixels import MAX_BYTES, PictureSizeError, check_size, png_by
 from jam.files import FileError, read_bytes, reason
 
 DATA_URI = "data:image/"
-JPEG = b"\xff\xd8"  # how such a file begins
-# How the files of pictures begin in base64, behind which nothing but its letters comes.
+JPEG = b"\xff\xd8"  # first bytes of a JPEG file
+# Files of pictures in base64: their first characters, and only characters of base64 after these.
 BASE64 = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/_=\s-]{40,}")
 WEB = re.compile(r"(?:https?|ftp|s3|gs|hf)://", re.IGNORECASE)
 
 
 @dataclass
 class Image:
-    """A picture: pixels, or where they are (`path`: a file or a data URI), or image-tokenizer `codes`, row by row.
+    """A picture: `pixels`, the `path` of a file or a data URI, or image-tokenizer `codes`, row by row.
 
-    `grid`: height and width of the codes; None: as of all pictures of the model. `data` is the content of a picture's
-    file, where it lies in a table or an archive; `path` is its name there then.
+    `grid`: height and width of the codes; None: the model's grid. `data` is the content of a picture's file from a
+    table or an archive; `path` is then the file's name there.
     """
 
     path: str | None = None
@@ -50,10 +50,10 @@ class Image:
 
     @classmethod
     def at(cls, address: str, folder: Path | None, where: str = "", allowed_media_path: Path | None = None) -> Image:
-        """The picture of a data URI, of a file's content in base64, or of a file, as `picture_path` finds it.
+        """The picture of a data URI, of a file's content in base64, of a web address, or of a file (`picture_path`).
 
         Raises:
-            PicturePathError: the file lies where it may not.
+            PicturePathError: the file is in a forbidden place.
         """
         if is_data_uri(address):
             return cls(path=address, where=where)
@@ -65,13 +65,13 @@ class Image:
 
     @property
     def file(self) -> str | None:
-        """The file that the pixels are read from; None where they are here already, or on the web."""
+        """The file of the pixels, or None if the pixels are in memory or on the web."""
         if self.pixels is not None or self.data is not None or self.path is None:
             return None
         return None if is_data_uri(self.path) or WEB.match(self.path) else self.path
 
     def load(self) -> PILImage.Image:
-        """The picture as RGB pixels, upright, on white where it is transparent.
+        """The picture as RGB pixels, upright, with transparent pixels on white.
 
         Raises:
             ValueError: the file is missing, truncated, no picture, or on the web.
@@ -92,7 +92,7 @@ class Image:
             raise ValueError(f"{self.where}picture {shortened(str(error), 300)}") from None
         except PictureSizeError as error:
             raise PictureSizeError(f"{self.where}picture {self._name} {error}") from None
-        except Exception as error:  # decoders of damaged files raise what they like
+        except Exception as error:  # decoders raise any error for a damaged file
             raise ValueError(
                 f"{self.where}picture {self._name} cannot be read ({reason(error)}); is it truncated?"
             ) from None
@@ -117,10 +117,10 @@ def is_data_uri(address: str) -> bool:
 
 
 def decode_data_uri(address: str) -> bytes:
-    """What a data URI holds: base64 of either alphabet, with or without padding and line ends, or percent-encoded.
+    """The bytes of a data URI: base64 of either alphabet, with or without padding and line ends, or percent-encoded.
 
     Raises:
-        ValueError: it has other characters than those, or too many.
+        ValueError: the data URI has other characters, or is too long.
     """
     if len(address) > MAX_RECORD:
         raise ValueError(f"it has {len(address)} characters, more than the {MAX_RECORD} of a data URI")

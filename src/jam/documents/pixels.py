@@ -1,4 +1,4 @@
-"""Pixels of a picture's file as a viewer shows them: RGB of 8 bits, upright, on white."""
+"""Pixels of a picture's file as in a viewer: RGB of 8 bits, upright, on white."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from PIL import ExifTags
 from PIL import Image as PILImage
 
-# What is opened: no format that Pillow hands to another program (EPS) or only knows the name of (HDF5, GRIB, ...).
+# Without formats that Pillow hands to another program (EPS), or cannot decode (HDF5, GRIB, ...).
 FORMATS = (
     *("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"),
     *("ICO", "DIB", "QOI", "PCX", "SGI", "PSD", "TGA"),
 )
-# Of a picture that is read: one pixel shows nothing; a bomb, or a thread once its width is resized, fills the memory.
+# Limits of a picture: one pixel shows nothing; a bomb, or a very thin picture after resizing, fills the memory.
 MIN_SIDE, MAX_PIXELS, MAX_ASPECT = 2, 2**26, 100
 MAX_BYTES = 2**30  # of a picture's file
 SIZES = (
     f"a side must have {MIN_SIDE} or more, the longer one {MAX_ASPECT} times the shorter or less, and the picture "
     f"{MAX_PIXELS // 2**20} million or fewer"
 )
-# How EXIF says that a picture lies: what puts it upright.
+# Orientations in EXIF, and the operations that turn pictures upright.
 TURNS = {
     2: PILImage.Transpose.FLIP_LEFT_RIGHT,
     3: PILImage.Transpose.ROTATE_180,
@@ -35,29 +35,29 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class PictureSizeError(ValueError):
-    """A picture is too small to show anything, or too large to be read."""
+    """A picture is too small to show anything, or too large to read."""
 
 
 def read_pixels(data: bytes) -> PILImage.Image:
     """RGB pixels of a file's content.
 
     Raises:
-        PictureSizeError: there are too few or too many of them.
-        Exception: it is damaged; decoders raise what they like.
+        PictureSizeError: the picture has too few or too many pixels.
+        Exception: the content is damaged; decoders raise any error.
     """
     try:
         return _decoded(data)
     except ValueError as error:
-        if "MAX_TEXT" not in str(error):  # Pillow's limits of what describes a PNG picture
+        if "MAX_TEXT" not in str(error):  # Pillow's limits of descriptions in a PNG file
             raise
         return _decoded(_without_descriptions(data))
 
 
 def to_rgb(picture: PILImage.Image) -> PILImage.Image:
-    """RGB pixels of 8 bits, upright where EXIF says how they lie; what is transparent shows white.
+    """RGB pixels of 8 bits, upright if EXIF has the orientation, with transparent pixels on white.
 
     Raises:
-        ValueError: the values of a picture of floats or of 32 bits do not say how bright white is.
+        ValueError: the picture has floats or 32 bits, and its values do not tell the value of white.
     """
     if picture.mode[0] in "IF":
         rgb = _eight_bits(picture).convert("RGB")
@@ -66,14 +66,14 @@ def to_rgb(picture: PILImage.Image) -> PILImage.Image:
         rgb = PILImage.alpha_composite(PILImage.new("RGBA", layer.size, "white"), layer).convert("RGB")
     else:
         rgb = picture.convert("RGB")
-    turn = TURNS.get(_orientation(picture))  # read behind the pixels: Pillow turns TIFF itself, and says so then
+    turn = TURNS.get(_orientation(picture))  # read after the pixels, since Pillow turns TIFF and then updates EXIF
     rgb = rgb.transpose(turn) if turn is not None else rgb
-    rgb.info = {}  # it lies as it shows now
+    rgb.info = {}  # drops the old orientation
     return rgb
 
 
 def check_size(picture: PILImage.Image) -> None:
-    """Raises PictureSizeError."""
+    """Raises PictureSizeError if a picture is beyond the limits."""
     width, height = picture.size
     short, long = sorted(picture.size)
     if short < MIN_SIDE or short * long > MAX_PIXELS or long > MAX_ASPECT * short:
@@ -89,19 +89,19 @@ def png_bytes(picture: PILImage.Image) -> bytes:
 def _decoded(data: bytes) -> PILImage.Image:
     try:
         with (
-            warnings.catch_warnings(action="ignore"),  # bombs are judged by their size, damaged EXIF is none
+            warnings.catch_warnings(action="ignore"),  # `check_size` finds bombs; damaged EXIF is ignored
             PILImage.open(io.BytesIO(data), formats=_formats()) as picture,
         ):
             check_size(picture)
             return to_rgb(picture)
     except PILImage.DecompressionBombError:
         raise PictureSizeError(f"is too large; {SIZES}") from None
-    except PILImage.UnidentifiedImageError:  # names the address of the bytes in memory
+    except PILImage.UnidentifiedImageError:  # whose message has an address of memory
         raise ValueError(f"it is of none of the formats {', '.join(FORMATS)}") from None
 
 
 def _formats() -> list[str]:
-    """Those that this version of Pillow opens."""
+    """The formats that this version of Pillow opens."""
     PILImage.init()
     return [name for name in FORMATS if name in PILImage.OPEN]
 
@@ -109,14 +109,14 @@ def _formats() -> list[str]:
 def _orientation(picture: PILImage.Image) -> int:
     try:
         return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF, of which readers raise what they like, costs no picture
+    except Exception:  # readers raise any error for damaged EXIF, which does not damage the picture
         return 1
 
 
 def _eight_bits(picture: PILImage.Image) -> PILImage.Image:
-    """One channel of 16 or 32 bits, or of floats, as grey of 8 bits: the upper ones, as Pillow takes of 16-bit colours.
+    """One channel of 16 or 32 bits, or of floats, as grey of the upper 8 bits, as Pillow converts 16-bit colours.
 
-    Where the format does not say what white is, it is the least of 1 (floats), 255 and 65535 that no value exceeds.
+    If the format does not define white, white is the least of 1 (floats), 255 and 65535 that no value exceeds.
     """
     values = np.asarray(picture)
     low, high = values.min(), values.max()
@@ -141,13 +141,13 @@ def _eight_bits(picture: PILImage.Image) -> PILImage.Image:
 
 
 def _bits(picture: PILImage.Image) -> int | None:
-    """Bits of a value, as a TIFF file says it."""
+    """Bits of a value by the tags of a TIFF file, or None."""
     tags = getattr(picture, "tag_v2", {})
     return next(iter(tags.get(258, ())), None)
 
 
 def _without_descriptions(data: bytes) -> bytes:
-    """A PNG file without colour profile, packed texts and texts above 1 MB: no pixel depends on them."""
+    """A PNG file without colour profile, packed texts and texts above 1 MB, which change no pixels."""
     if not data.startswith(PNG):
         return data
     kept, place = [PNG], len(PNG)
@@ -162,5 +162,5 @@ def _without_descriptions(data: bytes) -> bytes:
 
 
 def _is_packed(international: bytes) -> bool:
-    """Whether the text of an ``iTXt`` chunk is compressed."""
+    """True if the text of an ``iTXt`` chunk is compressed."""
     return international.partition(b"\0")[2][:1] == b"\1"

@@ -1,4 +1,4 @@
-"""Documents as JSON lines (README, "Documents"), in and out."""
+"""Reading and writing of documents as JSON lines (README, "Documents")."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jam.documents.picture_paths import require_media_path
 from jam.documents.pictures import DATA_URI, JPEG, Image, data_uri
 from jam.files import as_path, kind_of, open_regular, parse_json, replacing
 
-# Where a part of type image says what its picture is; `source` and objects are those of chat APIs.
+# Keys of the picture in a part of type image; `source`, and objects as values, come from chat APIs.
 IMAGE_SOURCES = ("image", "image_url", "url", "path", "base64", "source")
 PART_KEYS = ("type", "text", "codes", "grid", "modality")
 
@@ -25,10 +25,10 @@ def read_documents(path: str | Path, allowed_media_path: str | Path | None = Non
     """Documents of a JSON-lines file, one by one.
 
     Args:
-        allowed_media_path: folder below which files of pictures may lie, beside the file's own folder.
+        allowed_media_path: folder below which files of pictures may be, besides the file's own folder.
 
     Raises:
-        ValueError: it names file and line.
+        ValueError: a document cannot be read; the message names file and line.
     """
     path, allowed = as_path(path, "the file of documents"), require_media_path(allowed_media_path)
     if not path.exists():
@@ -46,23 +46,23 @@ def read_documents(path: str | Path, allowed_media_path: str | Path | None = Non
 def parse_document(
     line: str | bytes, folder: Path = Path(), where: str = "", allowed_media_path: Path | None = None
 ) -> Document:
-    """One JSON line to a `Document`; pictures lie in `folder`, or below `allowed_media_path`."""
+    """The `Document` of a JSON line; its pictures are in `folder`, or below `allowed_media_path`."""
     record = parse_json(line, f"{where}the record", "correct it")
     return parse_record(record, Sample(folder, where, allowed_media_path=allowed_media_path))
 
 
 def present(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What is there: null means absent, as in tables."""
+    """The fields with a value; null means absent, as in tables."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def parse_record(record: Any, sample: Sample) -> Document:
-    """An object with content or messages to a `Document`; a part may be a `Text` or an `Image` already.
+    """The `Document` of an object with content or messages, whose parts may be `Text` and `Image` already.
 
-    Pictures beside them belong to their places (`jam.documents.attached`).
+    Pictures beside the parts go to their places (`jam.documents.attached`).
 
     Raises:
-        ValueError: it is none, or something in it looks like a picture and is none of those that are read.
+        ValueError: the object is no document, or a value looks like a picture and is not read.
     """
     where, fields = sample.where, present(record) if isinstance(record, dict) else {}
     if ("content" in fields) == ("messages" in fields):
@@ -148,7 +148,7 @@ def _parse_grid(part: dict[str, Any], where: str) -> tuple[int, int] | None:
 
 
 def to_record(document: Document) -> dict[str, Any]:
-    """The JSON-lines form; pictures with pixels become data URIs."""
+    """The object for JSON lines; pictures with pixels become data URIs."""
     if document.messages:
         turns = [{"role": turn.role, "content": _to_records(turn.content)} for turn in document.messages]
         return {**document.extra, "messages": turns}
@@ -171,14 +171,14 @@ def _to_records(parts: Sequence[Part]) -> list[dict[str, Any]]:
 
 
 def _address(image: Image) -> str:
-    """Where a picture is, or a data URI that holds it; a JPEG file stays one."""
+    """The address of a picture, or a data URI with its pixels; a JPEG file stays JPEG."""
     if image.data is not None and image.data.startswith(JPEG):
         return f"{DATA_URI}jpeg;base64,{base64.b64encode(image.data).decode()}"
     return image.path if image.path is not None and image.data is None else data_uri(image.load())
 
 
 def write_documents(path: str | Path, documents: Iterable[Document]) -> None:
-    """Write JSON lines, which are there as a whole; a half of a surrogate pair in `extra` stays as JSON escapes it."""
+    """Write JSON lines atomically; half a surrogate pair in `extra` is escaped as in JSON."""
     path = as_path(path, "the file of documents")
     with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as lines:
         for document in documents:

@@ -1,4 +1,4 @@
-"""Measures: perplexity by modality, and what a fused model kept of its parents."""
+"""Measures: perplexity by modality, and differences between a fused model and its parents."""
 
 from jam.evaluation.perplexity import evaluate
 from jam.evaluation.proof import Proof, verify

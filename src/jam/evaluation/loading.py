@@ -1,4 +1,4 @@
-"""A parent, or one tower of a fused folder, in memory alone."""
+"""Loading of a single parent, or of a single tower of a fused folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jam.fusion.skeleton import tensor_shapes
 from jam.models import CrossConfig, JointTower, SingleDecoder
 from jam.vocabulary import ParentRows, Vocabulary
 
-WRITING = ("o_proj.weight", "fc2.weight")  # the matrices of a cross block that write to its stream
+WRITING = ("o_proj.weight", "fc2.weight")  # matrices of a cross block that write to the stream
 
 
 def load_parent(
@@ -30,23 +30,23 @@ def load_parent(
     """A parent that reads and writes joint ids.
 
     Args:
-        made_in: tensors that are made of others are rounded to this; None: to the parent's data type.
+        made_in: data type to which computed tensors are rounded; None: the parent's.
 
     Raises:
-        ValueError: its weights do not fit its config.
+        ValueError: the parent's weights do not fit the parent's config.
     """
     parent.check_weights()
     with _without_weights(device, dtype):
-        made = SingleDecoder(parent.config, vocabulary, image_grid, rows)
-    made.model.tie_weights()
-    _fill(made.model, parent.skeleton.shapes, lambda name: parent_tensor(parent, name, made_in or parent.dtype))
-    return made.eval()
+        decoder = SingleDecoder(parent.config, vocabulary, image_grid, rows)
+    decoder.model.tie_weights()
+    _fill(decoder.model, parent.skeleton.shapes, lambda name: parent_tensor(parent, name, made_in or parent.dtype))
+    return decoder.eval()
 
 
 def load_tower(
     reader: CheckpointReader, config: CrossConfig, role: str, device: str | torch.device, dtype: torch.dtype
 ) -> JointTower:
-    """One tower of a cross model with the readout ``exact``; the other tensors of the folder are not read.
+    """One tower of a cross model with the readout ``exact``; no other tensors of the folder are read.
 
     Raises:
         ValueError: tensors are missing, not expected or of another shape.
@@ -64,23 +64,23 @@ def load_tower(
 
 
 def parent_tensor(parent: Parent, name: str, made_in: torch.dtype) -> Tensor:
-    """A tensor of the parent's decoder, by its name there: as it is stored, or made of others and rounded."""
-    made = parent.made.get(name)
-    if made is None:
+    """The tensor `name` of the parent's decoder: as stored, or computed from other tensors and rounded."""
+    recipe = parent.made.get(name)
+    if recipe is None:
         return parent.table(name).stored()
-    first, *others = (parent.table(source) for source in made.sources)
-    return made.compute(first.stored(), *(other.whole() for other in others)).to(made_in)
+    first, *rest = (parent.table(source) for source in recipe.sources)
+    return recipe.compute(first.stored(), *(table.whole() for table in rest)).to(made_in)
 
 
 def exchange_is_identity(reader: CheckpointReader) -> bool:
-    """Whether the cross blocks of a cross model add nothing to the streams: then each tower computes alone."""
+    """True if the cross blocks of a cross model add nothing to the streams, so that each tower computes alone."""
     blocks = (name for name in reader.infos if name.startswith(("to_text.", "to_image.")) and name.endswith(WRITING))
     return not any(bool(reader.read(name).any()) for name in blocks)
 
 
 @contextmanager
 def _without_weights(device: str | torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Modules that are made inside have room for their weights, which nobody initialises."""
+    """Make modules in the block with uninitialised weights on `device`, of type `dtype`."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -91,7 +91,7 @@ def _without_weights(device: str | torch.device, dtype: torch.dtype) -> Iterator
 
 
 def _fill(module: nn.Module, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
-    """Copy tensors into a module one at a time, so that no more than one is in memory twice."""
+    """Copy tensors into a module one by one, so that at most one tensor is in memory twice."""
     own = module.state_dict()
     for name in names:
         own[name].copy_(read(name))

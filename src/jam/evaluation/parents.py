@@ -1,4 +1,4 @@
-"""The parents of a fused folder: where they are, and where they keep the joint ids."""
+"""The parents of a fused folder, and the parents' rows of the joint ids."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def find_parent(
     """A parent of a fused folder.
 
     Raises:
-        ValueError: the folder was not fused, the parent is not found, or its hash is not the manifest's.
+        ValueError: the folder was not fused, the parent is not found, or the parent's hash is not the manifest's.
     """
-    entry = next((one for one in manifest.ancestors if one["role"] == role), None)
+    entry = next((ancestor for ancestor in manifest.ancestors if ancestor["role"] == role), None)
     if entry is None:
         raise ValueError(f"{folder}: its manifest names no {role} parent; give a folder that `jam fuse` wrote")
     place = given or entry.get("source")
@@ -47,9 +47,9 @@ def find_parent(
 
 
 def rows_of_parents(folder: str | Path, manifest: Manifest, config: PretrainedConfig) -> dict[str, ParentRows]:
-    """Where each parent keeps the joint ids. Raises ValueError when a manifest of earlier versions does not say."""
+    """The rows of the joint ids in each parent. Raises ValueError if the manifest of an earlier version lacks them."""
     if isinstance(config, CrossConfig):
         return dict(zip(ROLES, config.parent_rows, strict=True))
-    if any("rows" not in one for one in manifest.ancestors):
+    if any("rows" not in ancestor for ancestor in manifest.ancestors):
         raise ValueError(f"{folder}/manifest.json does not say the rows of the parents; fuse them again")
-    return {one["role"]: ParentRows(**one["rows"]) for one in manifest.ancestors}
+    return {ancestor["role"]: ParentRows(**ancestor["rows"]) for ancestor in manifest.ancestors}

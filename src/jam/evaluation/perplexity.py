@@ -1,8 +1,8 @@
-"""Perplexity by modality: exp of the mean cross-entropy over text targets, image targets, and all of them.
+"""Perplexity by modality: exp of the mean cross-entropy over text targets, image targets, and all targets.
 
-`<break>`, `</s>` and other controls count as text; of messages only the answer is measured. The softmax runs inside
-what the grammar allows, for every model alike, so that fusions with one softmax over everything and with one a modality
-can be compared; the paper's numbers are over everything.
+`<break>`, `</s>` and other controls count as text; in messages only the answer is measured. For all models, the softmax
+runs over the ids that the grammar allows, so that fusions with one softmax and fusions with one per modality can be
+compared; the paper's numbers are over all ids.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def evaluate(
     on_documents: Callable[[int], None] | None = None,
     leave_out: Callable[[str], None] | None = None,
 ) -> dict[str, float | int | None]:
-    """Measure a model on documents; longer ones are split as in training.
+    """Perplexities of a model on documents; longer documents are split as in training.
 
     Args:
-        batch_size: packed sequences of the model's context in one forward.
-        on_documents: called with the number of documents that were just measured.
-        leave_out: told where a document stands, and why, whose question, or a picture behind it, leaves no room in the
-            model's context: it is not measured. None: that is an error.
+        batch_size: packed sequences of the model's context in one forward pass.
+        on_documents: function that gets the number of documents that were just measured.
+        leave_out: function that gets place and reason of a document that cannot be split for the model's context and is
+            not measured. None: such a document is an error.
 
     Returns:
-        ``{"text_ppl", "image_ppl", "all_ppl", "text_tokens", "image_tokens", "all_tokens"}``; a perplexity is None
-        where there are no such targets.
+        ``{"text_ppl", "image_ppl", "all_ppl", "text_tokens", "image_tokens", "all_tokens"}``; a perplexity without
+        targets is None.
 
     Raises:
         ValueError: a document cannot be read, or (without `leave_out`) cannot be measured.
@@ -65,7 +65,7 @@ def measure(model: JointModel, group: list[Encoded], batch_size: int, counts: Pe
     context = model.context_length
     pieces = [piece for document in group for piece in split(document, context + 1, vocabulary)]
     longest = max(len(piece.ids) for piece in pieces) - 1
-    # Short documents are packed into sequences of a few documents each: attention is quadratic in their length.
+    # Short documents fill short sequences, since attention is quadratic in the length of a sequence.
     length = min(context, max(longest, 512))
     allowed = model.grammar.allowed().to(model.device)
     for batch in plain_batches(pieces, model.grammar, length, batch_size):

@@ -1,9 +1,9 @@
-"""The proof of a fusion: rerun both parents and the fused model on documents, and say what was kept.
+"""The proof of a fusion: runs of both parents and the fused model on documents, and their differences.
 
-A cross model whose exchange is still the identity is run tower by tower: a tower of the fused folder, then (its layers
-freed, its head and its hidden states kept) the parent it was made of. So the most in memory is one parent with a head
-of the fused model, and a few hundred rows of logits; the exchange itself is read from the files. Any other fused model
-is run whole, and then one parent at a time.
+A cross model whose exchange is still the identity runs tower by tower: a tower of the fused folder, then (with the
+tower's layers freed, and its head and hidden states kept) the parent of that tower. At most one parent, one head of the
+fused model and a few hundred rows of logits are in memory; the exchange is checked in the files. Any other fused model
+runs whole, and then one parent at a time.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from jam.vocabulary import ParentRows, Vocabulary
 
 # Verdicts. MEASURED: nothing differs, but a parent was not run, or tensors and settings were not compared.
 EXACT, MEASURED = "exact", "exact as far as measured"
-BURDEN = 1.2  # times the perplexity of text that a picture in front may cost before a reader is warned
+BURDEN = 1.2  # factor on the perplexity of text after a picture above which a warning appears
 WITHIN, BEYOND, NOT_PROMISED = "within tolerance", "beyond tolerance", "not promised"
 DAMAGED = "not as it was written"
 
 
 @dataclass(frozen=True)
 class Behind:
-    """Perplexity of the fused model on the same text behind a picture and without pictures."""
+    """Perplexity of the fused model on text after a picture, and on the same text without pictures."""
 
     tokens: int
     with_pictures: float | None
@@ -62,23 +62,23 @@ class Behind:
 
 @dataclass(frozen=True)
 class Proof:
-    """What `verify` found.
+    """The result of `verify`.
 
     Args:
-        promised: the fusion is one that loses nothing, and nothing was trained since.
-        way: how the fused model was run, "tower by tower" or "whole".
-        tolerance: greatest logit difference that passes; None: there is no promise to hold it to.
-        pieces: documents, where longer ones are cut into pieces that fit the context.
-        parents: role, name and hash of each.
-        text, image: what was kept of each parent on its modality.
-        behind_pictures: text behind pictures.
-        answers: to questions without pictures, beside the text parent's own; None where none were asked.
-        changed_tensors: by role, tensors of a parent that its tower has not, where that is promised.
-        changed_rows: tensors of the fused model's own that are not what fusion makes of the parents, likewise.
-        changed_settings: by role, fields of a tower's config that are not what fusion makes of the parent's, likewise.
-        changed_files: names of files that are not as the manifest says they were written.
-        interpolated: by role, (from, to) how many positions a parent's were interpolated, by fusion as for this proof.
-        notes: what a reader should know.
+        promised: True if the fusion promises exactness, and the model was not trained afterwards.
+        way: way of running the fused model, "tower by tower" or "whole".
+        tolerance: greatest logit difference that passes; None without a promise.
+        pieces: number of documents, with longer ones split into pieces that fit the context.
+        parents: role, name and hash of each parent.
+        text, image: comparison with each parent on the parent's modality.
+        behind_pictures: perplexities of text after pictures.
+        answers: comparison of answers to questions without pictures; None without questions.
+        changed_tensors: by role, tensors of a parent that differ in its tower; empty without a promise.
+        changed_rows: other tensors of the fused model that differ from a new fusion of the parents, likewise.
+        changed_settings: by role, fields of a tower's config that differ from a new fusion, likewise.
+        changed_files: names of files with another checksum than the manifest's.
+        interpolated: by role, (from, to) numbers of interpolated positions of a parent, in the fusion and here.
+        notes: sentences for the reader.
     """
 
     method: str
@@ -107,7 +107,7 @@ class Proof:
 
     @property
     def verdict(self) -> str:
-        """With a tolerance of 0 tensors and settings must be as they were fused too, also those no document needs."""
+        """The verdict; with a tolerance of 0, all tensors and settings, used by a document or not, must be as fused."""
         if self.changed_files:
             return DAMAGED
         if self.tolerance is None:
@@ -131,23 +131,23 @@ class _Samples:
 
     @classmethod
     def of(cls, pieces: Iterable[Encoded], grammar: Grammar) -> _Samples:
-        """Raises ValueError if there is nothing to measure."""
-        made = cls([], [], [], [])
+        """The samples of pieces. Raises ValueError if there is nothing to measure."""
+        samples = cls([], [], [], [])
         for piece in pieces:
             ids, start = piece.ids, piece.main_start
-            made.text.extend(filter(None, [text_of(ids, grammar, start)]))
-            made.image.extend(filter(None, [pictures_of(ids, grammar, start)]))
+            samples.text.extend(filter(None, [text_of(ids, grammar, start)]))
+            samples.image.extend(filter(None, [pictures_of(ids, grammar, start)]))
             if (both := text_behind_pictures(ids, grammar, start)) is not None:
-                made.behind.append(both[0])
-                made.without.append(both[1])
-        if not made.text and not made.image:
+                samples.behind.append(both[0])
+                samples.without.append(both[1])
+        if not samples.text and not samples.image:
             raise ValueError("there is nothing to measure: the documents have neither text nor pictures")
-        return made
+        return samples
 
 
 @dataclass(frozen=True)
 class _Case:
-    """What `verify` works with."""
+    """The models and settings of a `verify`."""
 
     manifest: Manifest
     config: PretrainedConfig
@@ -163,7 +163,7 @@ class _Case:
     found: list[Difference]
 
     def check_memory(self, parts: Mapping[str, list[TensorInfo]]) -> None:
-        """Raises ValueError unless each part of the fused model, and then its tables with the parent, fit."""
+        """Raises ValueError if a part of the fused model, or its tables with the parent, do not fit into memory."""
         steps = []
         for role, infos in parts.items():
             tables = [info for info in infos if info.shape[:1] >= (self.grammar.vocabulary.text_size,)]
@@ -212,7 +212,7 @@ class _Case:
         return Behind(tokens, with_pictures, without)
 
     def compare(self, traced: Trace, role: str) -> Kept:
-        gc.collect()  # layers that were dropped before
+        gc.collect()  # frees dropped layers
         self.say(f"running the {role} parent")
         return compare(traced, self.load_parent(role), self.grammar, image=role == "image")
 
@@ -229,7 +229,7 @@ class _Case:
         )
 
     def ask(self, questions: Mapping[str, list[int]], new_ids: int) -> Answers:
-        """Let the text parent answer; the differences are found when the fused model runs."""
+        """Let the text parent answer; a later run of the fused model adds the differences."""
         vocabulary = self.grammar.vocabulary
         prompts = {}
         for question, ids in questions.items():
@@ -241,7 +241,7 @@ class _Case:
         self.check_memory({"text": []})
         self.say("asking the text parent")
         self.asked.extend(ask(self.load_parent("text"), prompts, vocabulary, new_ids))
-        count = sum(len(one.answer) for one in self.asked)
+        count = sum(len(entry.answer) for entry in self.asked)
         asked = len(self.asked) + len(self.found)
         return Answers(asked, count, vocabulary.chat_template is not None, self.found)
 
@@ -259,24 +259,24 @@ def verify(
     new_ids: int = NEW_IDS,
     say: Callable[[str], None] = lambda what: None,
 ) -> Proof:
-    """Compare a fused folder with its parents on documents; longer ones are split as in training.
+    """The proof that compares a fused folder with its parents on documents; longer ones are split as in training.
 
-    Of messages only the answer is measured, as by `evaluate`.
+    In messages only the answer is measured, as in `evaluate`.
 
     Args:
-        documents: encoded by the fused folder's codec.
-        grammar: the fused model's.
-        load_whole: gives the fused model in a data type; called only where it cannot be run tower by tower.
-        parents: folders or hub ids of the "text" and the "image" parent; None: where they were when they were fused.
-        dtype: of the weights in memory; None: float32 on the CPU, else as stored.
-        tolerance: greatest logit difference that passes; None: 0 where exactness is promised.
-        questions: to be asked without pictures, and their ids by the fused folder's codec.
-        new_ids: most ids of an answer.
-        say: is told what is done.
+        documents: documents encoded by the fused folder's codec.
+        grammar: grammar of the fused model.
+        load_whole: function that loads the fused model in a data type; called if the towers cannot run one by one.
+        parents: folders or hub ids of the "text" and the "image" parent; None: their places at the time of the fusion.
+        dtype: data type of the weights in memory; None: float32 on the CPU, otherwise as stored.
+        tolerance: greatest logit difference that passes; None: 0 if exactness is promised.
+        questions: questions without pictures, with their ids by the fused folder's codec.
+        new_ids: largest number of ids of an answer.
+        say: function that gets the name of each step.
 
     Raises:
-        ValueError: it is no fused folder, a parent is not found or another one than the manifest says, a document does
-            not fit, or there is too little memory.
+        ValueError: the folder was not fused, a parent is not found or is not the manifest's, a document does not fit,
+            or there is too little memory.
     """
     manifest, reader = Manifest.load(folder), CheckpointReader(folder)
     config = load_config(folder)
@@ -285,7 +285,7 @@ def verify(
     samples = _Samples.of(pieces, grammar)
     found = {role: find_parent(folder, manifest, role, (parents or {}).get(role), say) for role in ROLES}
     if fused_for := manifest.options.get("context"):
-        found = {role: one.stretched(fused_for) for role, one in found.items()}
+        found = {role: parent.stretched(fused_for) for role, parent in found.items()}
     stored = next(info.dtype for info in reader.infos.values() if info.is_floating_point)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored)
     rows = rows_of_parents(folder, manifest, config)
@@ -311,7 +311,7 @@ def verify(
         dtype=str(dtype).removeprefix("torch."),
         tolerance=0.0 if tolerance is None and promised else tolerance,
         pieces=len(pieces),
-        parents=[{key: one[key] for key in ("role", "name", "sha256")} for one in manifest.ancestors],
+        parents=[{key: entry[key] for key in ("role", "name", "sha256")} for entry in manifest.ancestors],
         text=text,
         image=image,
         behind_pictures=behind,
@@ -321,9 +321,9 @@ def verify(
         changed_settings=changes.settings,
         changed_files=[name for name in changed_files if name != DEFAULTS],
         interpolated={
-            role: (one.trained_context, one.config.max_position_embeddings)
-            for role, one in found.items()
-            if one.trained_context is not None
+            role: (parent.trained_context, parent.config.max_position_embeddings)
+            for role, parent in found.items()
+            if parent.trained_context is not None
         },
         notes=[
             *_notes(found, stored, dtype, samples),
@@ -335,7 +335,7 @@ def verify(
 
 
 def _outdated(text: Parent, vocabulary: Vocabulary) -> list[str]:
-    """Whether the folder was fused when documents did not begin as the text parent's own."""
+    """A note if an earlier version fused the folder, with another beginning of documents than the text parent's."""
     if text.tokenizer is None or text.manifest is not None or vocabulary.layout is not None:
         return []
     if vocabulary.chat_template is not None or vocabulary.begin_ids == opening_of(text.tokenizer):
@@ -347,14 +347,14 @@ def _outdated(text: Parent, vocabulary: Vocabulary) -> list[str]:
 
 
 def _of_files(manifest: Manifest, changed: list[str]) -> list[str]:
-    """What is to be said of the folder's files where that is no damage."""
+    """Notes about the folder's files other than damage."""
     if not manifest.checksums:
         return ["an earlier version fused this folder, without checksums: damaged files are not noticed as such"]
     return [f"warning: {DEFAULTS} was changed since the folder was written"] if DEFAULTS in changed else []
 
 
 def _warnings(behind: Behind) -> list[str]:
-    """What a user should know though nothing of it is lost."""
+    """A warning if text after pictures has a much greater perplexity."""
     if not (behind.with_pictures and behind.without) or behind.with_pictures <= BURDEN * behind.without:
         return []
     return [
@@ -373,13 +373,13 @@ def _notes(parents: Mapping[str, Parent], stored: torch.dtype, dtype: torch.dtyp
                 f"{parent.config.max_position_embeddings:,}: it is run with the same ones, not as it was trained"
             )
         if dtype.itemsize > stored.itemsize and parent.dtype.itemsize > stored.itemsize:
-            names = [str(one).removeprefix("torch.") for one in (parent.dtype, stored)]
+            names = [str(kind).removeprefix("torch.") for kind in (parent.dtype, stored)]
             notes.append(
                 f"the {role} parent is stored in {names[0]}, the fused model in {names[1]}: the difference has that "
                 f"rounding in it; --dtype {names[1]} rounds both alike"
             )
-    for role, its in (("text", samples.text), ("image", samples.image)):
-        if not its:
+    for role, measured in (("text", samples.text), ("image", samples.image)):
+        if not measured:
             kind = "text" if role == "text" else "a picture"
             notes.append(f"no document has {kind}: the {role} parent was not run on any")
     return notes

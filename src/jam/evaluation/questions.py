@@ -1,7 +1,7 @@
-"""Questions put to a text parent by `transformers`, and what the fused model would have answered.
+"""Questions to a text parent by `transformers`, and differences from the answers of the fused model.
 
-The parent answers greedily. The fused model then reads each question with that answer, once: where the parent's id has
-the greatest logit at every place, greedy decoding writes the same answer id by id.
+The parent answers greedily. The fused model then reads each question with that answer, once: if the parent's id has the
+greatest logit at every place, greedy decoding would write the same answer.
 
 Shapes: N ids of an answer, V joint vocabulary.
 """
@@ -35,17 +35,17 @@ QUESTIONS = (
     "What should I cook tonight?",
 )
 NEW_IDS = 100
-ROUNDING = 8  # logits this many of a data type's steps apart are equal: a cache's products round otherwise
+ROUNDING = 8  # logits that differ by fewer steps of the data type are equal, since a cache changes the rounding
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where an answer goes another way.
+    """The first difference between two answers.
 
     Args:
         question: the question.
-        place: number of the first id that differs; -1: the question's own ids do.
-        parent, fused: the parent's id there, and the fused model's.
+        place: number of the first id that differs; -1: the ids of the question differ.
+        parent, fused: the ids of the parent and of the fused model at that place.
     """
 
     question: str
@@ -56,13 +56,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Answers:
-    """What became of the questions.
+    """The comparison of answers.
 
     Args:
-        asked: how many the parent could be asked.
-        ids: of all answers.
-        by_template: whether the parent's own chat template wrote the questions.
-        differences: of the answers that differ.
+        asked: number of questions that the parent could be asked.
+        ids: number of ids of all answers.
+        by_template: True if the parent's own chat template wrote the questions.
+        differences: the first difference of every answer that differs.
     """
 
     asked: int
@@ -81,9 +81,9 @@ class Asked:
 
 
 def own_prompt(parent: Parent, question: str, vocabulary: Vocabulary) -> list[int] | None:
-    """The ids of a question as the parent's own tokenizer has them; None where the folder asks in another way.
+    """The ids of a question by the parent's own tokenizer, or None if the folder writes questions differently.
 
-    So it does by a family's layout, by a parent's manifest, and where an earlier version fused it.
+    A family's layout, a parent's manifest, or a fusion by an earlier version make the folder differ.
     """
     if parent.tokenizer is None or parent.manifest is not None or vocabulary.layout is not None:
         return None
@@ -96,9 +96,9 @@ def own_prompt(parent: Parent, question: str, vocabulary: Vocabulary) -> list[in
 
 @torch.inference_mode()
 def ask(parent: SingleDecoder, prompts: dict[str, list[int]], vocabulary: Vocabulary, new_ids: int) -> list[Asked]:
-    """The parent's greedy answers in text, by `generate` of its own class, in one batch.
+    """The parent's greedy answers in text, by `generate` of the parent's class, in one batch.
 
-    Long questions are left out, and so are all of a parent that has no such class (the decoder inside a Chameleon).
+    Long questions are left out. A parent without `generate` (the decoder inside a Chameleon) answers no question.
     """
     network: Any = parent.model
     if not hasattr(network, "generate"):
@@ -117,19 +117,19 @@ def ask(parent: SingleDecoder, prompts: dict[str, list[int]], vocabulary: Vocabu
     length = max(map(len, fitting.values()))
     rows = [[vocabulary.eos_id] * (length - len(prompt)) + prompt for prompt in fitting.values()]
     is_prompt = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in fitting.values()]
-    found = network.generate(
+    generated = network.generate(
         torch.tensor(rows, device=parent.device),
         attention_mask=torch.tensor(is_prompt, device=parent.device),
         max_new_tokens=min(new_ids, context - length),
     )
-    answers = (_up_to_end(row, vocabulary) for row in found[:, length:].tolist())
+    answers = (_up_to_end(row, vocabulary) for row in generated[:, length:].tolist())
     return [
         Asked(question, prompt, answer) for (question, prompt), answer in zip(fitting.items(), answers, strict=True)
     ]
 
 
 def offered_in_text(grammar: Grammar) -> torch.Tensor:
-    """Ids that an answer without pictures may have, bool ``[V]``."""
+    """Bool ``[V]``: the ids that an answer without pictures may have."""
     offered_V = grammar.allowed()[State.TEXT].clone()
     offered_V[grammar.vocabulary.open_id] = False
     offered_V[grammar.vocabulary.sentinel_start :] = False
@@ -143,19 +143,19 @@ def _up_to_end(ids: list[int], vocabulary: Vocabulary) -> list[int]:
 
 @torch.inference_mode()
 def differences(network: Network, asked: Sequence[Asked], grammar: Grammar) -> list[Difference]:
-    """Where greedy decoding of text without pictures leaves the parent's answers."""
+    """The places where greedy decoding of text without pictures would first differ from the parent's answers."""
     offered_V = offered_in_text(grammar).to(network.device)
     found = []
-    for one in asked:
-        ids = torch.tensor([[*one.prompt, *one.answer]], device=network.device)
-        hidden = network.hidden(ids[:, :-1])[0, len(one.prompt) - 1 :]
-        states = torch.full((len(one.answer),), int(State.TEXT), device=network.device)
+    for entry in asked:
+        prompt, answer = entry.prompt, entry.answer
+        ids = torch.tensor([[*prompt, *answer]], device=network.device)
+        hidden = network.hidden(ids[:, :-1])[0, len(prompt) - 1 :]
+        states = torch.full((len(answer),), int(State.TEXT), device=network.device)
         logits_NV = network.logits(hidden, states).masked_fill(~offered_V, -torch.inf)
         best_N, chosen_N = logits_NV.max(-1)
-        theirs_N = logits_NV.gather(1, ids[0, len(one.prompt) :, None])[:, 0]
+        parents_N = logits_NV.gather(1, ids[0, len(prompt) :, None])[:, 0]
         step = ROUNDING * torch.finfo(logits_NV.dtype).eps * best_N.abs().clamp(min=1)
-        apart = (best_N - theirs_N > step).nonzero().flatten().tolist()
-        if apart:
+        if apart := (best_N - parents_N > step).nonzero().flatten().tolist():
             place = apart[0]
-            found.append(Difference(one.question, place, one.answer[place], int(chosen_N[place])))
+            found.append(Difference(entry.question, place, answer[place], int(chosen_N[place])))
     return found

@@ -1,9 +1,9 @@
-"""What a fused model kept of its parents: each parent and the fused model on the parent's own modality.
+"""Comparison of a fused model with each parent on the parent's own modality.
 
-The fused model goes first; of it only its hidden states and its head are needed from then on. So the layers of a parent
-and of the fused model never have to be in memory together.
+The fused model runs first; afterwards only its hidden states and its head are needed. The layers of a parent and of the
+fused model are therefore never in memory together.
 
-Shapes: T positions, N measured ones, V joint vocabulary, H what `hidden` returns, D width of an embedding.
+Shapes: T positions, N measured positions, V joint vocabulary, H width of `hidden`, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ SLICE = 256  # positions whose logits are in memory at once
 
 @dataclass(frozen=True)
 class Kept:
-    """What was kept of one parent, over all measured positions.
+    """The comparison with one parent over all measured positions.
 
-    Only the parent's own rows are compared: a parent has no logit for a control token it never had. Perplexities are
-    within what the grammar allows, for the fused model with the new control rows, which the parent lacks.
+    Only the parent's own rows are compared, since a parent has no logits for new control tokens. Perplexities are over
+    the ids that the grammar allows; only the fused model's include the new control rows.
 
     Args:
         tokens: number of measured positions.
-        max_logit_difference: the greatest, infinite if a model computes something else than numbers.
-        changed_tokens: positions where another row of the parent's has the greatest logit (greedy decoding).
-        parent_ppl, fused_ppl: perplexity of the targets; None if there are none.
-        new_control_probability: what the control rows that the parent lacks take, on average.
+        max_logit_difference: greatest logit difference, infinite if a model computes anything but numbers.
+        changed_tokens: positions where another row of the parent has the greatest logit (greedy decoding).
+        parent_ppl, fused_ppl: perplexity of the targets; None without targets.
+        new_control_probability: mean probability of the control rows that the parent lacks.
     """
 
     tokens: int
@@ -49,7 +49,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Retention:
-    """What was kept of both parents."""
+    """The comparisons with both parents."""
 
     text: Kept
     image: Kept
@@ -68,12 +68,12 @@ class Retention:
 
     @property
     def new_control_probability(self) -> float:
-        """In text; inside an image the grammar allows none."""
+        """The probability in text; inside an image the grammar allows no control tokens."""
         return self.text.new_control_probability
 
 
 class Network(Protocol):
-    """What is needed of a fused model, or of one tower of it; a `JointModel` has it."""
+    """The interface of a fused model, or of one of its towers; a `JointModel` has it."""
 
     @property
     def device(self) -> torch.device: ...
@@ -84,7 +84,7 @@ class Network(Protocol):
 
 
 class LoneTower:
-    """One tower of a cross model, which alone computes its modality's logits where the exchange is the identity."""
+    """A tower of a cross model, which computes its modality's logits alone if the exchange is the identity."""
 
     def __init__(self, tower: JointTower, image: bool) -> None:
         self.tower, self.image = tower, image
@@ -103,11 +103,11 @@ class LoneTower:
 
 @dataclass
 class Trace:
-    """What a fused model made of samples.
+    """The hidden states of a fused model on samples.
 
     Args:
-        hidden: its states ``[T, H]`` on each; `logits` reads them.
-        read: what it reads ``[T, D]`` where the parent has no row for an id; None where the parent has them all.
+        hidden: hidden states ``[T, H]`` of each sample, for `logits`.
+        read: embeddings ``[T, D]`` of each sample, or None if the parent has rows for all ids.
     """
 
     samples: Sequence[Sample]
@@ -116,42 +116,42 @@ class Trace:
     network: Network
 
     def logits(self, index: int, at: Tensor) -> Tensor:
-        """Logits ``[N, V]`` of a sample at these positions."""
+        """Logits ``[N, V]`` of a sample at the positions `at`."""
         states = self.samples[index].states.to(self.network.device)
         return self.network.logits(self.hidden[index][at], states[at])
 
 
 @torch.inference_mode()
 def trace(network: Network, samples: Sequence[Sample], tower: JointTower | None = None) -> Trace:
-    """Run a model on samples, one a forward: the very computation of a parent.
+    """The trace of a model on samples, one sample per forward pass as for a parent.
 
     Args:
-        tower: the one made of the parent that it will be compared with; None: an id that the parent lacks is read by
-            the parent as its mean row, not as the fused model reads it.
+        tower: tower of the parent for the comparison; None: the parent reads ids that it lacks as its mean row, not as
+            the fused model reads them.
     """
-    made = Trace(samples, [], [], network)
+    traced = Trace(samples, [], [], network)
     for sample in samples:
         ids = sample.inputs.to(network.device)[None]
-        made.hidden.append(network.hidden(ids)[0])
+        traced.hidden.append(network.hidden(ids)[0])
         lacking = tower is not None and bool((tower.joint_rows.parent_row[ids] < 0).any())
-        made.read.append(tower.embed(ids)[0] if tower is not None and lacking else None)
-    return made
+        traced.read.append(tower.embed(ids)[0] if tower is not None and lacking else None)
+    return traced
 
 
 @torch.inference_mode()
 def compare(fused: Trace, parent: SingleDecoder, grammar: Grammar, image: bool) -> Kept:
-    """Run a parent on the samples of a trace.
+    """The comparison of a fused model's trace with a parent on the same samples.
 
     Args:
-        parent: its joint ids are the fused model's, but may lack those of images and some controls.
-        grammar: the fused model's.
-        image: compare image codes; else text.
+        parent: parent with the fused model's joint ids, possibly without images and some controls.
+        grammar: grammar of the fused model.
+        image: True compares image codes, False text.
     """
     device, grammars = parent.device, (grammar, parent.grammar)
     new = slice(grammar.vocabulary.control_start + parent.joint_rows.controls, None)
-    allowed = [one.allowed().to(device) for one in grammars]
+    allowed = [g.allowed().to(device) for g in grammars]
     text = allowed[0][State.TEXT, : parent.joint_rows.rows.text_size].nonzero().flatten()
-    own = [slice(one.vocabulary.image_start, one.vocabulary.control_start) if image else text for one in grammars]
+    own = [slice(g.vocabulary.image_start, g.vocabulary.control_start) if image else text for g in grammars]
     counts = Perplexity(), Perplexity()
     difference, changed, new_probability = 0.0, 0, 0.0
     for index, sample in enumerate(fused.samples):
@@ -159,11 +159,11 @@ def compare(fused: Trace, parent: SingleDecoder, grammar: Grammar, image: bool) 
         for at in sample.at.to(device).split(SLICE):
             targets, states = sample.targets.to(device)[at], sample.states.to(device)[at]
             logits = [fused.logits(index, at).float(), parent.logits(hidden[at]).float()]
-            ours, theirs = (one[:, rows] for one, rows in zip(logits, own, strict=True))
+            ours, theirs = (scores[:, rows] for scores, rows in zip(logits, own, strict=True))
             difference = max(difference, _greatest_difference(ours, theirs))
             changed += int((ours.argmax(-1) != theirs.argmax(-1)).sum())
-            for one, table, count in zip(logits, allowed, counts, strict=True):
-                _count(count, one.masked_fill_(~table[states], -torch.inf), targets)
+            for scores, table, count in zip(logits, allowed, counts, strict=True):
+                _count(count, scores.masked_fill_(~table[states], -torch.inf), targets)
             new_probability += float(logits[0].softmax(-1)[:, new].double().sum())
     tokens = counts[0].text_tokens
     return Kept(
@@ -178,7 +178,7 @@ def compare(fused: Trace, parent: SingleDecoder, grammar: Grammar, image: bool) 
 
 @torch.inference_mode()
 def perplexity_of(fused: Trace, grammar: Grammar) -> tuple[float | None, int]:
-    """Perplexity of the measured targets within the grammar (None: there are none), and their number."""
+    """Perplexity of the measured targets within the grammar (None without targets), and the number of targets."""
     counts, device = Perplexity(), fused.network.device
     allowed = grammar.allowed().to(device)
     for index, sample in enumerate(fused.samples):
@@ -195,7 +195,7 @@ def compare_with_parents(
     texts: Iterable[Sequence[int]],
     pictures: Iterable[Sequence[int]],
 ) -> Retention:
-    """Compare models that are in memory, on joint ids of `texts` and of `pictures`, documents that have some."""
+    """The comparisons of models in memory, on joint ids of documents with text and of documents with pictures."""
     kept = []
     for parent, documents, image in ((text_parent, texts, False), (image_parent, pictures, True)):
         sample_of = pictures_of if image else text_of
@@ -207,7 +207,7 @@ def compare_with_parents(
 
 
 def _parent_hidden(parent: SingleDecoder, inputs: Tensor, read: Tensor | None) -> Tensor:
-    """States ``[T, H]`` of a parent on joint ids ``[T]``; `read`, ``[T, D]``, is put in where it has no row."""
+    """Hidden states ``[T, H]`` of a parent on joint ids ``[T]``; `read`, ``[T, D]``, replaces missing rows."""
     ids = inputs[None]
     if read is None:
         return parent.hidden(ids)[0]
@@ -222,5 +222,5 @@ def _count(counts: Perplexity, logits: Tensor, targets: Tensor) -> None:
 
 
 def _greatest_difference(a: Tensor, b: Tensor) -> float:
-    """Infinite where one of the two is no number."""
+    """The greatest absolute difference; infinite if a value is no number."""
     return float((a - b).abs().nan_to_num(nan=torch.inf).max()) if a.numel() else 0.0

@@ -1,6 +1,6 @@
-"""What is measured of a document: its text as if it had no pictures, its pictures, and its text behind a picture.
+"""Measured parts of a document: its text without pictures, its pictures, and its text after a picture.
 
-Shapes: T positions, N measured ones.
+Shapes: T positions, N measured positions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from jam.grammar import Grammar, State
 
 @dataclass(frozen=True)
 class Sample:
-    """One document, and which of its targets are measured.
+    """A document and its measured targets.
 
     Args:
-        inputs, targets, states: joint ids, what follows each, and the state in which that is chosen, long ``[T]``.
+        inputs, targets, states: joint ids, the id after each, and the grammar's state for that id, long ``[T]``.
         at: the measured positions, long ``[N]``.
     """
 
@@ -34,35 +34,35 @@ def text_of(ids: Sequence[int], grammar: Grammar, start: int = 1) -> Sample | No
     """A document without its pictures; None if it has no text.
 
     Args:
-        start: index in `ids` of the first target that is measured (`Encoded.main_start`).
+        start: index in `ids` of the first measured target (`Encoded.main_start`).
     """
     array, vocabulary = np.asarray(ids), grammar.vocabulary
     kept = grammar.places_outside_pictures(array)
     measured = np.flatnonzero(kept >= start)
-    measured = measured[measured > 0]  # nothing stands before a document's first id
+    measured = measured[measured > 0]  # nothing predicts a document's first id
     if np.isin(array[kept[measured]], vocabulary.end_ids).all():
         return None
     return _sample(array[kept], grammar, measured - 1)
 
 
 def pictures_of(ids: Sequence[int], grammar: Grammar, start: int = 1) -> Sample | None:
-    """The image codes of a document, behind all that comes before them; None if it has no picture."""
+    """The image codes of a document, after everything before them; None if the document has no picture."""
     codes = np.flatnonzero(grammar.state_array(ids) == State.IMAGE)
     measured = codes[codes >= max(1, start)]
     return _sample(np.asarray(ids), grammar, measured - 1) if len(measured) else None
 
 
 def text_behind_pictures(ids: Sequence[int], grammar: Grammar, start: int = 1) -> tuple[Sample, Sample] | None:
-    """The text behind a document's first picture, with all pictures and without: the same targets in the same order.
+    """The text after a document's first picture, with all pictures and without: equal targets in the same order.
 
-    None if there is no such text. What follows a picture directly (`<break>`) is no text.
+    None if there is no such text. The id directly after a picture (`<break>`) is no text.
     """
     array, states = np.asarray(ids), grammar.state_array(ids)
     pictures = np.flatnonzero(states == State.IMAGE)
     kept = grammar.places_outside_pictures(array)
     first = max(pictures[0], start - 1) if len(pictures) else len(array)
     without = np.flatnonzero((kept > first) & (states[kept] == State.TEXT))
-    without = without[without > 0]  # nothing stands before it without the pictures
+    without = without[without > 0]  # nothing predicts the first id without the pictures
     behind = kept[without]
     if not len(behind):
         return None

@@ -1,6 +1,6 @@
-"""Tensors and settings of a fused cross folder: each is made of the parents again, as fusion makes it.
+"""Comparison of a fused cross folder's tensors and settings with a new fusion of the parents.
 
-Tensors are made in blocks of rows.
+The new tensors are computed in blocks of rows.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from jam.models import CrossConfig
 from jam.models.controls import missing_controls
 
 COMMON = PretrainedConfig().to_dict().keys() - {"model_type"}
-"""Fields that every config has; a decoder computes without them."""
+"""Fields of every config, which do not change what a decoder computes."""
 
 
 @dataclass(frozen=True)
 class ChangedRows:
-    """A tensor of the fused model's own that is not what fusion makes of the parents.
+    """A tensor of the fused model alone that differs from a new fusion.
 
     Args:
-        tensor: its name in the folder.
-        rows: how many of its rows differ.
-        of: how many it has.
-        token: what the first of these stands for; None: for all ids that have no row of their own.
+        tensor: name of the tensor in the folder.
+        rows: number of rows that differ.
+        of: number of all rows.
+        token: token of the first row that differs; None: the row of all ids without a row of their own.
     """
 
     tensor: str
@@ -40,12 +40,12 @@ class ChangedRows:
 
 @dataclass(frozen=True)
 class ChangedSetting:
-    """A field of a tower's config that is not what fusion makes of the parent's.
+    """A field of a tower's config that differs from a new fusion.
 
     Args:
-        name: of the field.
-        parent: what fusion makes of it; None where the config of such a parent has no such field.
-        fused: what it is in the folder, likewise.
+        name: name of the field.
+        parent: value in a new fusion; None if the config has no such field.
+        fused: value in the folder, likewise.
     """
 
     name: str
@@ -55,13 +55,13 @@ class ChangedSetting:
 
 @dataclass(frozen=True)
 class Changes:
-    """How a folder differs from what fusion makes of its parents, but for rounding to its data type.
+    """Differences between a folder and a new fusion of its parents in the folder's data type.
 
-    New weights of the exchange are made of neither parent, and are not compared.
+    New weights of the exchange come from neither parent, and are not compared.
 
     Args:
-        tensors: by role, names in the parent of what its tower has not as it is there.
-        rows: of tensors that no parent has.
+        tensors: by role, names of the parent's tensors that differ in the tower.
+        rows: tensors that no parent has.
         settings: by role, fields of the tower's config.
     """
 
@@ -73,23 +73,23 @@ class Changes:
 def find_changes(
     reader: CheckpointReader, config: CrossConfig, parents: Mapping[str, Parent], dtype: torch.dtype
 ) -> Changes:
-    """Compare every tensor that fusion makes of the parents, and the configs of both towers with theirs.
+    """The changes of all tensors that fusion computes from the parents, and of the configs of both towers.
 
     Args:
-        config: the folder's.
-        parents: "text" and "image", with as many positions as the folder was fused for.
-        dtype: the folder's data type.
+        config: config of the folder.
+        parents: the "text" and "image" parent, with the number of positions that the folder was fused for.
+        dtype: data type of the folder.
 
     Raises:
-        ValueError: the folder lacks tensors or has them in another shape, or a parent's do not fit its config.
+        ValueError: the folder's tensors are missing or have another shape, or a parent's do not fit its config.
     """
     for parent in parents.values():
         parent.check_weights()
     plan, pair = cross_again(config, parents["text"], parents["image"], dtype)
-    check_tensors(reader.infos, {one.name: one.shape for one in plan.tensors}, str(reader.folder), reader.infos)
-    made = {"text": plan.config.text_config, "image": plan.config.image_config}
+    check_tensors(reader.infos, {entry.name: entry.shape for entry in plan.tensors}, str(reader.folder), reader.infos)
+    planned = {"text": plan.config.text_config, "image": plan.config.image_config}
     found = {"text": config.text_config, "image": config.image_config}
-    settings = {role: _changed_settings(made[role], found[role]) for role in parents}
+    settings = {role: _changed_settings(planned[role], found[role]) for role in parents}
     changes = Changes({role: [] for role in parents}, [], settings)
     for tensor in plan.tensors:
         rows = _changed_rows(reader, tensor, pair) if tensor.sources else iter(())
@@ -105,24 +105,24 @@ def find_changes(
     return changes
 
 
-def _changed_settings(made: PretrainedConfig, found: PretrainedConfig) -> list[ChangedSetting]:
-    parent, fused = made.to_dict(), found.to_dict()
+def _changed_settings(planned: PretrainedConfig, found: PretrainedConfig) -> list[ChangedSetting]:
+    parent, fused = planned.to_dict(), found.to_dict()
     names = sorted((parent.keys() | fused.keys()) - COMMON)
     both = (ChangedSetting(name, parent.get(name), fused.get(name)) for name in names)
-    return [one for one in both if one.parent != one.fused]
+    return [setting for setting in both if setting.parent != setting.fused]
 
 
 def _changed_rows(reader: CheckpointReader, tensor: PlannedTensor, pair: Pair) -> Iterator[int]:
     """Numbers of the rows of a stored tensor that are not as planned."""
     start = 0
-    for made in made_blocks(tensor, pair):
-        unequal = reader.read_rows(tensor.name, start, start + len(made)) != made
-        yield from (start + unequal.reshape(len(made), -1).any(1).nonzero().flatten()).tolist()
-        start += len(made)
+    for block in made_blocks(tensor, pair):
+        unequal = reader.read_rows(tensor.name, start, start + len(block)) != block
+        yield from (start + unequal.reshape(len(block), -1).any(1).nonzero().flatten()).tolist()
+        start += len(block)
 
 
 def _token(pair: Pair, role: str, name: str, row: int) -> str | None:
-    """What a row of `text_input`, `absent_input` or `absent_output` stands for."""
+    """The token of a row of `text_input`, `absent_input` or `absent_output`; None for a row of many ids."""
     if name == "text_input":
         token = row
     elif name == "absent_input" and row == 0:

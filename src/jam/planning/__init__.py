@@ -1,4 +1,4 @@
-"""What a training run needs, from configs alone: parameters, memory of a GPU, operations, days."""
+"""Needs of a training run from configs alone: parameters, memory of a GPU, operations, days."""
 
 from jam.planning.gpus import GPUS, Gpu, find_gpu
 from jam.planning.plan import Plan, make_plan

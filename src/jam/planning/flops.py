@@ -1,10 +1,10 @@
 """Floating-point operations of a token.
 
-A multiplication by a matrix of n parameters takes 2 n operations forward, 2 n for the gradient of its input and 2 n for
-that of the matrix; a frozen matrix has none of the last. Attention takes 4 h t forward (h: width of all heads together,
-t: positions that are seen, (context + 1) / 2 in the mean) and 8 h t backward, in the towers' layers and in cross blocks
-alike. Of the heads, a token goes through that of its modality. Recomputed layers take their forward once more, which
-the utilisation of a GPU does not count as work.
+A multiplication by a matrix of n parameters takes 2 n operations forward, 2 n for the gradient of the input and, unless
+the matrix is frozen, 2 n for the gradient of the matrix. Attention takes 4 h t forward (h: width of all heads together,
+t: visible positions, (context + 1) / 2 in the mean) and 8 h t backward, in the towers' layers and in cross blocks. A
+token passes through the head of its modality only. Recomputed layers take their forward operations once more, which do
+not count as work in the utilisation of a GPU.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from jam.models.towers.base import FULL
 
 @dataclass(frozen=True)
 class Flops:
-    """Of a token. `recomputed` is run and not part of `work`."""
+    """Operations of a token. `recomputed` is not part of `work`."""
 
     forward: float
     input_gradients: float
     weight_gradients: float
-    attention: float  # part of the others: forward and backward
+    attention: float  # forward and backward; part of the other figures
     recomputed: float
 
     @property
@@ -33,10 +33,10 @@ class Flops:
 
 
 def flops_per_token(network: JointModel, context: int, image_share: float, recompute: bool) -> Flops:
-    """By the modules of a network, whose parameters say whether they are trained.
+    """Operations of a token, from the modules of a network and `requires_grad` of its parameters.
 
     Args:
-        image_share: of the tokens, for the heads.
+        image_share: share of image tokens, for the heads.
     """
     matrices = [inner.weight for block in network.blocks for inner in block.modules() if isinstance(inner, nn.Linear)]
     layers = 2.0 * sum(weight.numel() for weight in matrices)
@@ -49,7 +49,7 @@ def flops_per_token(network: JointModel, context: int, image_share: float, recom
     trained += sum(2.0 * weight.numel() * share for weight, share in around if weight.requires_grad)
     return Flops(
         forward=forward,
-        # What is trained lies before the first layer (new rows, adapters), so all layers pass gradients on.
+        # Some trained parameters are before the first layer (new rows, adapters), so all layers pass gradients on.
         input_gradients=forward + attention,
         weight_gradients=trained,
         attention=3 * attention,
@@ -58,7 +58,7 @@ def flops_per_token(network: JointModel, context: int, image_share: float, recom
 
 
 def _attention(network: JointModel, context: int) -> list[tuple[int, float]]:
-    """For every attention the width of its heads together and how many positions are seen in the mean."""
+    """The width of all heads together, and the mean number of visible positions, of every attention."""
     whole = (context + 1) / 2
     found: list[tuple[int, float]] = []
     for tower in network.towers:

@@ -1,4 +1,4 @@
-"""GPUs by name: memory, and bf16 matrix products without sparsity, as their makers state them."""
+"""GPUs by name, with their makers' figures of memory and of bf16 matrix products without sparsity."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """memory: in GB (10^9 bytes); tflops: dense bf16, in 10^12 a second."""
+    """A GPU; memory: in GB (10^9 bytes); tflops: dense bf16 operations, in 10^12 per second."""
 
     name: str
     memory: float
     tflops: float
 
 
-# Makers' "GB" of a board are GiB for NVIDIA's cards; what a program can have is a little less (`USABLE` in `plan`).
+# For NVIDIA's cards, "GB" are GiB; a program can use a little less (`USABLE` in `plan`).
 _TABLE = """
 a10-24gb            24  125
 a100-40gb           40  312
@@ -41,7 +41,7 @@ GPUS = {
 
 
 def find_gpu(name: str) -> Gpu:
-    """By its name, or by a beginning of names that only one has. Raises ValueError with the nearest, or all."""
+    """The GPU with this name or unique prefix of a name. Raises ValueError with the nearest names, or all."""
     key = name.lower().replace("_", "-").replace(" ", "-")
     fitting = [known for known in GPUS if known == key] or [known for known in GPUS if known.startswith(key + "-")]
     if len(fitting) == 1:

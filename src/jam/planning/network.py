@@ -1,4 +1,4 @@
-"""The network of a recipe without weights: what it consists of, and what of it is trained."""
+"""The network of a recipe without weights, its parts and their trained parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = {"text": "text tower", "image": "image tower", "cross": "cross blocks", 
 
 @dataclass(frozen=True)
 class Part:
-    """Parameters of a part; tied ones once."""
+    """Numbers of parameters of a part; tied parameters count once."""
 
     name: str
     parameters: int
@@ -27,10 +27,10 @@ class Part:
 
 
 def read_config(folder: str | Path) -> PretrainedConfig:
-    """The config of a model folder, of which nothing else is read.
+    """The config of a model folder; no other file is read.
 
     Raises:
-        ValueError: there is no config.json, or no tower for it.
+        ValueError: there is no config.json, or no tower for the config.
     """
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{folder}: there is no config.json; name the folder of a model or of its config alone")
@@ -39,11 +39,11 @@ def read_config(folder: str | Path) -> PretrainedConfig:
 
 
 def build(config: PretrainedConfig, recipe: TrainConfig) -> JointModel:
-    """A cross model or a single decoder, on the device of the context, with what the recipe trains and recomputes."""
+    """A cross model or a single decoder on the default device, with `requires_grad` and recomputation of the recipe."""
     network: JointModel
     if isinstance(config, CrossConfig):
         network = CrossForCausalLM(config)
-    else:  # which rows are of what does not matter here: all ids have one
+    else:  # the meaning of rows does not matter here
         texts = config.vocab_size - 2
         rows = ParentRows(texts, control_start=texts, control_size=2)
         network = SingleDecoder(config, Vocabulary(texts, 0, 0, sentinels=0), (0, 0), rows)
@@ -53,7 +53,7 @@ def build(config: PretrainedConfig, recipe: TrainConfig) -> JointModel:
 
 
 def parts(network: JointModel) -> list[Part]:
-    """Embeddings and heads are parts of their own: they lie with the readout, outside the layers."""
+    """The parts of a network; embeddings and heads count with the readout, outside the layers."""
     counts: dict[str, list[int]] = {}
     layers = {id(parameter) for block in network.blocks for parameter in block.parameters()}
     for name, parameter in network.named_parameters():

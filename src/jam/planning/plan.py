@@ -1,4 +1,4 @@
-"""The plan of a run: what it holds, what it computes, how long it takes, whether it fits."""
+"""The plan of a run: parameters, memory, operations and time, and advice if the run does not fit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from jam.planning.network import Part, build, parts
 from jam.planning.simulate import PassMemory, simulate
 from jam.training import TrainConfig
 
-USABLE = 0.92  # of a GPU's memory: the rest is the driver's, the libraries' and what lies between blocks
-LOGIT_BYTES = 20  # of a logit while its piece is scored: product, whole row, fp32, softmax and gradient
+USABLE = 0.92  # share of a GPU's memory; the driver, libraries and gaps between blocks take the rest
+LOGIT_BYTES = 20  # per logit while its piece is scored: product, whole row, fp32, softmax and gradient
 DAY = 86_400.0
 
 
@@ -29,8 +29,8 @@ class Memory:
 
     Args:
         gathered: with several GPUs, parameters and gradients of layers that are whole for a moment.
-        activations: at the moment of the peak.
-        logits: a piece of them and the readout's gradients while they are scored; 0 where the peak is elsewhere.
+        activations: activations at the peak.
+        logits: a piece of the logits and the readout's gradients during scoring; 0 if the peak is at another moment.
     """
 
     weights: float
@@ -47,10 +47,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs.
+    """The needs of a run.
 
     Args:
-        tokens: positions of the whole run; None: the recipe counts epochs, and the data are not known here.
+        tokens: positions of the whole run; None if the recipe counts epochs, since a plan does not know the data.
     """
 
     gpu: Gpu
@@ -113,10 +113,10 @@ def make_plan(
     """Plan a run of `recipe` with a model of `config`.
 
     Args:
-        utilisation: share of the GPU's operations that are the model's (MFU; `flops.Flops.work`).
+        utilisation: share of the GPU's operations that the model uses (MFU; `flops.Flops.work`).
         image_share: share of image tokens.
-        tokens: of the whole run; default: the recipe's steps times its batch.
-        gpus_of_node: GPUs that share parameters where the recipe's sharding is hybrid.
+        tokens: positions of the whole run; default: the recipe's steps times its batch.
+        gpus_of_node: number of GPUs that divide the parameters if the recipe's sharding is hybrid.
 
     Raises:
         ValueError: the recipe does not fit the model or the number of GPUs.
@@ -169,7 +169,7 @@ def _memory(
 ) -> Memory:
     dtype = getattr(torch, recipe.dtype)
     is_divided = gpus > 1
-    # FSDP computes with gathered parameters of the narrow type, one process with autocast.
+    # FSDP computes with gathered parameters of the narrow type; a single process uses autocast.
     narrow = torch.bfloat16 if is_divided and recipe.precision == "bf16" else dtype
     passing = replace(recipe, precision="fp32") if is_divided else recipe
     found = simulate(lambda: build(config, recipe), passing, context, narrow)
@@ -196,13 +196,13 @@ def _memory(
     elif accumulates:
         held, (activations, logits) = gradients, _greater(found, scored)
     else:
-        # The first micro-batch makes the gradients while its activations go.
+        # The first micro-batch creates gradients while it frees activations.
         held, activations, logits = _growing(found, scored, readout_gradients, gradients)
     return Memory(whole / shards, held, optimizer / shards, gathered, activations, logits)
 
 
 def _greater(found: PassMemory, scored: float) -> tuple[float, float]:
-    """Activations and logits at the greater of two peaks: when logits are scored, and within the backward pass."""
+    """Activations and logits at the greater of two peaks: while logits are scored, and in the backward pass."""
     return (found.kept, scored) if found.kept + scored > found.peak else (found.peak, 0.0)
 
 
@@ -219,7 +219,7 @@ def _growing(
 
 
 def _optimizer_bytes(network: JointModel, recipe: TrainConfig, dtype: torch.dtype) -> float:
-    """Two moments of AdamW, one of Muon (for the matrices inside the blocks)."""
+    """Bytes of the moments: two for AdamW, one for Muon (for the matrices inside the blocks)."""
     inside = {id(inner.weight) for block in network.blocks for inner in block.modules() if isinstance(inner, nn.Linear)}
     count = 0
     for parameter in network.parameters():
@@ -230,7 +230,7 @@ def _optimizer_bytes(network: JointModel, recipe: TrainConfig, dtype: torch.dtyp
 
 
 def _gathered(network: JointModel, narrow: torch.dtype) -> float:
-    """What lies around the layers stays whole during a step; of the layer pairs two are, and the gradients of one."""
+    """Bytes of whole tensors in a step: all around the layers, two layer pairs, and the gradients of one pair."""
     sizes: dict[int, list[int]] = {}
     inside = 0
     for pair, parameters in _pairs(network).items():
@@ -239,24 +239,24 @@ def _gathered(network: JointModel, narrow: torch.dtype) -> float:
             sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         ]
         inside += sizes[pair][0]
-    all_of_them = list(network.parameters())
-    around = sum(parameter.numel() for parameter in all_of_them) - inside
-    around_trained = sum(parameter.numel() for parameter in all_of_them if parameter.requires_grad)
+    everything = list(network.parameters())
+    around = sum(parameter.numel() for parameter in everything) - inside
+    around_trained = sum(parameter.numel() for parameter in everything if parameter.requires_grad)
     around_trained -= sum(size[1] for size in sizes.values())
     largest, trained = (max((size[kind] for size in sizes.values()), default=0) for kind in (0, 1))
     return narrow.itemsize * (around + around_trained + 2 * largest + trained) + 4 * trained  # sums are fp32
 
 
 def _pairs(network: JointModel) -> dict[int, list[nn.Parameter]]:
-    """Parameters by depth: the layers of both towers and the cross blocks behind them."""
+    """Parameters by depth: the layers of both towers and the cross blocks after these layers."""
     pairs = network.layer_pairs()
     return {depth: [p for block in pair for p in block.parameters()] for depth, pair in enumerate(pairs)}
 
 
 def _advice(plan: Plan, recipe: TrainConfig, again: Any) -> list[str]:
-    """Changes, from the least to the greatest, with what each would need; up to the first that fits.
+    """Changes from the smallest on, with the memory of each, up to the first that fits.
 
-    One that is refused here (adapters without PEFT) is left out.
+    A change that raises here (adapters without PEFT) is left out.
     """
     found: list[str] = []
     changed = recipe
@@ -275,14 +275,14 @@ def _advice(plan: Plan, recipe: TrainConfig, again: Any) -> list[str]:
     for name, change in steps:
         tried = replace(changed, **change)
         try:
-            other = again(recipe=tried, gpus=plan.gpus)
+            attempt = again(recipe=tried, gpus=plan.gpus)
         except ValueError:
             continue
         changed = tried
         named.append(name)
-        verdict = "fits" if other.fits else "does not fit"
-        found.append(f"{', '.join(named)}: {other.memory.total / 1e9:.1f} GB, {verdict}")
-        if other.fits:
+        verdict = "fits" if attempt.fits else "does not fit"
+        found.append(f"{', '.join(named)}: {attempt.memory.total / 1e9:.1f} GB, {verdict}")
+        if attempt.fits:
             break
     micro_batch = recipe.micro_batch_size * plan.context
     divided = replace(recipe, sharding="full", batch_tokens=2 * plan.gpus * micro_batch)
@@ -294,7 +294,7 @@ def _advice(plan: Plan, recipe: TrainConfig, again: Any) -> list[str]:
 
 
 def _gpus_needed(plan: Plan) -> int | None:
-    """How many GPUs are enough, by a plan for some: weights, gradients and moments are divided, the rest is not."""
+    """The number of GPUs that suffice; they divide weights, gradients and moments of `plan`, but not the rest."""
     divided = plan.memory.weights + plan.memory.gradients + plan.memory.optimizer
     left = plan.available - (plan.memory.total - divided)
     return max(2, math.ceil(divided * plan.gpus / left)) if left > 0 else None

@@ -1,6 +1,6 @@
-"""Memory of a forward and a backward pass, found by running the network on tensors that have a shape and no memory.
+"""Memory of a forward and a backward pass, measured by running the network on tensors without memory.
 
-So that every family, data type, recomputed layer and frozen part counts as it is, and nothing is estimated twice.
+The simulation includes every family, data type, recomputed layer and frozen part without formulas of its own.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class PassMemory:
     """Bytes of one micro-batch's pass through the layers, without weights.
 
     Args:
-        kept: alive between forward and backward.
-        peak: the most at a time, gradients of weights not counted.
-        peak_with_gradients: the most at a time when the pass begins without gradients of weights, and these count.
+        kept: bytes that live between forward and backward.
+        peak: greatest bytes at a time without gradients of weights.
+        peak_with_gradients: greatest bytes at a time with gradients of weights, none of which exist at the beginning.
     """
 
     kept: int
@@ -36,7 +36,7 @@ class PassMemory:
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make, as long as they live."""
+    """Counts the bytes of the living storages that operations create."""
 
     def __init__(self, known: list[Tensor]) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _Live(TorchDispatchMode):
             self.now -= size
 
     def keep_gradient(self, parameter: Tensor) -> None:
-        """A gradient is whole: it is no temporary value from here on."""
+        """Count a complete gradient as a gradient, no longer as a temporary value."""
         assert parameter.grad is not None
         key = parameter.grad.untyped_storage()._cdata
         if key in self.sizes and key not in self.gradients:
@@ -82,17 +82,17 @@ class _Live(TorchDispatchMode):
 
 
 def simulate(build: Callable[[], JointModel], recipe: TrainConfig, context: int, dtype: torch.dtype) -> PassMemory:
-    """Run one micro-batch of whole rows, each of which is one document.
+    """The memory of one micro-batch, whose rows are whole documents.
 
     Args:
-        build: makes the network; called for the device `meta`.
-        dtype: of its parameters.
+        build: function that makes the network, called for the device `meta`.
+        dtype: data type of the parameters.
         context: positions of a row.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with torch.device("meta"):  # outside of the mode, whose parameters PEFT cannot move to their layer's device
+        with torch.device("meta"):  # outside the mode, whose parameters PEFT cannot move to their layer's device
             network = build()
     finally:
         torch.set_default_dtype(before)
@@ -112,7 +112,7 @@ def simulate(build: Callable[[], JointModel], recipe: TrainConfig, context: int,
 
 
 def _move_to_cpu(network: nn.Module) -> None:
-    """Put tensors of the CPU, whose autocast and attention count, in the place of those of `meta`; ties stay."""
+    """Replace tensors of `meta` by tensors of the CPU, whose autocast and attention count; ties stay."""
     moved: dict[Tensor, Tensor] = {}
     for module in network.modules():
         parameters = module.named_parameters(recurse=False, remove_duplicate=False)

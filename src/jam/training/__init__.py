@@ -1,4 +1,4 @@
-"""One trainer with one `train_step`; recipes, schedule and checkpoints of a run."""
+"""Training: the trainer, and recipes, schedule and checkpoints of a run."""
 
 from jam.training.config import DataSource, TrainConfig
 from jam.training.report import StepReport

@@ -1,8 +1,8 @@
-"""Checkpoints of a run: distributed (DCP), written beside the training, there as a whole or not at all.
+"""Checkpoints of a run: distributed (DCP), written in the background of the training, and atomic.
 
-``checkpoints/step-NNNNNN`` holds the tensors that are trained and the optimisers' state, in files of
-`torch.distributed.checkpoint` that any number of processes can read, and ``run.json``, with their checksums. While it
-is written it is called ``.step-NNNNNN.partial``. `jam export` makes a model folder of one.
+``checkpoints/step-NNNNNN`` holds the trained tensors and the optimisers' state, in files of
+`torch.distributed.checkpoint` that any number of processes can read, and ``run.json`` with checksums of these files.
+An unfinished checkpoint has the name ``.step-NNNNNN.partial``. `jam export` turns a checkpoint into a model folder.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from jam.training.distributed import World
 from jam.training.plain_reader import PlainReader
 
 STATE = "run.json"
-MODEL, OPTIMIZER = "model", "optimizer"  # beginnings of the names of tensors
+MODEL, OPTIMIZER = "model", "optimizer"  # first parts of tensors' names
 STATED = {"step": int, "settings": dict[str, Any], OTHERS: dict[str, str] | None}
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Whole checkpoints of a run, oldest first."""
+    """The complete checkpoints of a run, oldest first."""
     found = [path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
     return sorted(found, key=step_of)
 
@@ -44,37 +44,37 @@ def step_of(checkpoint: Path) -> int:
 
 
 def remove(checkpoint: Path) -> None:
-    """At once: there is never half a checkpoint that looks like a whole one."""
+    """Remove a checkpoint atomically, so that half a checkpoint never looks complete."""
     gone = checkpoint.with_name(f".{checkpoint.name}.partial")
     checkpoint.rename(gone)
     shutil.rmtree(gone)
 
 
 def clean(run: Path) -> None:
-    """Remove what a run that was killed left unfinished."""
+    """Remove the unfinished files and folders of a killed run."""
     for place in (run, run / "checkpoints"):
         for left in place.glob(".*.partial*"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def kept(run: Path) -> str:
-    """What a message says of the checkpoints that there are."""
+    """The part of a message that names the last checkpoint."""
     found = checkpoints(run)
     return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
 
 def remedy(checkpoint: Path) -> str:
-    """What to do about a checkpoint that is damaged, as the end of a sentence."""
+    """The end of a message about a damaged checkpoint: what to do."""
     return f"remove {checkpoint}, and --resume goes on from the one before; `jam export --step` takes that, too"
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint's `STATE` says. Raises FileError for one that is damaged."""
+    """The contents of a checkpoint's `STATE`. Raises FileError if the file is damaged."""
     return read_sealed(checkpoint / STATE, remedy(checkpoint))
 
 
 def require_whole(checkpoint: Path, state: dict[str, Any]) -> None:
-    """Raises FileError for a checkpoint whose files are not as they were written; `state` says how they were."""
+    """Raises FileError if a checkpoint's files do not have the checksums in `state`."""
     with reading(checkpoint / STATE, remedy(checkpoint)):
         for name, hint in STATED.items():
             require_kind(hint, state.get(name), name)
@@ -85,14 +85,14 @@ def require_whole(checkpoint: Path, state: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Rule:
-    """Which checkpoints stay: the last ones (0: all), those at the ends of epochs, the one with the best validation."""
+    """The checkpoints to keep: the `last` ones (0: all), those at the ends of epochs, and the best validated one."""
 
     last: int
     epochs: bool = False
     best: bool = False
 
     def superfluous(self, states: list[dict[str, Any]]) -> list[int]:
-        """Indices of checkpoints, given by what their `STATE` says, oldest first, that go."""
+        """Indices of the checkpoints to remove; `states` are the contents of each `STATE`, oldest first."""
         if not self.last:
             return []
         kept = set(range(len(states))[-self.last :])
@@ -109,17 +109,17 @@ class _Pending:
     """A checkpoint that is being written."""
 
     path: Path
-    named: Future[None]  # done when it has its name, or cannot get it
+    named: Future[None]  # done when the checkpoint has its name, or cannot get it
 
 
 class Checkpoints:
-    """Those of a run: `save` begins one, `settle` finds out what became of it, `finish` does so at an early end.
+    """The checkpoints of a run: `save` begins one, `settle` concludes it, and `finish` does so after an error.
 
-    What is written wholly gets its name at once, beside the training, however the run ends.
+    A complete checkpoint gets its name at once, in the background, however the run ends.
 
     Args:
         run: folder of the run.
-        rule: which stay.
+        rule: the checkpoints to keep.
         world: the processes, each of which calls every method but `finish` at the same step.
     """
 
@@ -129,10 +129,10 @@ class Checkpoints:
         self._background = ThreadPoolExecutor(max_workers=1)
 
     def save(self, tensors: dict[str, Tensor], state: dict[str, Any], wait: bool = False) -> None:
-        """Copy the tensors and write them in the background, unless this step has its checkpoint.
+        """Copy the tensors and write the copies in the background, unless this step has a checkpoint.
 
         Raises:
-            ValueError: the disk is full (found out here, or of the previous checkpoint). Earlier checkpoints stay.
+            ValueError: the disk is too full for this checkpoint, or was for the previous one; earlier ones stay.
         """
         self.settle(wait=True)
         path = self._path(state["step"])
@@ -148,7 +148,7 @@ class Checkpoints:
         self.settle(wait)
 
     def add(self, step: int, state: dict[str, Any]) -> None:
-        """Add to what the checkpoint of a step says, and remove those that the rule does not keep any more."""
+        """Add entries to the `STATE` of a step's checkpoint, and remove checkpoints that the rule does not keep."""
         self.world.on_first(partial(self._add, self._path(step), state))
 
     def _add(self, path: Path, state: dict[str, Any]) -> None:
@@ -165,10 +165,10 @@ class Checkpoints:
             raise disk_full(path, needed, kept(self.run))
 
     def settle(self, wait: bool = False) -> None:
-        """Find out what became of the pending checkpoint, and remove those that the rule does not keep.
+        """Conclude the pending checkpoint if it is written, and remove checkpoints that the rule does not keep.
 
         Args:
-            wait: for it; otherwise nothing happens before it is done.
+            wait: wait until the pending checkpoint is written.
 
         Raises:
             ValueError: the disk was full.
@@ -186,10 +186,10 @@ class Checkpoints:
             raise
 
     def finish(self) -> None:
-        """Where a run ends by an error: wait for the pending checkpoint, which gets its name if it can.
+        """Wait, after an error of the run, for the pending checkpoint, which gets its name if it can.
 
-        What this process must do for it goes on in the background, whatever the others are doing. Raises nothing: the
-        error of the run is the one to report.
+        The background does this process's part, whatever the other processes do. Raises nothing, since the error of
+        the run is the one to report.
         """
         pending, self._pending = self._pending, None
         if pending is not None and pending.named.exception() is None and self.world.is_first:
@@ -197,7 +197,7 @@ class Checkpoints:
                 self._remove_superfluous()
 
     def _complete(self, written: Future[Any], place: Path, path: Path, state: dict[str, Any]) -> None:
-        """In the background: when all processes have written, the first one gives the checkpoint its name."""
+        """Wait, in the background, until all processes have written; then the first one names the checkpoint."""
         try:
             written.result()
             if self.world.is_first:
@@ -209,7 +209,7 @@ class Checkpoints:
         except (Exception, CheckpointException) as error:
             if self.world.is_first:
                 shutil.rmtree(place, ignore_errors=True)
-            if isinstance(error, CheckpointException):  # no Exception; it holds those of the processes
+            if isinstance(error, CheckpointException):  # no Exception; holds the processes' errors
                 raise next(iter(error.failures.values()))[0] from None
             raise
 
@@ -229,17 +229,17 @@ class Checkpoints:
 def _state_if_whole(checkpoint: Path) -> dict[str, Any]:
     try:
         return read_state(checkpoint)
-    except FileError:  # whoever resumes from it is told
+    except FileError:  # resuming from this checkpoint raises
         return {}
 
 
 def bytes_of(tensors: dict[str, Tensor]) -> int:
-    """What tensors take in a checkpoint, which holds each once: divided ones are as large as their whole."""
+    """Bytes of tensors in a checkpoint, which holds each tensor once; a divided tensor counts whole."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def state_tensors(parameters: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """What a checkpoint holds: trained parameters ``model/NAME`` and the optimisers' state ``optimizer/KIND/NAME``."""
+    """Tensors of a checkpoint: trained parameters ``model/NAME``, optimisers' state ``optimizer/KIND/NAME``."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in parameters.items()}
     found: dict[str, Tensor] = {f"{MODEL}/{name}": parameter.detach() for name, parameter in parameters.items()}
     for optimizer in optimizers:
@@ -282,7 +282,7 @@ def load_tensors(
             parameter = parameters[name]
             if tuple(entry.size) == tuple(parameter.shape):
                 value = torch.zeros_like(parameter, dtype=entry.properties.dtype)
-            else:  # the fused optimiser keeps its step counts, too, on the parameter's device
+            else:  # the fused optimiser keeps step counts on the parameter's device, too
                 value = torch.zeros(entry.size, dtype=entry.properties.dtype, device=parameter.device)
             state_of[parameter][parameter][kind] = target[key] = value
     try:

@@ -1,4 +1,4 @@
-"""Settings of a training run; a recipe is this as YAML."""
+"""Settings of a training run; a recipe is a YAML file of these settings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jam.checked import check_fields
 
 @dataclass
 class DataSource:
-    """One source of the mixture.
+    """A source of the mixture.
 
     Args:
         path: folder of token shards (`jam prepare`).
-        weight: share of the tokens that are trained on, relative to the other sources.
+        weight: share of the training tokens, relative to the other sources.
     """
 
     path: str
@@ -32,11 +32,11 @@ class TrainConfig:
 
     Args:
         model: folder of the model to start from.
-        out: folder of the run: checkpoints, records and at last `model/`.
-        sources: what to train on: SHARDS[:WEIGHT] ..., folders of `jam prepare` with their shares of the tokens;
+        out: folder of the run, for checkpoints, records and finally `model/`.
+        sources: training data, as SHARDS[:WEIGHT] ..., folders of `jam prepare` with their shares of the tokens;
             in a recipe a list, [{path: SHARDS, weight: 1}].
         validation: folders of token shards whose perplexity is measured, by modality.
-        stage: what the result is called in its manifest.
+        stage: name of the result's stage in its manifest.
         train: "all"; "cross" for cross blocks, readout and new rows, with frozen towers; "lora" for these and adapters
             in the layers of the towers (`jam-fusion[lora]`), which are merged into the result.
         lora_rank: rank of an adapter.
@@ -45,47 +45,47 @@ class TrainConfig:
         steps: optimiser steps; give this or `epochs`.
         epochs: passes over the first source, to the nearest step; give this or `steps`.
         context: positions (tokens) of a sequence; default: the model's.
-        batch_tokens: positions (tokens) of a batch, which is one step, padding included.
-        micro_batch_size: sequences in one forward; a batch has as many of these as it takes.
+        batch_tokens: positions (tokens) of a step's batch, padding included.
+        micro_batch_size: sequences in one forward pass; a batch consists of as many micro-batches as it needs.
         optimizer: "adamw", or "muon" for the matrices inside the blocks and AdamW for the rest.
         lr: peak learning rate.
-        lr_factors: factors on it by part, as {cross: 10} ("text", "image", "cross", "readout"; "tower" of a single
-            decoder).
+        lr_factors: factors on the learning rate by part, as {cross: 10} ("text", "image", "cross", "readout"; "tower"
+            of a single decoder).
         warmup_steps: steps of a linear warm-up from 0.
-        schedule: of the learning rate behind the warm-up.
+        schedule: course of the learning rate after the warm-up.
         min_lr_ratio: learning rate at the end, relative to the peak.
         beta1: AdamW's decay of the mean of gradients.
-        beta2: AdamW's decay of the mean of their squares.
-        eps: AdamW's least divisor.
-        momentum: of Muon, 0 to 1.
-        weight_decay: of matrices.
+        beta2: AdamW's decay of the mean of squared gradients.
+        eps: AdamW's smallest divisor.
+        momentum: momentum of Muon, 0 to 1.
+        weight_decay: weight decay of matrices.
         max_grad_norm: gradients are clipped to this norm.
-        cm3: train on the causally masked objective; for messages, spans lie in the answer.
-        learn_turns: which answers of a conversation are learnt: the "last", or "all".
+        cm3: train on the causally masked objective; in messages, spans are within the answer.
+        learn_turns: answers of a conversation that are learnt: the "last", or "all".
         unconditional_rate: share (0 to 1) of captioned pictures whose text is masked whole, for guidance.
         part_rate: share (0 to 1) of documents that mask exactly one whole part, a picture or a text, for `jam fill`.
         sentinel_weight: weight of predicting a sentinel inside the source.
-        image_weight: weight of image tokens against text tokens.
+        image_weight: weight of image tokens, relative to text tokens.
         z_loss: weight of the squared logarithm of the softmax's sum (PaLM, section 5), which keeps logits small.
-        max_logits: at most so many logits exist at a time; the loss goes through the positions in pieces.
-        precision: "bf16" runs matrix products under autocast; with FSDP its parameters are gathered in bf16.
-        sharding: with several processes: "full" divides parameters among all, "hybrid" among those of a node, with a
-            copy on every node.
-        activation_checkpointing: keep only what goes between layers, and compute the rest again for the gradients.
+        max_logits: largest number of logits in memory at a time; the loss is computed in pieces of the positions.
+        precision: "bf16" runs matrix products under autocast; with FSDP, parameters are gathered in bf16.
+        sharding: with several processes: "full" divides parameters among all processes, "hybrid" among the processes of
+            a node, with a copy on every node.
+        activation_checkpointing: keep only the inputs of layers, and compute the rest again for the gradients.
         compile: compile every layer and cross block.
-        on_bad_step: what a step does whose loss or gradient is no number, or jumps: "stop" ends the run, "skip" leaves
-            the weights as they are, at most 10 times in a row.
-        spike: a loss jumps if it is more than this times the mean of the last 32 steps; 0: never.
+        on_bad_step: response to a step whose loss or gradient is no number, or jumps: "stop" ends the run, "skip"
+            leaves the weights unchanged, at most 10 times in a row.
+        spike: a loss jumps if it exceeds this factor times the mean of the last 32 steps; 0: never.
         validate_every: steps between validations; 0: only at the end.
-        validation_documents: at most so many documents of each validation source.
-        checkpoint_every: steps between checkpoints, or "epoch" for one at the end of each; 0: only at the end.
-        keep_checkpoints: how many of the last checkpoints to keep; 0: all.
+        validation_documents: largest number of documents of each validation source.
+        checkpoint_every: steps between checkpoints, or "epoch" for the end of each epoch; 0: only at the end.
+        keep_checkpoints: number of last checkpoints to keep; 0: all.
         keep_epochs: keep the checkpoints at the ends of epochs, too.
         keep_best: save and keep the checkpoint of the best validation, too.
-        resume: go on from the last checkpoint in `out`.
-        seed: of order, masks and packing.
+        resume: continue from the last checkpoint in `out`.
+        seed: seed of order, masks and packing.
         device: cpu, cuda, cuda:1, ...; default: a GPU if there is one.
-        dtype: data type of the weights that are trained.
+        dtype: data type of the trained weights.
     """
 
     model: str
@@ -162,10 +162,10 @@ class TrainConfig:
             raise ValueError("keep_best needs validation and validate_every: they say which checkpoint is the best")
 
     def micro_batches(self, context: int, processes: int = 1) -> int:
-        """How many micro-batches of sequences of `context` a batch has, to the nearest.
+        """The number of micro-batches of a batch, for sequences of `context` positions, rounded to the nearest.
 
         Raises:
-            ValueError: not one, or fewer than there are processes.
+            ValueError: the number is below 1 or below the number of processes.
         """
         size = self.micro_batch_size * context
         if self.batch_tokens < size:

@@ -1,4 +1,4 @@
-"""The processes of a run: one alone, or those that `torchrun` started, with parameters divided among them (FSDP2)."""
+"""The processes of a run: a single process, or several from `torchrun` that divide the parameters (FSDP2)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from torch.distributed.tensor import DTensor
 from jam.checkpoints.devices import choose_device
 from jam.models import JointModel
 
-TIMEOUT = timedelta(minutes=30)  # a validation or an export of the first process may take as long
+TIMEOUT = timedelta(minutes=30)  # long enough for a validation or an export of the first process
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run.
+    """This process among the processes of the run.
 
     Args:
-        rank: its number.
-        size: how many there are; 1: no process group, and nothing is divided.
-        local_size: how many are on this node.
-        device: where it computes.
+        rank: number of this process.
+        size: number of processes; 1: no process group, and nothing is divided.
+        local_size: number of processes on this node.
+        device: device of this process.
     """
 
     rank: int = 0
@@ -44,7 +44,7 @@ class World:
 
     @cached_property
     def background(self) -> dist.ProcessGroup | None:
-        """A group for what goes on beside the training (asynchronous checkpoints)."""
+        """A group for work in the background of the training (asynchronous checkpoints)."""
         return dist.new_group(backend="gloo", timeout=TIMEOUT) if self.size > 1 else None
 
     def sum(self, values: list[float]) -> list[float]:
@@ -56,7 +56,7 @@ class World:
         return summed.tolist()
 
     def of_first(self, value: Any) -> Any:
-        """What the first process has."""
+        """The value of the first process, on all processes."""
         if self.size == 1:
             return value
         shared = [value]
@@ -64,7 +64,7 @@ class World:
         return shared[0]
 
     def on_first(self, function: Callable[[], Any]) -> Any:
-        """What a function returns on the first process, which alone calls it; what it raises there all raise."""
+        """The result, or error, of a function that the first process alone calls; all processes return or raise it."""
         result, problem = None, None
         if self.is_first:
             try:
@@ -77,19 +77,19 @@ class World:
         return result
 
     def turns(self, count: int) -> list[tuple[int, bool]]:
-        """Numbers below `count` that fall to this process: `rank`, `rank + size`, ...
+        """This process's numbers below `count`: `rank`, `rank + size`, ..., each marked True.
 
-        All processes have as many turns, for they compute together; who has none left repeats its last, marked False.
+        All processes have equally many turns, since they compute together; a repeated last number is marked False.
         """
         numbers = range(self.rank, self.rank + -(-count // self.size) * self.size, self.size)
         last = max(0, (count - 1 - self.rank) // self.size * self.size + self.rank)
         return [(min(number, last), number < count) for number in numbers]
 
     def mesh(self, sharding: Literal["full", "hybrid"]) -> DeviceMesh:
-        """All processes in a row, or (hybrid) nodes with copies by processes with parts.
+        """All processes in a row, or (hybrid) a grid of nodes with copies and processes with parts.
 
         Raises:
-            ValueError: hybrid, and the nodes have different numbers of processes.
+            ValueError: `sharding` is hybrid, and the nodes have different numbers of processes.
         """
         assert self.device is not None
         if sharding == "full":
@@ -104,13 +104,13 @@ class World:
 
 
 def join(device: str | None = None) -> World:
-    """Join the processes of `torchrun`, if this is one of them; on GPUs each takes its own.
+    """Join the processes of `torchrun`, if `torchrun` started this process; each process takes its own GPU.
 
     Args:
-        device: "cpu" for processes without GPUs although there are some.
+        device: "cpu" to compute without the GPUs of the machine.
 
     Raises:
-        ValueError: the device is none that is there.
+        ValueError: the device does not exist.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
@@ -133,7 +133,7 @@ def leave() -> None:
 
 
 def shard(model: JointModel, world: World, sharding: Literal["full", "hybrid"], bf16: bool) -> None:
-    """Divide the parameters of `model` in place: a unit for every layer pair, one for all that lies around them.
+    """Divide the parameters of `model` in place: a unit for every layer pair, and a unit for the rest.
 
     Gradients are summed over the processes, not averaged: each process divides by the weight of the global batch.
     """
@@ -142,7 +142,7 @@ def shard(model: JointModel, world: World, sharding: Literal["full", "hybrid"], 
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for pair in model.layer_pairs():
         fully_shard(pair, **options)
-    root: Any = fully_shard(model, reshard_after_forward=False, **options)  # `logits` reads it behind `hidden`
+    root: Any = fully_shard(model, reshard_after_forward=False, **options)  # `logits` reads it after `hidden`
     register_fsdp_forward_method(root, "hidden")
     for module in root.modules():
         if isinstance(module, FSDPModule):
@@ -151,12 +151,12 @@ def shard(model: JointModel, world: World, sharding: Literal["full", "hybrid"], 
 
 
 def reshard(model: nn.Module) -> None:
-    """Divide again what a forward without a backward has left whole."""
+    """Divide again the parameters that a forward pass without a backward pass left whole."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be divided; every process must ask."""
+    """The whole of a tensor that may be divided; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

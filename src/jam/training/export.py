@@ -1,4 +1,4 @@
-"""From a checkpoint of a run back to the tensors of a model."""
+"""Tensors of a model from a checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jam.training.recipe import FROZEN, compare, settings_of_run
 
 
 def restore(model: JointModel, config: TrainConfig, checkpoint: Path) -> dict[str, Tensor]:
-    """The tensors of `model`, which the run began with, as they are in `checkpoint`; adapters are merged.
+    """All tensors of the model in `checkpoint`, with adapters merged; `model` is the model that the run began with.
 
     Raises:
-        ValueError: the checkpoint is of another model or recipe, or damaged.
+        ValueError: the checkpoint belongs to another model or recipe, or is damaged.
     """
     state = read_state(checkpoint)
     require_whole(checkpoint, state)

@@ -1,4 +1,4 @@
-"""From a batch to the positions that count: shared by training steps and validation."""
+"""Forward passes of training and validation: hidden states of a batch, at the positions that count."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def select(batch: Batch, hidden: Tensor) -> tuple[Tensor, ...]:
 
 
 def is_image(targets: Tensor, model: JointModel) -> Tensor:
-    """Which targets are image codes, bool [N]."""
+    """Bool [N]: which targets are image codes."""
     vocabulary = model.vocabulary
     return (targets >= vocabulary.image_start) & (targets < vocabulary.control_start)
 
 
 def autocast(device: torch.device, bf16: bool) -> Any:
-    """Matrix products in bf16, or all as it is."""
+    """A context that runs matrix products in bf16, or changes nothing."""
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at the right moment."""
+"""Ctrl-C and SIGTERM, held back until a safe moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done. In other threads, which get none, it does nothing."""
+    """Hold Ctrl-C back until the block ends. In other threads than the main one, which get no signals, do nothing."""
     with signals_noted(signal.SIGINT) as waiting:
         yield
     previous = signal.getsignal(signal.SIGINT)
@@ -21,14 +21,14 @@ def interrupts_wait() -> Iterator[None]:
 
 @contextmanager
 def signals_noted(*signals: signal.Signals) -> Iterator[list[tuple[Any, ...]]]:
-    """Signals that come do nothing but go into the list. In other threads, which get none, it stays empty."""
+    """Append signals to the yielded list instead of handling them; other threads than the main one get no signals."""
     noted: list[tuple[Any, ...]] = []
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    previous = {one: signal.signal(one, lambda *arguments: noted.append(arguments)) for one in signals}
+    previous = {number: signal.signal(number, lambda *arguments: noted.append(arguments)) for number in signals}
     try:
         yield noted
     finally:
-        for one, handler in previous.items():
-            signal.signal(one, handler if handler is not None else signal.SIG_DFL)
+        for number, handler in previous.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

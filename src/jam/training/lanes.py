@@ -1,7 +1,7 @@
-"""Rows of a micro-batch apart, each part by a thread of its own: for small models on a CPU.
+"""Threads that each compute some rows of a micro-batch: for small models on a CPU.
 
-Operations on small tensors take little more time than several processors need to share them. So a thread takes whole
-rows through forward and backward pass alone, and meets the others once a micro-batch (docs/decisions/0027).
+Dividing an operation on small tensors among processors takes about as long as the operation. A thread therefore runs
+the forward and backward pass of whole rows, and waits for the others once per micro-batch (docs/decisions/0027).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from jam.models import JointModel
 
 T = TypeVar("T")
 R = TypeVar("R")
-MOST_GRADIENTS = 2**26  # values of the gradients of all threads: 256 MiB. Larger models keep the processors busy
+MOST_GRADIENTS = 2**26  # values of all threads' gradients: 256 MiB; larger models keep the processors busy
 
 
 class Lanes:
-    """Threads that divide what torch's threads do otherwise.
+    """Threads that share work in place of torch's threads.
 
     Args:
-        count: how many; torch's threads are divided among them.
+        count: number of lanes, which divide torch's threads among them.
     """
 
     def __init__(self, count: int) -> None:
@@ -31,10 +31,10 @@ class Lanes:
         self._pool = ThreadPoolExecutor(count, "lane")
 
     def map(self, function: Callable[[T], R], parts: Sequence[T]) -> list[R]:
-        """`function` of every part, all at the same time, in order. Raises the first one's error."""
+        """Results of `function` for all parts in order, computed in parallel. Raises the first part's error."""
 
         def alone(part: T) -> R:
-            torch.set_num_threads(self._threads // self.count)  # of this thread, but for MKL of all
+            torch.set_num_threads(self._threads // self.count)  # for this thread; in MKL, for all threads
             return function(part)
 
         futures = [self._pool.submit(alone, part) for part in parts]
@@ -46,10 +46,10 @@ class Lanes:
 
 
 def make_lanes(model: JointModel, device: torch.device, rows: int) -> Lanes | None:
-    """Lanes for micro-batches of so many rows, where they are faster and what they compute is a function of the seed.
+    """Lanes for micro-batches of `rows` rows, or None if lanes are slower or not reproducible.
 
-    None on a GPU, with one thread, for a model that draws random numbers (dropout: the order of the draws would be
-    that of the threads), and where the gradients of all lanes are more than `MOST_GRADIENTS`.
+    None on a GPU, with one thread, for a model that draws random numbers (dropout: threads would draw in any order),
+    and if the gradients of all lanes have more than `MOST_GRADIENTS` values.
     """
     count = min(torch.get_num_threads(), rows)
     values = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -60,7 +60,7 @@ def make_lanes(model: JointModel, device: torch.device, rows: int) -> Lanes | No
 
 @torch.no_grad()
 def _draws(model: JointModel) -> bool:
-    """Whether a forward pass in training draws random numbers."""
+    """True if a forward pass in training draws random numbers."""
     was_training = model.training
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al., 2024) with its updates scaled to AdamW's size, in fp32 and for many matrices at once.
+"""Muon (Jordan et al., 2024) with updates scaled to AdamW's size, in fp32 and for many matrices at once.
 
 Shapes: N matrices, of A rows and B columns.
 """
@@ -14,23 +14,23 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Placement, Shard
 
-COEFFICIENTS, ITERATIONS, EPS = (3.4445, -4.7750, 2.0315), 5, 1e-7  # Jordan et al.'s, and `torch.optim.Muon`'s
-MOST_VALUES = 2**25  # of matrices that are orthogonalised together: 128 MiB, and as much for each intermediate result
+COEFFICIENTS, ITERATIONS, EPS = (3.4445, -4.7750, 2.0315), 5, 1e-7  # as Jordan et al. and `torch.optim.Muon`
+MOST_VALUES = 2**25  # of matrices orthogonalised together: 128 MiB, and as much for each intermediate result
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum (Nesterov's) whose matrices are orthogonalised; one learning rate serves it and AdamW.
+    """Optimiser whose updates are orthogonalised Nesterov momentum; Muon and AdamW share a learning rate.
 
-    As `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"`` (Liu et al., 2025, eq. 4) and with the same state, but
-    in fp32: that class computes in bfloat16, which many processors only emulate, many times slower, and whose rounding
-    differs between machines. Matrices of one shape go through the products together. Of divided matrices (FSDP2) each
-    process orthogonalises its share, as wholes.
+    Updates and state are those of `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"`` (Liu et al., 2025, eq. 4),
+    but in fp32: that class computes in bfloat16, which many processors emulate, many times slower, and whose rounding
+    differs between machines. Matrices of one shape share the matrix products. If matrices are divided (FSDP2), each
+    process orthogonalises some of the matrices whole.
 
     Args:
-        params: matrices [A, B], or groups of them with their own `lr` and `weight_decay`.
-        lr: the root mean square of an update is 0.2 of it.
-        weight_decay: decoupled, times `lr`.
-        momentum: 0 to 1.
+        params: matrices [A, B], or groups of matrices with their own `lr` and `weight_decay`.
+        lr: learning rate; the root mean square of an update is 0.2 times `lr`.
+        weight_decay: decoupled weight decay, times `lr`.
+        momentum: decay of the momentum, 0 to 1.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float, momentum: float) -> None:
@@ -49,15 +49,15 @@ class Muon(torch.optim.Optimizer):
                     alike[parameter.shape, parameter.dtype, layout].append((group, parameter))
         for (shape, *_), members in alike.items():
             scale = 0.2 * math.sqrt(max(shape))
-            for some in _portions(members, max(1, MOST_VALUES // shape.numel())):
-                moved = orthogonalised([self._momentum(group, parameter) for group, parameter in some])
-                for (group, parameter), update in zip(some, moved, strict=True):
+            for portion in _portions(members, max(1, MOST_VALUES // shape.numel())):
+                updates = orthogonalised([self._momentum(group, parameter) for group, parameter in portion])
+                for (group, parameter), update in zip(portion, updates, strict=True):
                     own = _own(parameter)
                     own.mul_(1 - group["lr"] * group["weight_decay"])
                     own.add_(update.to(own.dtype), alpha=-group["lr"] * scale)
 
     def _momentum(self, group: dict[str, Any], parameter: Tensor) -> Tensor:
-        """The gradient with the momentum of all steps, laid out as the parameter."""
+        """The gradient with the momentum of all steps, divided as the parameter."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum_buffer" not in state:
@@ -67,7 +67,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
-    """Matrices [A, B] of one layout to fp32 ones with singular values about 1; of divided ones this process's part."""
+    """Matrices [A, B] of one layout in fp32 with singular values near 1; if divided, this process's parts."""
     first = matrices[0]
     stacked = torch.stack([_own(matrix).float() for matrix in matrices])
     if not isinstance(first, DTensor):
@@ -75,8 +75,8 @@ def orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
     shape = torch.Size((len(matrices), *first.shape))
     parts = [Shard(place.dim + 1) if isinstance(place, Shard) else place for place in first.placements]
     wholes = [Shard(0) if isinstance(place, Shard) else place for place in first.placements]
-    given = _moved(stacked, shape, first, parts, wholes)
-    return list(_moved(newton_schulz(given), shape, first, wholes, parts).unbind())
+    own_matrices = _moved(stacked, shape, first, parts, wholes)
+    return list(_moved(newton_schulz(own_matrices), shape, first, wholes, parts).unbind())
 
 
 def newton_schulz(matrices: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def newton_schulz(matrices: Tensor) -> Tensor:
 
 
 def _moved(own: Tensor, shape: torch.Size, example: DTensor, before: list[Placement], after: list[Placement]) -> Tensor:
-    """This process's part of a tensor that is divided in another way than before."""
+    """This process's part of a tensor after its division changes from `before` to `after`."""
     strides = (shape[1] * shape[2], shape[2], 1)
     divided = DTensor.from_local(
         own.contiguous(), example.device_mesh, before, run_check=False, shape=shape, stride=strides
@@ -101,7 +101,7 @@ def _moved(own: Tensor, shape: torch.Size, example: DTensor, before: list[Placem
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """This process's part."""
+    """This process's part of a tensor that may be divided."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -1,4 +1,4 @@
-"""Which optimiser moves which parameter, and how large the gradients are."""
+"""Optimisers of the trained parameters, and norms of gradients."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jam.training.parts import part_of
 
 
 def make_optimizers(model: JointModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers of all parameters that are trained; every parameter belongs to one.
+    """The optimisers of all trained parameters; every parameter belongs to one optimiser.
 
     "adamw": AdamW for all. "muon": `Muon` for the matrices inside the blocks, AdamW for embeddings, heads and vectors,
-    both with one learning rate. Weight decay is for matrices. A group's `factor` is that of its part on the learning
-    rate.
+    both with one learning rate. Only matrices have weight decay. A group's `factor` scales the learning rate of its
+    part.
 
     Raises:
-        ValueError: `lr_factors` names a part that the model has not.
+        ValueError: `lr_factors` names a part that is not trained.
     """
     trained = [(part_of(name), parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     parts = list(dict.fromkeys(part for part, _ in trained))
@@ -57,7 +57,7 @@ def _block_matrices(model: JointModel) -> set[Tensor]:
 
 
 def gradient_norms(parameters: dict[str, nn.Parameter]) -> dict[str, float]:
-    """Norm of the gradients by part, and of all ("all")."""
+    """Norms of the gradients by part, and of all gradients ("all")."""
     gradients: dict[str, list[Tensor]] = defaultdict(list)
     for name, parameter in parameters.items():
         if parameter.grad is not None:

@@ -1,4 +1,4 @@
-"""What of a model is trained, and which part a parameter belongs to."""
+"""The trained parameters of a model, and the part that each parameter belongs to."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from jam.training.config import TrainConfig
 from jam.training.distributed import whole
 
 PARTS = {"text_tower": "text", "image_tower": "image", "to_text": "cross", "to_image": "cross", "tower": "tower"}
-ADAPTER = "default"  # its name among those that a layer may have
-PREFIX = 4096  # values of a frozen tensor that identify it
+ADAPTER = "default"  # PEFT's name of our adapter
+PREFIX = 4096  # first values of a frozen tensor, which identify it
 
 
 def part_of(name: str) -> str:
-    """The part of a parameter by its name: "text", "image", "cross", "readout"; of a single decoder "tower"."""
+    """The part of the parameter `name`: "text", "image", "cross", "readout"; "tower" in a single decoder."""
     return PARTS.get(name.partition(".")[0], "readout")
 
 
 def choose_trained(model: JointModel, config: TrainConfig) -> None:
-    """Leave `requires_grad` to what `config.train` names, after putting adapters into the towers where it says so.
+    """Freeze all parameters but those that `config.train` names.
 
-    "cross" freezes the parents inside the towers, with their embeddings and heads; their new rows lie outside. "lora"
-    does the same and puts adapters (Hu et al., 2021) beside all matrices of the towers' layers.
+    "cross" freezes the parents inside the towers, with their embeddings and heads, but not the new rows. "lora" also
+    adds adapters (Hu et al., 2021) to all matrices of the towers' layers.
 
     Raises:
         ValueError: nothing is left to train, or PEFT is not installed.
@@ -58,12 +58,12 @@ def _add_adapters(tower: Tower, config: TrainConfig) -> None:
     rank, dropout = config.lora_rank, config.lora_dropout
     settings = LoraConfig(r=rank, lora_alpha=config.lora_alpha, lora_dropout=dropout, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)  # every process makes the same ones
+        torch.manual_seed(config.seed)  # all processes make equal adapters
         inject_adapter_in_model(settings, tower.model, ADAPTER)
 
 
 def merged(tensors: dict[str, Tensor], config: TrainConfig) -> dict[str, Tensor]:
-    """The tensors of a model as its own classes name them, adapters added to the matrices beside which they lie."""
+    """The tensors of a model with adapters added to their matrices, under the names of a model without adapters."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if ".lora_" in name:
@@ -79,12 +79,12 @@ def merged(tensors: dict[str, Tensor], config: TrainConfig) -> dict[str, Tensor]
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Those that are trained, by name."""
+    """The trained parameters by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def frozen_digest(model: nn.Module) -> str | None:
-    """Tells models apart whose frozen parameters differ, by their beginnings; None where nothing is frozen."""
+    """A hash of the first values of all frozen parameters, or None if nothing is frozen."""
     digest, is_empty = hashlib.sha256(), True
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -96,27 +96,27 @@ def frozen_digest(model: nn.Module) -> str | None:
 
 
 def whole_tensors(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
-    """All tensors of a model, tied ones once; divided ones are put together, which every process must ask for.
+    """All whole tensors of a model, tied tensors once; every process must call this.
 
     Args:
-        keep: whether this process wants them.
+        keep: False returns no tensors on this process.
     """
     parameters = dict(model.named_parameters())
     with_tied = dict(model.named_parameters(remove_duplicate=False))
     buffers = {name: value for name, value in model.state_dict().items() if name not in with_tied}
     found = {}
     for name, value in (parameters | buffers).items():
-        together = whole(value.detach())
+        tensor = whole(value.detach())
         if keep:
-            found[name] = together.cpu() if isinstance(value, DTensor) else together
+            found[name] = tensor.cpu() if isinstance(value, DTensor) else tensor
     return found
 
 
 def prepare_layers(model: JointModel, config: TrainConfig) -> None:
-    """Activation checkpointing and compilation of the layers and cross blocks, where the recipe asks for them."""
+    """Set up activation checkpointing and compilation of the layers and cross blocks, as the recipe says."""
     blocks: list[Any] = model.blocks
     if config.activation_checkpointing:
-        for block in blocks:  # as `gradient_checkpointing_enable` does, under whichever name the library has it
+        for block in blocks:  # as `gradient_checkpointing_enable`, whose name depends on the library
             block.gradient_checkpointing = True
             block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     if config.compile:

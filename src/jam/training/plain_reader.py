@@ -1,7 +1,7 @@
-"""Distributed checkpoints (DCP) read without running anything that their files hold.
+"""A reader of distributed checkpoints (DCP) that runs no code from their files.
 
-`torch.distributed.checkpoint` keeps its index as a pickle, which can name any function of Python and call it. Here the
-index may hold the handful of classes that an index of tensors consists of, and nothing else.
+The index of `torch.distributed.checkpoint` is a pickle, which can call any function of Python. This reader accepts only
+the few classes of which an index of tensors consists.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ CLASSES = {
     ),
     f"{OF_DCP}filesystem": ("_StorageInfo",),
     "torch": ("Size",),
-    "torch.serialization": ("_get_layout",),  # "torch.strided" to what it names
-    "pathlib": PATHS,  # where the checkpoint was written
-    "pathlib._local": PATHS,  # the same since Python 3.13
+    "torch.serialization": ("_get_layout",),  # finds the layout "torch.strided"
+    "pathlib": PATHS,  # the place where the checkpoint was written
+    "pathlib._local": PATHS,  # pathlib since Python 3.13
 }
 
 
 class PlainReader(dcp.FileSystemReader):
-    """Reads the tensors of a checkpoint's folder.
+    """The tensors of a checkpoint's folder.
 
     Raises:
-        FileError: the index cannot be read, or holds anything but tensors in files of this folder.
+        FileError: the index cannot be read, or names anything but tensors in files of this folder.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -56,7 +56,7 @@ class PlainReader(dcp.FileSystemReader):
         if not isinstance(index, Metadata):
             raise FileError(f"{self.folder / INDEX} is no index of tensors")
         for name, entry in index.state_dict_metadata.items():
-            # What is stored as bytes is unpickled when it is loaded.
+            # DCP unpickles entries that are stored as bytes.
             if not (isinstance(entry, TensorStorageMetadata) and isinstance(entry.properties.dtype, torch.dtype)):
                 raise FileError(f"{self.folder / INDEX}: {name} is no tensor; jam writes tensors only")
         for entry in index.storage_data.values():

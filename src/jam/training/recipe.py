@@ -1,4 +1,4 @@
-"""Whether a run may go on with a recipe."""
+"""Comparison of a resumed run's recipe with its earlier recipe."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 from jam.training.config import TrainConfig
 
 FROZEN = "digest of frozen weights"
-# What does not change what is computed. Paths are compared by what lies there.
+# Settings that do not change the computed values. Instead of paths, digests of the data are compared.
 FREE = {
     *("model", "out", "sources", "resume", "device", "validation", "validation_documents", "validate_every"),
     *("checkpoint_every", "keep_checkpoints", "keep_epochs", "keep_best", "on_bad_step", "sharding"),
     *("activation_checkpointing", "compile", "max_logits"),
 }
 
-ADDED = {"learn_turns": "last"}  # what runs did before there was such a setting
+ADDED = {"learn_turns": "last"}  # values for runs from before a setting existed
 
 
 def settings_of_run(config: TrainConfig, others: dict[str, Any]) -> dict[str, Any]:
-    """What a resumed run must have in common with the one before; `others` says what else it depends on."""
+    """The settings that must not change when a run resumes; `others` are further values that decide the result."""
     return {key: value for key, value in asdict(config).items() if key not in FREE} | others
 
 
 def compare(checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises ValueError, which lists the differences, if there are any."""
+    """Raises ValueError, with a list of the differences, if the settings differ."""
     before = {key: value for key, value in ADDED.items() if key in now} | before
     differences = [
         f"{key} was {before.get(key)} and is {now.get(key)}"

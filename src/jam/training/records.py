@@ -1,4 +1,4 @@
-"""What a run writes down: one JSON line a step, and the same for TensorBoard."""
+"""Records of a run: a JSON line for each step, and the same figures for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.utils.tensorboard import SummaryWriter
 from jam.files import open_regular, parse_json, write_text
 
 RECORDS = "metrics.jsonl"
-VALIDATION = "validation_"  # begins the names of a validation's figures
+VALIDATION = "validation_"  # prefix of the names of a validation's figures
 
 
 class Records:
-    """The records of a run that has come to `step`; those of what comes again are dropped: later steps, to begin with.
+    """The records of a run at `step`; records of later steps, which the run repeats, are dropped.
 
     Args:
-        folder: of the run; None: nothing is written down (a process that is not the first).
-        validates: the validation of `step`, too, comes again.
+        folder: folder of the run; None: write nothing (all processes but the first).
+        validates: True if the run repeats the validation of `step`, too.
     """
 
     def __init__(self, folder: Path | None, step: int, validates: bool = False) -> None:
@@ -58,9 +58,9 @@ class Records:
 
 
 def _place_of(line: str) -> float:
-    """The step of a record, less a half where it is not of a validation.
+    """The step of a validation's record, or half a step less for other records.
 
-    Of one that a kill has cut, or that is damaged, later than all.
+    A record that was cut by a kill, or is damaged, counts as later than all others.
     """
     try:
         record = parse_json(line, RECORDS)

@@ -1,4 +1,4 @@
-"""What a training step did."""
+"""The report of a training step."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did, in all processes together.
+    """The report of a step over all processes.
 
     Args:
-        loss: weighted mean in nats, with the z-loss; None: no target had a weight.
-        text_loss: mean in nats of the text targets, unweighted; None: there were none. So for images.
-        text_accuracy: share of them that had the greatest logit.
-        grad_norm: of all gradients, before they were clipped.
-        grad_norms: by part of the model.
-        tokens: positions that are no padding.
-        problem: why the step was skipped; None: it was not.
+        loss: weighted mean in nats, with the z-loss; None if no target had a weight.
+        text_loss: unweighted mean in nats of the text targets; None without text targets. `image_loss` likewise.
+        text_accuracy: share of the text targets that had the greatest logit. `image_accuracy` likewise.
+        grad_norm: norm of all gradients before clipping.
+        grad_norms: norms of the gradients by part of the model.
+        tokens: positions without padding.
+        problem: reason why the step was skipped, or None.
     """
 
     step: int
@@ -34,7 +34,7 @@ class StepReport:
     problem: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """As a flat mapping."""
+        """The report as a flat mapping."""
         values = asdict(self)
         norms = values.pop("grad_norms")
         return values | {f"grad_norm_{part}": norm for part, norm in norms.items()}

@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time writes into it, and a finished run is left as it is."""
+"""The folder of a run: one process at a time writes into it, and a finished run never changes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LOCK = ".lock"
 
 
 class RunFolder:
-    """Where a run lies. Every process of the run calls every method.
+    """The folder of a run. Every process of the run calls every method.
 
     Args:
-        config: the recipe, a dataclass; its `out` is the folder, its `resume` says whether to go on with what is there.
-        result: name of the folder in it that a finished run has.
+        config: the recipe, a dataclass; `out` is the folder, `resume` allows to continue an earlier run.
+        result: name of the result in the folder, which only a finished run has.
     """
 
     def __init__(self, config: Any, world: World, result: str = RESULT) -> None:
@@ -34,10 +34,10 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """The folder is there, and no other process trains in it meanwhile.
+        """Make the folder and hold its lock, so that no other process trains in the folder during the block.
 
         Raises:
-            ValueError: another process does; or something else is there, and the run is not to be resumed.
+            ValueError: another process holds the lock; or `out` exists, is no run, and `resume` is False.
         """
         with ExitStack() as lock:
             self.world.on_first(partial(self._hold, lock))
@@ -51,10 +51,10 @@ class RunFolder:
         lock.enter_context(only_one(self.path / LOCK, self.path))
 
     def last_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
-        """The one to go on from and what its state says; None: the run begins.
+        """The checkpoint to resume from and its state, or None if the run begins.
 
         Raises:
-            ValueError: the run has ended, or has begun and is not to be resumed, or its checkpoint is damaged.
+            ValueError: the run has ended, has begun and `resume` is False, or has a damaged checkpoint.
         """
         return self.world.on_first(self._last_checkpoint)
 
@@ -73,7 +73,7 @@ class RunFolder:
         return found[-1], state
 
     def begin(self, left_out: Sequence[str] = ()) -> None:
-        """Write the recipe, and which documents are left out; remove what a killed run left unfinished."""
+        """Write the recipe and the list of left-out documents, and remove unfinished files of a killed run."""
         self.world.on_first(partial(self._begin, left_out))
 
     def _begin(self, left_out: Sequence[str]) -> None:

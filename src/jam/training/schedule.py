@@ -1,4 +1,4 @@
-"""Learning rate by step."""
+"""Learning rates by step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer: one readable `train_step`, and around it the loop, records, checkpoints and resume."""
+"""The trainer: `train_step`, and the loop, records, checkpoints and resume around it."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class Trainer:
     """Trains `model` in place.
 
     Args:
-        model: with several processes its parameters are divided.
+        model: the model to train; several processes divide its parameters.
         config: the recipe.
-        save_model: writes a whole model folder; called with an empty folder, the stage reached and the tensors.
-        fingerprint: `Codec.fingerprint` that all shards must have; None: don't compare.
+        save_model: function of an empty folder, the stage and the tensors, which writes a whole model folder.
+        fingerprint: `Codec.fingerprint` that all shards must have; None: do not compare.
         world: the processes of the run.
 
     Raises:
@@ -83,18 +83,19 @@ class Trainer:
                 f"context is {self.context}, the model takes {model.context_length} positions; set a shorter --context"
             )
         c = config
-        trained = [Shards(one.path, model.vocabulary, fingerprint, learn_turns=c.learn_turns) for one in c.sources]
+        trained = [Shards(entry.path, model.vocabulary, fingerprint, learn_turns=c.learn_turns) for entry in c.sources]
         if c.learn_turns == "all" and not any(len(shards.turns) for shards in trained):
             raise ValueError(
                 "learn_turns is all, and the shards of no source name an answer before the last; prepare conversations "
                 "again if an earlier version did, or leave learn_turns out"
             )
-        sources = [Source(shards, one.weight, self.context) for shards, one in zip(trained, c.sources, strict=True)]
+        sources = [Source(shards, entry.weight, self.context) for shards, entry in zip(trained, c.sources, strict=True)]
         held = [Shards(path, model.vocabulary, fingerprint, c.validation_documents) for path in c.validation]
         self.validation = [Source(shards, 1.0, self.context) for shards in held]
-        checks_data = self.world.rank % self.world.local_size == 0  # a node's processes read the same files
-        self.data_check = BackgroundCheck([one.shards for one in (*sources, *self.validation)] if checks_data else [])
-        self.left_out = [line for source in (*sources, *self.validation) for line in source.named_left_out()]
+        everything = (*sources, *self.validation)
+        checks_data = self.world.rank % self.world.local_size == 0  # all processes of a node read the same files
+        self.data_check = BackgroundCheck([source.shards for source in everything] if checks_data else [])
+        self.left_out = [line for source in everything for line in source.named_left_out()]
         objective = Objective(c.cm3, c.unconditional_rate, c.sentinel_weight, c.image_weight, c.part_rate)
         self.loader = Loader(sources, model.grammar, self.context, config.micro_batch_size, objective, config.seed)
         self.accumulation = config.micro_batches(self.context, self.world.size)
@@ -107,7 +108,7 @@ class Trainer:
             )
         choose_trained(model, config)
         prepare_layers(model, config)
-        self.frozen = frozen_digest(model)  # of what no checkpoint holds
+        self.frozen = frozen_digest(model)  # checkpoints hold no frozen parameters
         if self.world.size > 1:
             shard(model, self.world, config.sharding, bf16=config.precision == "bf16")
         self.device = self.world.device or next(model.parameters()).device
@@ -119,17 +120,17 @@ class Trainer:
         rule = Rule(config.keep_checkpoints, config.keep_epochs, config.keep_best)
         self.checkpoints = Checkpoints(self.run, rule, self.world)
         self.step = 0
-        self.place = START  # in the data, after the last whole step
+        self.place = START  # place in the data after the last whole step
         self.batches = self._batches()
         self.validation_report: dict[str, float | int | None] = {}  # of the last step, if it was validated
-        self.owes_validation = False  # that of a step at which the run was ended meanwhile
-        self.signals: list[tuple[Any, ...]] = []  # that ask the run to end
+        self.owes_validation = False  # True if the run ended during the validation of its last step
+        self.signals: list[tuple[Any, ...]] = []  # signals that ask the run to end
         self.records = Records(None, 0)
 
     def train_step(self) -> StepReport:
         """One optimiser step over the global batch: `accumulation` micro-batches, divided among the processes."""
         started = time.perf_counter()
-        batches, behind = next(self.batches)
+        batches, after = next(self.batches)
         (total,) = self.world.sum([sum(float(batch.weights.double().sum()) for batch in batches)])
         tallies = []
         for number, is_own in self.world.turns(self.accumulation):
@@ -145,14 +146,14 @@ class Trainer:
         else:
             clip(self.parameters, norms["all"], self.config.max_grad_norm)
         lr = self._set_lr()
-        with interrupts_wait():  # what a checkpoint holds, and what is written down, change together
+        with interrupts_wait():  # the state for checkpoints and the records change together
             for optimizer in self.optimizers:
                 if not problem:
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             self.watch.count(loss, problem)
             self.step += 1
-            self.place = behind
+            self.place = after
             self.validation_report = {}
             report = StepReport(
                 step=self.step,
@@ -169,7 +170,7 @@ class Trainer:
         return report
 
     def _backward(self, batch: Batch, share: float) -> list[Tensor]:
-        """Add the gradients of a micro-batch, whose loss counts by its `share`; what `Totals` counts of its parts."""
+        """Add the gradients of a micro-batch, with its loss times `share`; returns a tally (`tally`) of each part."""
         if self.lanes is None:
             loss, tallied = self._share_of_loss(share, batch)
             loss.backward()
@@ -183,7 +184,7 @@ class Trainer:
         found = self.lanes.map(part, batch.split(self.lanes.count))
         for index, parameter in enumerate(parameters):
             for gradient in (gradients[index] for gradients, _ in found):
-                if gradient is not None:  # it may be another parameter's too, and is not written to
+                if gradient is not None:  # not written to, since parameters may share a gradient
                     parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                     parameter.grad += gradient
         return [tallied for _, tallied in found]
@@ -194,7 +195,7 @@ class Trainer:
         return loss, tally(loss, scores, of_images, tokens=int((batch.documents >= 0).sum()))
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Scores, Tensor]:
-        """Sum of the weighted losses, how its targets [N] were predicted, and which of them are image codes."""
+        """Sum of the weighted losses, scores of the targets [N], and bool [N]: which targets are image codes."""
         c = self.config
         with autocast(self.device, c.precision == "bf16" and self.world.size == 1):
             hidden, targets, states, weights = select(batch, batch_hidden(self.model, batch))
@@ -205,7 +206,7 @@ class Trainer:
         """Make dropout a function of (seed, step, micro-batch), so that a run resumes exactly, on any processes."""
         seeds = np.random.SeedSequence([self.config.seed, 4, self.step, number])
         seed = int(seeds.generate_state(1, np.uint64)[0] >> 1)
-        # torch.manual_seed formats a stack trace for every kind of device that is not there: 6 ms in a deep program.
+        # torch.manual_seed formats a stack trace for every missing kind of device: 6 ms in a deep program.
         on_cpu = self.device.type == "cpu"
         (torch.default_generator.manual_seed if on_cpu else torch.manual_seed)(seed)
 
@@ -222,17 +223,16 @@ class Trainer:
         return validate(self.model, self.validation, self.config, self.world, self.device, self._end_if_asked)
 
     def train(self) -> Generator[StepReport]:
-        """Run to the end, yielding after every step; afterwards the model lies in ``out/model``.
+        """Run to the end, and yield a report after every step; at the end ``out/model`` is the model.
 
-        Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it. The last step has
-        its checkpoint before the last validation begins. Any other error waits for the checkpoint that is being
-        written, if there is one, and is raised then; of several processes each does so alone, since the others may be
-        elsewhere.
+        Ctrl-C, SIGTERM and closing the iterator save a checkpoint, from which ``resume`` continues. The last step has
+        its checkpoint before the last validation begins. Any other error is raised when the pending checkpoint, if any,
+        is written. With several processes, each waits alone, since the others may be at another place.
 
         Raises:
-            SystemExit: after SIGTERM (and with several processes Ctrl-C, which waits for the step's end there).
-            ValueError: the run has ended, is of another recipe, or another process trains it; or files of the data are
-                not as they were written, which is found out beside the training.
+            SystemExit: after SIGTERM (with several processes also after Ctrl-C, at the end of the step).
+            ValueError: the run has ended, has another recipe, or is trained by another process; or the check in the
+                background finds that files of the data are not as they were written.
         """
         with self.folder.held():
             if (found := self.folder.last_checkpoint()) is not None:
@@ -281,7 +281,7 @@ class Trainer:
                 self.records.close()
 
     def _end_if_asked(self) -> None:
-        """Raises SystemExit, on all processes, when one of them got a signal; ValueError when data are damaged."""
+        """Raises SystemExit, on all processes, if a process got a signal, and ValueError if data are damaged."""
         problem = self.data_check.problem
         ended, damaged = self.world.sum([float(len(self.signals)), float(problem is not None)])
         if damaged:
@@ -294,7 +294,7 @@ class Trainer:
             self.save_model(folder, self.config.stage, tensors)
 
     def _validate_if_due(self) -> bool:
-        """Validate where the recipe says so; whether this was the best so far, and is to be kept."""
+        """Validate if the recipe says so; True if this validation is the best so far and the recipe keeps the best."""
         if not self.validation or not self._is_due(self.config.validate_every):
             return False
         self._validate()
@@ -312,7 +312,7 @@ class Trainer:
             self.records.write({"step": self.step} | {f"{VALIDATION}{key}": value for key, value in report.items()})
 
     def _validated(self) -> dict[str, Any]:
-        """What a checkpoint says of the validation at its step."""
+        """The entries of a checkpoint's state about the validation at its step."""
         due = bool(self.validation) and self._is_due(self.config.validate_every)
         return {"validation": self.validation_report.get("all_ppl"), "owes": due and not self.validation_report}
 
@@ -325,7 +325,7 @@ class Trainer:
         return self.step // self.steps_per_epoch > (self.step - 1) // self.steps_per_epoch
 
     def save_checkpoint(self, wait: bool = False) -> None:
-        """Begin to write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole.
+        """Begin to write ``checkpoints/step-NNNNNN``; earlier checkpoints stay until the new one is complete.
 
         Raises:
             ValueError: the disk is full.
@@ -341,7 +341,7 @@ class Trainer:
         self.checkpoints.save(state_tensors(self.parameters, self.optimizers), state, wait)
 
     def load_checkpoint(self, checkpoint: Path) -> None:
-        """Weights, moments, step and place in the data. Raises ValueError if the recipe is not that of the run."""
+        """Restore weights, moments, step and place in the data. Raises ValueError if the run has another recipe."""
         self._load(checkpoint, read_state(checkpoint))
 
     def _load(self, checkpoint: Path, state: dict[str, Any]) -> None:
@@ -356,12 +356,12 @@ class Trainer:
         self.batches = self._batches()
 
     def _batches(self) -> Iterator[tuple[list[Batch], Place]]:
-        """This process's of every step from `place` on, and the place behind them."""
+        """This process's batches of every step from `place` on, each with the place after the step."""
         return self.loader.steps(self.place, self.accumulation, self.world.rank, self.world.size)
 
     def _settings(self) -> dict[str, Any]:
         sources = self.loader.sources
-        others: dict[str, Any] = {
+        data: dict[str, Any] = {
             "context": self.context,
             "pieces": [len(source) for source in sources],
             "tokens": [int(source.shards.lengths().sum()) for source in sources],
@@ -369,4 +369,4 @@ class Trainer:
             "weights": [source.weight for source in sources],
             FROZEN: self.frozen,
         }
-        return settings_of_run(self.config, others)
+        return settings_of_run(self.config, data)

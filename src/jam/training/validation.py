@@ -23,10 +23,10 @@ def validate(
     device: torch.device,
     check: Callable[[], None],
 ) -> dict[str, float | int | None]:
-    """Perplexity by modality over the validation documents, unmasked and without dropout, as `jam eval` measures it.
+    """Perplexity by modality over the validation documents, unmasked and without dropout, as in `jam eval`.
 
-    The processes divide the batches among them; all get the report. `check` is called before each batch, by all of
-    them, and may raise; the model is as before then.
+    The processes divide the batches, and all get the report. All processes call `check` before each batch; `check` may
+    raise, which leaves the model unchanged.
     """
     counts, allowed = Perplexity(), model.grammar.allowed().to(device)
     was_training = model.training

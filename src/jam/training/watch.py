@@ -1,4 +1,4 @@
-"""Steps that must not move the weights: a loss or gradient that is no number, or a loss that jumps."""
+"""Detection of steps that must not move the weights: the loss or a gradient is no number, or the loss jumps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMED = 8  # documents in a message
 
 
 class Watch:
-    """Decides about each step by its loss and gradient norm; a pure function of the steps before it."""
+    """Judges each step by its loss and gradient norm; a pure function of the earlier steps."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -26,7 +26,7 @@ class Watch:
         self.recent, self.skipped = deque(state["recent"], RECENT), state["skipped"]
 
     def problem(self, loss: float | None, norm: float) -> str | None:
-        """What is wrong with a step; None: nothing."""
+        """The problem of a step, or None."""
         if not (math.isfinite(loss or 0.0) and math.isfinite(norm)):
             return f"loss {loss} and gradient norm {norm}"
         if loss is not None and self.config.spike and len(self.recent) >= FEWEST:
@@ -36,7 +36,7 @@ class Watch:
         return None
 
     def count(self, loss: float | None, problem: str | None) -> None:
-        """From now on this step is one of those before."""
+        """Add a step to the earlier steps."""
         if problem:
             self.skipped += 1
         else:
@@ -44,7 +44,7 @@ class Watch:
             self.skipped = 0
 
     def report(self, step: int, problem: str, documents: list[str]) -> str:
-        """Say that a step is skipped.
+        """The message that a step is skipped.
 
         Raises:
             ValueError: the recipe says to stop, or too many steps in a row were skipped.
