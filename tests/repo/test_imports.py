@@ -40,6 +40,7 @@ TABLE = """
 | commands    | all                                                                          |
 | demo        | all                                                                          |
 | cli         | checkpoints, commands, console                                                            |
+| __main__    | cli                                                                          |
 | waiting     |                                                                              |
 | __init__    | documents, api, fusion, generation, tokenizer_training, training, tutorials, waiting |
 """
@@ -50,7 +51,8 @@ ONLY_BY = {
     "tutorials": {"api", "demo"},
     "demo": {"commands"},
     "commands": set(),
-    "cli": set(),
+    "cli": {"__main__"},
+    "__main__": set(),
     "waiting": {"__init__"},
     "__init__": set(),
 }
