@@ -189,7 +189,7 @@ def test_the_layout_is_chosen(pairs: dict[str, Path], tmp_path: Path) -> None:
     plan = run(home, plan=True)
     assert plan.vocabulary.layout is not None and plan.to_json()["vocabulary"]["layout"]["name"] == "chameleon"
     with pytest.raises(
-        ValueError, match=r"--layout emu: the image parent, a chameleon, has no such one; family, chat, paper"
+        ValueError, match=r"--layout emu: the image parent, a chameleon, has no such layout; family, chat, paper"
     ):
         run(home, plan=True, layout="emu")
     with pytest.raises(

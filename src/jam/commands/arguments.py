@@ -149,7 +149,8 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
         check_argument(_hint(parser, name), value, _shown(parser, name))
     replaced = [other for name, other in parser.alternatives.items() if name in given and other not in given]
     try:
-        return parser.instantiate(parser.parse_args([*normal, *(f"--{name}=null" for name in replaced)]))
+        settings: Namespace = parser.instantiate(parser.parse_args([*normal, *(f"--{name}=null" for name in replaced)]))
+        return settings
     except argparse.ArgumentError as error:
         raise ValueError(f"{_readable(parser, str(error))}; see `{parser.prog} --help`") from None
 

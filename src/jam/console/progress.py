@@ -33,7 +33,7 @@ class Lines(Progress):
 
     _last = -math.inf
 
-    def update(self, task_id: TaskID, **changes: Any) -> None:  # type: ignore[override]
+    def update(self, task_id: TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
         self._log(task_id)
 

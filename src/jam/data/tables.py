@@ -37,6 +37,7 @@ def _row(row: Any, most: int) -> dict[str, Any] | ValueError:
     if row.nbytes > most:
         return ValueError(f"the row has {row.nbytes} bytes, more than {most}")
     try:
-        return row.to_pylist()[0]
+        values: dict[str, Any] = row.to_pylist()[0]
+        return values
     except (ValueError, OverflowError) as error:
         return ValueError(f"the row cannot be read: {reason(error)}")

@@ -40,7 +40,8 @@ class Verdicts:
         """The state to resume from: `state`, or the state before the first block with a changed file."""
         for block in self._blocks(state):
             if any(_identity(path) != identity for path, identity in block["files"].items()):
-                return block["before"]
+                before: dict[str, Any] = block["before"]
+                return before
         return state
 
     def forget(self, state: dict[str, Any]) -> None:

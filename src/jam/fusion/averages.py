@@ -15,10 +15,10 @@ def blockwise(text: Table, image: Table, *, weight: float) -> Iterator[Tensor]:
 
 
 def mixed(text: Tensor, image: Tensor, *, weight: float) -> Tensor:
-    """``weight text + (1 - weight) image``, in place of `text`, which is overwritten.
+    """``weight text + (1 - weight) image``; overwrites `text`.
 
-    The second product is added as it is, without a rounding of its own, and shares that do not add up to 1 in this
-    precision are divided by their sum: so does mergekit's linear merge (0.1.5), and results are equal to the last bit.
+    The second product is not rounded before it is added, and the result is divided by the sum of the shares where it is
+    not 1 in this precision. mergekit's linear merge (0.1.5) does so too: results are equal to the last bit.
     """
     shares = torch.tensor([weight, 1 - weight], dtype=text.dtype)
     text.mul_(weight).add_(image, alpha=1 - weight)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-BLOCK = 2**18  # numbers: smaller ones cost more of Python's lock than they gain by staying in a core's cache
+BLOCK = 2**18  # numbers: smaller blocks fit better into a core's cache, but take Python's lock more often
 
 
 def block_rows(row_shape: tuple[int, ...]) -> int:
-    """Rows of this shape that make a block: one at least."""
+    """Number of rows of this shape in a block, at least 1."""
     return max(1, BLOCK // max(1, math.prod(row_shape)))

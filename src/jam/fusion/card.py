@@ -45,7 +45,7 @@ jam generate runs/align/model "How do I draw a red house?" --out page.html
 def model_card(
     plan: FusionPlan, pair: Pair, name: str, options: dict[str, Any], ancestors: list[dict[str, Any]]
 ) -> ModelCard:
-    """The card of the model `name`. A license is stated when both parents state that one."""
+    """The card of the model `name`. It states a license when both parents state the same license."""
     licenses = [license_of(parent.folder) for parent in (pair.text, pair.image)]
     origins = [found.repository for parent in (pair.text, pair.image) if (found := origin(parent.folder))]
     library = METHODS[plan.method].library
@@ -58,8 +58,8 @@ def model_card(
         tags=["jam", "merge", plan.method],
     )
     rows = [
-        f"| {one['role']} | {one['name']} | `{one['architecture']}` | {license or 'not stated'} | `{one['sha256']}` |"
-        for one, license in zip(ancestors, licenses, strict=True)
+        f"| {row['role']} | {row['name']} | `{row['architecture']}` | {license or 'not stated'} | `{row['sha256']}` |"
+        for row, license in zip(ancestors, licenses, strict=True)
     ]
     settings = ", ".join(f"{option} {value}" for option, value in options.items())
     body = BODY.format(

@@ -1,4 +1,4 @@
-"""Where two parents keep what they share: text ids, image codes, and text ids that are names of image codes."""
+"""The rows in which two parents keep text ids and image codes, and the text ids that name image codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jam.models.towers import family_of
 from jam.vocabulary import ParentRows, ranges
 
 CodebookInfo = tuple[int, tuple[int, int]]
-"""Codebook size, and tokens of an image as (height, width)."""
+"""Codebook size, and the tokens of an image as (height, width)."""
 
 
 def find_image_size(
@@ -21,7 +21,7 @@ def find_image_size(
     plan_only: bool,
     notes: list[str],
 ) -> int:
-    """Number of image codes. Raises ValueError when it is told twice, or (unless `plan_only`) not at all."""
+    """Number of image codes. Raises ValueError when two sources differ, or (unless `plan_only`) no source tells it."""
     manifest = image.manifest.vocabulary if image.manifest else None
     told = {
         "the image parent's manifest": manifest["image_size"] if manifest else None,
@@ -72,14 +72,14 @@ def find_rows(
 ) -> tuple[ParentRows, ParentRows]:
     """Rows of the text parent and of the image parent.
 
-    Image codes are where the image parent's manifest or `image_start` says, else where names of its tokens say, else
-    where its table has one place for them (see `_first_row`). The size of the text parent's table has no say.
+    The first source that tells the rows of image codes counts: the image parent's manifest or `image_start`, the names
+    of its tokens, the size of its table (see `_first_row`). The size of the text parent's table does not count.
 
     Args:
-        one_tokenizer: whether the image parent's text ids are the text parent's; else text is the latter's alone.
+        one_tokenizer: True if both parents have the same text ids; otherwise only the text parent has text rows.
 
     Raises:
-        ValueError: the rows are not clear, not within the table, or not one for each code.
+        ValueError: the rows are not clear, are outside the table, or are not one row for each code.
     """
     named = None
     if image.rows is None and image_start is None:
@@ -113,14 +113,14 @@ def find_rows(
 def _first_row(
     text: Parent, image: Parent, image_size: int, image_start: int | None, plan_only: bool, notes: list[str]
 ) -> int:
-    """The row of code 0 in a table without names: `image_start`, or the only row that it can be.
+    """The row of code 0 in a table without names: `image_start`, or the only possible row.
 
-    That is the one behind the parent's text ids, when the codes end with the table. With rows to spare it is so by the
-    public code of some families; for others there are two candidates, of which a plan takes the last rows. Without a
-    tokenizer of its own its ids are those of the text parent's.
+    The codes follow the parent's text ids when they fill the rest of the table. In a larger table they also follow the
+    text ids if the public code of the family says so; otherwise they may be the last rows too, which a plan assumes. An
+    image parent without a tokenizer has the text parent's ids.
 
     Raises:
-        ValueError: it can be more than one, or none.
+        ValueError: several rows are possible, or none.
     """
     last, ids = image.vocab_size - image_size, _text_end(text, image)
     if image_start is not None and not 0 <= image_start <= last:
@@ -158,7 +158,7 @@ def _first_row(
 
 
 def _text_end(text: Parent, image: Parent) -> int | None:
-    """Where the image parent's text ids end; None where no tokenizer and no manifest tells."""
+    """1 more than the image parent's highest text id; None if neither a tokenizer nor a manifest tells."""
     if image.tokenizer is not None:
         return image.text_tokens.size
     if text.rows is not None:
@@ -167,7 +167,7 @@ def _text_end(text: Parent, image: Parent) -> int | None:
 
 
 def _are_behind_ids(image: Parent) -> bool:
-    """Whether the image parent's tokenizer has the tokens of a layout whose codes are directly behind the ids."""
+    """True if the image parent's tokenizer has the tokens of a layout whose codes directly follow the text ids."""
     if image.tokenizer is None:
         return False
     stated = family_of(image.settings).layouts
@@ -175,14 +175,14 @@ def _are_behind_ids(image: Parent) -> bool:
 
 
 def _apart(image: Parent, rows: ParentRows) -> ParentRows:
-    """Rows of an image parent that reads text through rows made for it."""
+    """Rows of an image parent that reads text through an input table of its own, which the fusion makes."""
     manifest = image.manifest.vocabulary if image.manifest else None
     eos_row = manifest["eos_id"] if manifest else image.tokenizer.eos_token_id  # type: ignore[union-attr]
     return replace(rows, text_size=0, eos_row=eos_row, made_text=True)
 
 
 def _shared_size(text_rows: ParentRows, text: Parent, image: Parent) -> int:
-    """Text ids that are the image parent's too: all, but for those that only the text parent's tokenizer has."""
+    """Number of text ids that both parents have: all but those that only the text parent's tokenizer has."""
     if text.tokenizer is None or image.tokenizer is None:
         return text_rows.text_size
     return min(text_rows.text_size, text.text_tokens.size, image.text_tokens.size)
@@ -191,10 +191,10 @@ def _shared_size(text_rows: ParentRows, text: Parent, image: Parent) -> int:
 def find_text_image_ids(
     text: Parent, image: Parent, text_rows: ParentRows, image_rows: ParentRows
 ) -> tuple[tuple[int, int], ...]:
-    """Text ids that a parent names as image codes, as ranges.
+    """Ranges of text ids whose tokens are named as image codes.
 
     Raises:
-        ValueError: the parents name other ids so, or other codes.
+        ValueError: the parents name different ids so, or give an id different codes.
     """
     names = [_names(parent, text_rows.text_size) for parent in (text, image)]
     ids = names[0].keys() | (names[1].keys() if image_rows.text_size else set())
@@ -214,7 +214,7 @@ def find_text_image_ids(
 
 
 def _names(parent: Parent, text_size: int) -> dict[int, int]:
-    """The image code that a text id is named after."""
+    """Image codes by the text ids that name them."""
     return {
         row: code
         for vocabulary in vocabularies(parent.whole, parent.tokenizer)
@@ -224,12 +224,12 @@ def _names(parent: Parent, text_size: int) -> dict[int, int]:
 
 
 def _written_by_a_module(image: Parent) -> bool:
-    """Whether image codes are no rows of the head, so that they are the embedding's last rows (Janus)."""
+    """True if the head has no rows of image codes, so that the codes are the embedding's last rows (Janus)."""
     return family_of(image.settings).image_head is not None
 
 
 def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int | None, plan_only: bool) -> ParentRows:
-    """`image_start`: the image parent's row of code 0; None where its codes have names."""
+    """Rows of the text parent; `image_start`: the image parent's row of code 0, None if its codes have names."""
     if text.rows is not None:
         return text.rows
     one_vocabulary = image.rows is None and text.vocab_size == image.vocab_size and image_size > 0
@@ -243,7 +243,7 @@ def _text_rows(text: Parent, image: Parent, image_size: int, image_start: int | 
 
 
 def _text_size(text: Parent, assumed: int | None) -> int:
-    """Number of text ids. Raises ValueError: there is no tokenizer (and nothing `assumed`), or too short a table."""
+    """Number of text ids. Raises ValueError: no tokenizer and nothing `assumed`, or a table shorter than the ids."""
     if text.rows is not None:
         return text.rows.text_size
     if text.tokenizer is None and assumed is not None:

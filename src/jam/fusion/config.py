@@ -1,4 +1,4 @@
-"""The settings of `jam fuse`. Nothing here imports torch, so that `--help` and reading ahead do not wait."""
+"""The settings of `jam fuse`, without torch: `--help` and reading files ahead do not wait for the import."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ class FuseConfig:
         text: the language model: a folder, or a hub id (owner/name or owner/name@revision).
         image: the image-token model: a folder or a hub id.
         out: folder to write; it must not exist. A plan needs none.
-        image_tokenizer: folder of the image tokenizer, or of a checkpoint that holds one (Janus, Emu3); default:
-            `image_tokenizer/` in the image parent, else the one that the parent holds.
-        encode_only: take an image tokenizer without a decoder, so that nobody can see the pictures that are written.
-        method: blocks between both ("cross"), a weighted mean ("uniform"), or both side by side ("width").
+        image_tokenizer: folder of the image tokenizer, or of a checkpoint with an image tokenizer (Janus, Emu3);
+            default: `image_tokenizer/` in the image parent, else the image parent.
+        encode_only: allow an image tokenizer without a decoder, so that nobody can see the pictures of the model.
+        method: new blocks between both parents ("cross"), weighted mean ("uniform"), or side by side ("width").
         every: cross: exchange after layers 0, every, 2 every, ...; 0 for no cross blocks.
         readout: cross: "exact" loses nothing of the parents, "paper" is the paper's one softmax.
-        context: cross: longest sequence in tokens; positions of a parent that has fewer are interpolated; default:
-            that of the parent with the shorter ones.
-        init: width: what fills the blocks off the diagonal.
-        weight: uniform: share of the text parent in what both have, 0 to 1.
-        sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
-        image_codes: number of image codes, for a plan without image tokenizer; default: the tokenizer's.
-        layout: of documents: "family" is that of the image parent's family, if it has one and the tokenizer
-            its tokens, else "chat"; "chat" asks by the text parent's chat template, if it has one; "paper"; or a
-            layout's name.
-        image_start: row of the first image code in the image parent's table; default: where names of
-            tokens or the size of its table say.
-        dtype: data type of the result; default: the parents'.
-        shard_mb: size of the result's files in MB; a run that was killed goes on behind its last whole file.
+        context: cross: longest sequence in tokens, for which a parent's positions are interpolated if it has fewer;
+            default: the shorter of the parents' contexts.
+        init: width: the blocks off the diagonal.
+        weight: uniform: share of the text parent in common tensors, 0 to 1.
+        sentinels: number of CM3 mask tokens; default: the parents' number, else 512.
+        image_codes: number of image codes, for a plan without image tokenizer; default: from the image tokenizer.
+        layout: layout of documents: "family" (the layout of the image parent's family, if the tokenizer has its
+            tokens, else "chat"), "chat" (the text parent's chat template, if any), "paper", or a layout's name.
+        image_start: row of the first image code in the image parent's table; default: from names of tokens or the
+            size of the table.
+        dtype: data type of the result; default: the parents' type.
+        shard_mb: size of the result's files in MB; a run that was killed resumes after its last whole file.
         plan: only plan; config.json of each parent is enough.
         seed: seed of new weights.
     """
@@ -76,10 +75,11 @@ class FuseConfig:
 
 
 def find_image_tokenizer(config: FuseConfig) -> Path | None:
-    """The folder named in the settings, else `image_tokenizer/` in the image parent, else that parent, if it holds one.
+    """The folder of the image tokenizer: as named in the settings, else `image_tokenizer/` in the image parent, else
+    the image parent, else None.
 
     Raises:
-        ValueError: the folder that is named does not exist.
+        ValueError: the named folder does not exist.
     """
     if config.image_tokenizer is not None:
         if not Path(config.image_tokenizer).is_dir():
@@ -94,11 +94,11 @@ def find_image_tokenizer(config: FuseConfig) -> Path | None:
 
 
 def parents_files(config: FuseConfig) -> list[Path]:
-    """The files of both parents' weights, in turn; none where `fuse` will find a mistake."""
+    """The weight files of both parents, alternating; none if `fuse` will refuse the settings."""
     if config.out is None or Path(config.out).exists():
         return []
     folders = [locate(config.text, "text"), locate(config.image, "image")]
     if not all(has_weights(folder) for folder in folders):
         return []
     files = zip_longest(*(weight_files(folder) for folder in folders))
-    return [path for both in files for path in both if path is not None]
+    return [path for pair in files for path in pair if path is not None]

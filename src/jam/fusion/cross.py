@@ -1,4 +1,4 @@
-"""Cross fusion (paper section 2.1.3): both parents whole, side by side, and new blocks through which they exchange."""
+"""Cross fusion (paper section 2.1.3): both parents whole, as two towers, and new blocks that connect the towers."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Cross(FusionMethod):
 
 
 def cross(pair: Pair, every: int = 2, readout: Readout = "exact", seed: int = 0) -> FusionPlan:
-    """Plan two towers that exchange after layers 0, `every`, 2 `every`, ...; 0 is no exchange.
+    """The plan of two towers with cross blocks after layers 0, `every`, 2 `every`, ...; no cross blocks if 0.
 
     Raises:
-        ValueError: no cross model can be made of the pair (``paper`` needs equal hidden sizes).
+        ValueError: the pair does not fit a cross model (``paper`` needs equal hidden sizes).
     """
     parents = {"text": pair.text, "image": pair.image}
     rows = {"text": pair.text_rows, "image": pair.image_rows}
@@ -94,15 +94,15 @@ def cross(pair: Pair, every: int = 2, readout: Readout = "exact", seed: int = 0)
 
 
 def cross_again(config: CrossConfig, text: Parent, image: Parent, dtype: torch.dtype) -> tuple[FusionPlan, Pair]:
-    """The plan and the pair that a fused folder was made by: all that is made of the parents, with other new weights.
+    """The plan and the pair of a fused folder; tensors from the parents are as in the folder, new tensors may differ.
 
     Args:
-        config: the folder's.
-        text, image: its parents, with as many positions as its towers.
+        config: the folder's config.
+        text, image: the folder's parents, stretched to the towers' positions.
         dtype: the folder's data type.
 
     Raises:
-        ValueError: these are not parents that it could be made of.
+        ValueError: the folder cannot have these parents.
     """
     height, width = config.image_grid
     text_rows, image_rows = config.parent_rows
@@ -122,7 +122,7 @@ def _how_text_is_read(counts: dict[str, int] | None) -> str:
 
 
 class _Rule:
-    """Where each tensor of the cross model comes from, by its name."""
+    """From a tensor's name and shape in the cross model to its sources, operation and computation."""
 
     def __init__(self, pair: Pair, readout: Readout, seed: int) -> None:
         self.pair, self.seed = pair, seed
@@ -176,23 +176,23 @@ class _Rule:
         return sources, "the parent's mean row", compute
 
     def _copy(self, role: str, name: str) -> Step:
-        """A tensor of a parent: a copy, unless it is made of other tensors of the checkpoint."""
-        made = self.pair.parent(role).made.get(name)
-        if made is None:
+        """A parent's tensor: a copy, or computed where the checkpoint holds it in another form."""
+        recipe = self.pair.parent(role).made.get(name)
+        if recipe is None:
             return (Source(role, name),), "copy", COPY
-        if isinstance(made, StretchedPositions):
-            return (Source(role, name),), made.operation, made.blocks
-        sources = tuple(Source(role, source) for source in made.sources)
-        return sources, made.operation, lambda *found: self._table(role, name, found).stored_blocks()
+        if isinstance(recipe, StretchedPositions):
+            return (Source(role, name),), recipe.operation, recipe.blocks
+        sources = tuple(Source(role, source) for source in recipe.sources)
+        return sources, recipe.operation, lambda *found: self._table(role, name, found).stored_blocks()
 
     def _table(self, role: str, name: str, found: tuple[Table, ...]) -> Table | ExtendedTable:
-        """The table of a parent's tensor, from those of the checkpoint's tensors that it is, or is made of."""
-        made = self.pair.parent(role).made.get(name)
-        if made is None or made.rows_behind is None:
+        """The table of a parent's tensor, from the tables of its sources."""
+        recipe = self.pair.parent(role).made.get(name)
+        if recipe is None or recipe.rows_behind is None:
             return found[0]
         from jam.fusion.tables import ExtendedTable
 
-        return ExtendedTable(found[0], made.rows_behind(*(table.whole() for table in found[1:])))
+        return ExtendedTable(found[0], recipe.rows_behind(*(table.whole() for table in found[1:])))
 
     def _merged(self, text_name: str, image_name: str) -> Step:
         pair = self.pair

@@ -1,4 +1,4 @@
-"""How a fused model reads and writes documents: how they begin and end, frame pictures and ask questions."""
+"""The documents of a fused model: how they begin and end, frame pictures and ask questions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAMILY, CHAT, PAPER = "family", "chat", "paper"
 
 @dataclass(frozen=True)
 class Conventions:
-    """What a text parent's tokenizer says of documents; the fields are those of `Vocabulary`."""
+    """What a text parent's tokenizer says of documents; the fields are fields of `Vocabulary`."""
 
     begin: tuple[int, ...] | None = None
     ends: tuple[int, ...] = ()
@@ -24,11 +24,11 @@ class Conventions:
 
 
 def find_conventions(text: Parent, eos_id: int, chosen: str, notes: list[str]) -> Conventions:
-    """How the text parent begins, ends and asks, for documents that no family's layout rules.
+    """How documents without a family's layout begin, end and ask.
 
-    A parent that `jam` made keeps what its manifest says. One from elsewhere begins as its tokenizer begins a text, and
-    is asked by its chat template. What its ``generation_config.json`` ends with, and what ends its turns, ends a
-    document too.
+    A parent with a manifest keeps what the manifest says. For any other parent, a document begins as its tokenizer
+    begins a text, asks by its chat template, and ends with the end of a turn or an eos token of
+    ``generation_config.json``.
 
     Args:
         chosen: the option ``--layout``.
@@ -36,15 +36,15 @@ def find_conventions(text: Parent, eos_id: int, chosen: str, notes: list[str]) -
     Raises:
         ValueError: ``--layout chat``, and there is no chat template.
     """
-    made = text.manifest.vocabulary if text.manifest else None
-    template = made.get("chat_template") if made else _template(text.tokenizer)
+    recorded = text.manifest.vocabulary if text.manifest else None
+    template = recorded.get("chat_template") if recorded else _template(text.tokenizer)
     if chosen == CHAT and template is None:
         raise ValueError(
             f"--layout chat: the tokenizer of the text parent {text.folder} has no chat template; leave the option out"
         )
     template = None if chosen == PAPER else template
-    if made is not None:
-        return Conventions(made.get("begin"), tuple(made.get("ends", ())), template)
+    if recorded is not None:
+        return Conventions(recorded.get("begin"), tuple(recorded.get("ends", ())), template)
     if text.tokenizer is None:
         return Conventions()
     opening = opening_of(text.tokenizer)
@@ -58,7 +58,7 @@ def find_conventions(text: Parent, eos_id: int, chosen: str, notes: list[str]) -
 
 
 def _template(tokenizer: Any | None) -> str | None:
-    """Identifies the tokenizer's chat template, without waiting for what renders one where there is none."""
+    """The digest of the tokenizer's chat template; without a template, the renderer is not imported."""
     if tokenizer is None or not tokenizer.chat_template:
         return None
     from jam.codec.chat_template import template_digest
@@ -73,14 +73,14 @@ def _turn_end(tokenizer: Any) -> int | None:
 
 
 def opening_of(tokenizer: Any) -> tuple[int, ...]:
-    """The ids that a tokenizer sets before a text."""
+    """The ids that a tokenizer puts before a text."""
     whole, plain = (tokenizer("a", add_special_tokens=added).input_ids for added in (True, False))
     places = range(len(whole) - len(plain) + 1)
     return tuple(whole[: next((place for place in places if whole[place : place + len(plain)] == plain), 0)])
 
 
 def _listed(ids: Any) -> list[int]:
-    """One id or several, as configs have them; what is none is left out."""
+    """A config's id or list of ids as a list, without entries that are no ids."""
     return [token for token in (ids if isinstance(ids, list) else [ids]) if type(token) is int]
 
 
@@ -89,26 +89,26 @@ def find_layout(
 ) -> ImageLayout | None:
     """The layout of an image parent's documents; None: as in the paper.
 
-    An image parent with a manifest keeps the layout it was trained in. One from elsewhere has the first layout that its
-    family states and its tokenizer has the tokens for.
+    An image parent with a manifest keeps the layout that it was trained in. Any other image parent gets the first
+    layout of its family whose tokens the tokenizer has.
 
     Args:
-        one_tokenizer: whether both parents have the same text ids.
-        chosen: "family", "chat", "paper" or the name of a layout that the family states.
+        one_tokenizer: True if both parents have the same text ids.
+        chosen: "family", "chat", "paper" or the name of a layout of the family.
 
     Raises:
-        ValueError: the layout chosen is not known, or not one that these parents can write.
+        ValueError: the chosen layout is not known, or these parents cannot write it.
     """
     stated = family_of(image.settings).layouts
     names = [layout.name for layout in stated]
     if chosen not in (FAMILY, CHAT, PAPER, *names):
         known = ", ".join([FAMILY, CHAT, PAPER, *names])
         raise ValueError(
-            f"--layout {chosen}: the image parent, a {image.settings.model_type}, has no such one; {known}"
+            f"--layout {chosen}: the image parent, a {image.settings.model_type}, has no such layout; {known}"
         )
-    trained = image.manifest.vocabulary if image.manifest else None
-    if trained is not None and chosen == FAMILY and one_tokenizer:
-        return ImageLayout.from_dict(trained["layout"]) if trained.get("layout") else None
+    recorded = image.manifest.vocabulary if image.manifest else None
+    if recorded is not None and chosen == FAMILY and one_tokenizer:
+        return ImageLayout.from_dict(recorded["layout"]) if recorded.get("layout") else None
     if chosen in (CHAT, PAPER) or not stated:
         return None
     if text.tokenizer is None:

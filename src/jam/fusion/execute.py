@@ -1,4 +1,4 @@
-"""Carry a plan out: read the parents in blocks, compute in fp32, write; parents are hashed meanwhile."""
+"""Execute a plan: read the parents in blocks, compute in fp32, write; other threads hash the parents meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jam.fusion.parents import Parent
 from jam.fusion.plan import FusionPlan, PlannedTensor
 
 FileHashes = dict[str, str]
-"""SHA-256 by the name of a file."""
+"""SHA-256 by file name."""
 
 
 def write_weights(
@@ -33,10 +33,10 @@ def write_weights(
     hashes: Hashes,
     on_bytes: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, FileHashes], dict[str, str]]:
-    """Write the planned tensors into `work.folder`, but for the files that an earlier run has finished.
+    """Write the planned tensors into `work.folder`; files that an earlier run finished stay.
 
     Returns:
-        For "text" and "image" the hashes of the parent's files; and the checksums of the files written.
+        Hashes of the parents' files, by role; checksums of the written files.
     """
     planned = {tensor.name: tensor for tensor in plan.tensors}
 
@@ -78,16 +78,16 @@ def hash_entry(parent: Parent, path: Path) -> str:
 
 
 def made_blocks(tensor: PlannedTensor, pair: Pair) -> Iterator[Tensor]:
-    """A planned tensor in consecutive blocks of rows, computed and rounded; the next block may overwrite one."""
+    """A planned tensor in consecutive blocks of rows, computed and rounded; a block is valid until the next block."""
     tables = [pair.parent(source.role).table(source.name) for source in tensor.sources]
     return rounded(tensor.compute(*tables), tensor.dtype, tensor.name)
 
 
 def rounded(blocks: Iterable[Tensor], dtype: torch.dtype, name: str) -> Iterator[Tensor]:
-    """Blocks of the tensor `name` in another data type; a block that is changed lies in a buffer, until the next one.
+    """Blocks of the tensor `name` in another data type; a converted block is valid until the next block.
 
     Raises:
-        ValueError: a finite number is infinite in a type of 16 bits with few for the exponent.
+        ValueError: a finite number becomes infinite in float16.
     """
     buffer = torch.empty(0, dtype=dtype)
     for block in blocks:
@@ -96,17 +96,17 @@ def rounded(blocks: Iterable[Tensor], dtype: torch.dtype, name: str) -> Iterator
             continue
         if buffer.numel() < block.numel():
             buffer = torch.empty(block.numel(), dtype=dtype)
-        made = buffer[: block.numel()].view(block.shape).copy_(block)
-        if dtype == torch.float16 and (lost := made.isinf() & block.isfinite()).any():
+        converted = buffer[: block.numel()].view(block.shape).copy_(block)
+        if dtype == torch.float16 and (lost := converted.isinf() & block.isfinite()).any():
             raise ValueError(
                 f"{name} has {block[lost].abs().max():g}, and float16 ends at {torch.finfo(dtype).max:g}: it would be "
                 "infinite, and the model's every answer nan; take --dtype bfloat16 or float32"
             )
-        yield made
+        yield converted
 
 
 def fingerprint(plan: FusionPlan, pair: Pair, options: dict[str, Any]) -> str:
-    """Hash of all that decides the written files: plan, options, and size and time of change of the parents' files."""
+    """Hash of all that decides the written files: plan, options, sizes and times of change of the parents' files."""
     files = []
     for parent in (pair.text, pair.image):
         paths = [*parent.folder.glob("*"), *parent.folder.glob("tokenizer/*")]

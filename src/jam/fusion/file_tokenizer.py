@@ -1,4 +1,4 @@
-"""A tokenizer as its files say, where `transformers` takes these as they are: read without importing it."""
+"""Tokenizers that `transformers` reads from their files without changes, read without importing `transformers`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jam.checkpoints.folders import copy_folder, write_json
 from jam.files import read_json, reading
 
 AS_THEY_ARE = ("TokenizersBackend", "PreTrainedTokenizerFast")
-"""Classes that build nothing of their own: what counts is tokenizer.json."""
+"""Classes that take the pipeline from tokenizer.json as it is."""
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
 WITHOUT_EFFECT = (
@@ -37,7 +37,7 @@ TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templ
 
 
 class Ids(dict[str, list[int]]):
-    """What a tokenizer of `transformers` gives for a text, as far as ids go."""
+    """The ids of a text, in the form in which a tokenizer of `transformers` returns them."""
 
     @property
     def input_ids(self) -> list[int]:
@@ -45,12 +45,12 @@ class Ids(dict[str, list[int]]):
 
 
 class FileTokenizer:
-    """The part of a tokenizer of `transformers` that fusion asks for; `real` is that tokenizer.
+    """The part of a tokenizer of `transformers` that fusion needs; other attributes are read from `real`.
 
     Attributes:
         backend_tokenizer: the pipeline of tokenizer.json.
-        bos_token_id, eos_token_id, pad_token_id: None where the files name none.
-        all_special_tokens, all_special_ids: these and all other special tokens that tokenizer_config.json names.
+        bos_token_id, eos_token_id, pad_token_id: None if the files do not name the token.
+        all_special_tokens, all_special_ids: all special tokens that tokenizer_config.json names.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], pipeline: Tokenizer) -> None:
@@ -65,7 +65,7 @@ class FileTokenizer:
 
     @classmethod
     def of(cls, folder: Path) -> FileTokenizer | None:
-        """The tokenizer of a folder; None where `transformers` would do more than read its files."""
+        """The tokenizer of a folder; None if `transformers` would do more than read the files."""
         paths = [folder / name for name in ("tokenizer_config.json", "tokenizer.json")]
         if not all(path.is_file() for path in paths) or (folder / "special_tokens_map.json").is_file():
             return None
@@ -84,7 +84,7 @@ class FileTokenizer:
 
     @cached_property
     def real(self) -> Any:
-        """The tokenizer of `transformers`, for what is not here."""
+        """The tokenizer of `transformers`."""
         from transformers import AutoTokenizer
 
         with reading(f"the tokenizer {self._folder}"):
@@ -97,14 +97,14 @@ class FileTokenizer:
 
     @property
     def chat_template(self) -> Any:
-        """None where there is none."""
+        """The chat template; None if there is none."""
         if any((self._folder / name).exists() for name in TEMPLATES) or self._config.get("chat_template"):
             return self.real.chat_template
         return None
 
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:
-        """Added tokens by id, with their `content` and whether they are `special`."""
+        """Added tokens by id, with the attributes `content` and `special`."""
         return self.backend_tokenizer.get_added_tokens_decoder()
 
     @cached_property
@@ -118,7 +118,7 @@ class FileTokenizer:
     def __call__(
         self, text: str, add_special_tokens: bool = True, split_special_tokens: bool = False, verbose: bool = True
     ) -> Ids:
-        """As the real one; `verbose` is its warning of long texts, which is never given here."""
+        """As `real`; `verbose` has no effect: there is no warning of long texts."""
         self.backend_tokenizer.encode_special_tokens = split_special_tokens
         try:
             return Ids(input_ids=self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
@@ -126,7 +126,7 @@ class FileTokenizer:
             self.backend_tokenizer.encode_special_tokens = False
 
     def save_pretrained(self, folder: Path) -> None:
-        """Copy the files; what they say of this machine stays here."""
+        """Copy the files, without the fields that describe this machine."""
         folder.mkdir(parents=True, exist_ok=True)
         left_out = ("is_local", "local_files_only", "name_or_path", "special_tokens_map_file")
         config = {name: value for name, value in self._config.items() if name not in left_out}
@@ -150,6 +150,6 @@ def _more_special(config: dict[str, Any]) -> list[str]:
 
 
 def _same(stored: Any, token: dict[str, Any]) -> bool:
-    """Whether tokenizer.json has an added token as tokenizer_config.json says."""
+    """True if tokenizer.json has an added token as tokenizer_config.json says."""
     fields = ("content", "special", "normalized", "lstrip", "rstrip", "single_word")
     return all(getattr(stored, name) == token[name] for name in fields if name in token)

@@ -17,7 +17,7 @@ def zeros(*, shape: Shape) -> Iterator[Tensor]:
 
 
 def normal(*, name: str, shape: Shape, std: float, seed: int) -> Iterator[Tensor]:
-    """Random numbers that depend on nothing but the seed and the tensor's name."""
+    """Normal random numbers that depend only on the seed, the tensor's name and its shape."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return (torch.randn(rows, *shape[1:], generator=generator).mul_(std) for rows in _rows_of_blocks(shape))

@@ -1,4 +1,4 @@
-"""Parents by hub id: what is fetched, where it lies, where a folder came from, and under which license it is."""
+"""Parents by hub id: the files to fetch, the folder in the cache, its origin and its license."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKENIZER = ["tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "a
 PROCESSOR = ["preprocessor_config.json", "processor_config.json"]  # sizes of pictures
 IMAGE_TOKENIZER = ["image_tokenizer/*", *PROCESSOR]
 DESCRIPTION = ["config.json", "generation_config.json", "manifest.json", "README.md", *TOKENIZER, *IMAGE_TOKENIZER]
-HEAD, MAX_CARD = re.compile(r"\s*---[ \t]*[\r\n]+(.*?)[\r\n]+---(?:\s|$)", re.DOTALL), 2**20  # of a model's card
+HEAD, MAX_CARD = re.compile(r"\s*---[ \t]*[\r\n]+(.*?)[\r\n]+---(?:\s|$)", re.DOTALL), 2**20  # of a model card
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
 
@@ -30,10 +30,10 @@ def locate(name: str | Path, role: str, weights: bool = True) -> Path:
 
     Args:
         role: names the parent in messages.
-        weights: fetch them too, not only what describes the parent.
+        weights: True to fetch the weights too, not only the description of the parent.
 
     Raises:
-        ValueError: there is no such model, it may not be read, or the hub cannot be reached and its cache lacks it.
+        ValueError: there is no such model, no access to it, or no connection to the hub while the cache lacks it.
     """
     if Path(name).exists() or not HUB_ID.fullmatch(str(name)):
         return Path(name)
@@ -74,7 +74,7 @@ def _fetch(repository: str, revision: str, patterns: list[str]) -> Path:
 
 
 def origin(folder: Path) -> Origin | None:
-    """Hub id and commit of a folder in the hub's cache; None for any other."""
+    """Hub id and commit of a folder in the hub's cache; None for any other folder."""
     match folder.resolve().parts:
         case [*_, repository, "snapshots", revision] if repository.startswith("models--"):
             return Origin(repository.removeprefix("models--").replace("--", "/"), revision)
@@ -82,14 +82,14 @@ def origin(folder: Path) -> Origin | None:
 
 
 def license_of(folder: Path) -> str | None:
-    """The license that a model's card states."""
+    """The license that a model card states; None if it states none."""
     card = folder / "README.md"
     if not card.is_file():
         return None
     try:
         head = HEAD.match(read_bytes(card, MAX_CARD).decode())
         values = parse_yaml(head[1], str(card)) if head else None
-    except ValueError:  # somebody's notes, or a card that was written by hand
+    except ValueError:  # notes, or a card that was written by hand
         return None
     stated = values.get("license") if isinstance(values, dict) else None
     return stated if isinstance(stated, str) else None

@@ -1,8 +1,7 @@
-"""Which rows of an image parent's table are image codes.
+"""The rows of an image parent's table that are image codes, by the names of tokens.
 
-Chameleon and Emu3 have a named token for every code in their text vocabulary; of rows without names, which Liquid and
-SimpleAR append behind the text tokens, `layout` knows. A map is an array ``[codes]``: the row of every code, each row
-used once.
+Chameleon and Emu3 have a named token for every code in their text vocabulary. Liquid and SimpleAR append rows without
+names to the text tokens (see `code_rows`). A map is an array ``[codes]``: the row of every code, each row used once.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
 
 
 def image_rows(config: Any, tokenizer: Any | None, codes: int, table_size: int) -> np.ndarray | None:
-    """The map that names of a parent's tokens give; None where it names no image codes.
+    """The map from the names of a parent's tokens; None if no token is named as an image code.
 
     Args:
-        config: its config, that of all its checkpoint holds; a `vocabulary_map` in it names tokens.
-        tokenizer: its tokenizer, or None.
+        config: the config of the whole checkpoint, whose `vocabulary_map` may name tokens.
+        tokenizer: the parent's tokenizer, or None.
         codes: number of codes of the image tokenizer.
         table_size: rows of the parent's table.
 
     Raises:
-        ValueError: the map is not one-to-one (see `named_rows`), or config and tokenizer give different ones.
+        ValueError: the map is not one-to-one (see `named_rows`), or config and tokenizer give different maps.
     """
     maps = [named_rows(vocabulary, codes, table_size) for vocabulary in vocabularies(config, tokenizer)]
     found = [rows for rows in maps if rows is not None]
@@ -43,7 +42,7 @@ def image_rows(config: Any, tokenizer: Any | None, codes: int, table_size: int) 
 
 
 def vocabularies(config: Any, tokenizer: Any | None) -> list[Mapping[str, int]]:
-    """Rows by the names of their tokens: what the config says, and what the tokenizer says."""
+    """Rows by the names of their tokens: from the config, and from the tokenizer."""
     names = tokenizer.get_vocab() if tokenizer is not None else {}
     return [getattr(config, "vocabulary_map", None) or {}, names]
 
@@ -53,14 +52,14 @@ def image_tokens(vocabulary: Mapping[str, int]) -> list[tuple[int, int, str]]:
     return sorted(
         (int(match[1].translate(DIGITS)), row, name)
         for name, row in vocabulary.items()
-        if name.startswith(BEGINNINGS)  # few do, and patterns are slow
+        if name.startswith(BEGINNINGS)  # few names do, and patterns are slow
         for pattern in NAMES
         if (match := pattern.fullmatch(name))
     )
 
 
 def named_rows(vocabulary: Mapping[str, int], codes: int, table_size: int) -> np.ndarray | None:
-    """The map that names of tokens give; None for a vocabulary without image tokens.
+    """The map from the names of tokens; None for a vocabulary without image tokens.
 
     Args:
         vocabulary: rows by the names of their tokens.
@@ -68,7 +67,7 @@ def named_rows(vocabulary: Mapping[str, int], codes: int, table_size: int) -> np
         table_size: rows of the parent's table.
 
     Raises:
-        ValueError: a code has two rows or none, a row stands for two codes, or one of both is out of range.
+        ValueError: a code has two rows or none, a row stands for two codes, or a code or row is out of range.
     """
     entries = image_tokens(vocabulary)
     if not entries:

@@ -1,4 +1,4 @@
-"""What a way of fusing has to say of itself; the ways are listed in `methods`."""
+"""The interface of a fusion method; `methods` lists the methods."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ class FusionMethod(ABC):
     """A way to make one model of two parents.
 
     Attributes:
-        name: as ``--method`` and the manifest name it.
-        options: the fields of `FuseConfig` that decide what it writes; those that no other method has are refused
-            beside another method.
-        library: what opens the result, for the model card.
-        reads_two_tokenizers: whether the parents may have tokenizers that differ.
+        name: the name for ``--method`` and the manifest.
+        options: the fields of `FuseConfig` that this method reads; other methods refuse values other than the default.
+        library: the library that opens the result, for the model card.
+        reads_two_tokenizers: True if the parents' tokenizers may differ.
     """
 
     name: ClassVar[str]
@@ -30,12 +29,12 @@ class FusionMethod(ABC):
 
     @abstractmethod
     def plan(self, pair: Pair, config: FuseConfig) -> FusionPlan:
-        """Every tensor of the result. Raises ValueError when the pair cannot be fused in this way."""
+        """The plan of every tensor of the result. Raises ValueError when this method cannot fuse the pair."""
 
     @abstractmethod
     def not_promised(self, options: Mapping[str, Any]) -> str | None:
-        """Why the result does not compute what its parents do, for `jam verify`; None where it does, to the last bit.
+        """Why the result does not compute what its parents compute; None if it does, to the last bit (`jam verify`).
 
         Args:
-            options: as the manifest keeps them.
+            options: options of the method, from the manifest.
         """

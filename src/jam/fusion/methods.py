@@ -1,4 +1,4 @@
-"""All ways of fusing, by name. A new one is a class of `FusionMethod`, and a line here."""
+"""All fusion methods by name. A new method is a subclass of `FusionMethod`, and an entry here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ METHODS: dict[str, FusionMethod] = {method.name: method for method in (Cross(), 
 
 
 def find_method(name: str) -> FusionMethod:
-    """Raises ValueError, with the names that are known, for another one."""
+    """The method `name`. Raises ValueError, with all names, if there is none."""
     if name not in METHODS:
         raise ValueError(f"--method is {name!r:.80}; it must be one of {', '.join(METHODS)}")
     return METHODS[name]

@@ -17,10 +17,10 @@ from jam.fusion.tokenizers import difference
 from jam.layout import ImageLayout
 from jam.vocabulary import DEFAULT_SENTINELS, ParentRows, Vocabulary
 
-# Fields of configs in which parents may differ whose tensors are combined. All others must agree, known ones or not:
-# a field that nobody listed may decide what is computed.
+# Fields of configs that may differ between parents of uniform and width fusion. All other fields must agree, unknown
+# fields too: an unlisted field may change the computation.
 MAY_DIFFER = {
-    *("vocab_size", "vocabulary_map", "max_position_embeddings"),  # the result has its own
+    *("vocab_size", "vocabulary_map", "max_position_embeddings"),  # the result has values of its own
     *("initializer_range", "init_std", "layerdrop", "use_cache", "pretraining_tp", "gradient_checkpointing"),
     *("max_window_layers", "use_sliding_window", "sliding_window_pattern"),  # `layer_types` says what they mean
     *("torch_dtype", "dtype", "rope_scaling", "rope_theta", "rope_local_base_freq"),  # `rope_parameters` has them
@@ -28,7 +28,7 @@ MAY_DIFFER = {
     *("chunk_size_feed_forward", "id2label", "label2id", "is_encoder_decoder", "problem_type", "return_dict"),
     *("output_attentions", "output_hidden_states", "task_specific_params", "prefix", "bad_words_ids"),
 }
-LIKE_THEM = ("_token_id", "_token_ids", "dropout")  # ends of such names
+LIKE_THEM = ("_token_id", "_token_ids", "dropout")  # fields with these ends may differ too
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Pair:
 
     Args:
         text_rows, image_rows: where each parent keeps the joint ids.
-        image_grid: (height, width) of an image in tokens; None in a plan that doesn't know it.
+        image_grid: (height, width) of an image in tokens; None in a plan that does not know it.
         kind: data type of the result, as safetensors names it.
-        notes: what was assumed.
-        apart: how the parents' tokenizers differ, in words; None where the image parent reads text by the same ids, or
-            not at all.
+        notes: assumptions.
+        apart: difference of the parents' tokenizers, in words; None if the image parent reads text by the text
+            parent's ids, or reads no text.
     """
 
     text: Parent
@@ -59,12 +59,12 @@ class Pair:
 
     @cached_property
     def text_index(self) -> np.ndarray:
-        """Row of every joint id in the text parent, -1 where it has none, array ``[vocabulary.size]``."""
+        """Row of every joint id in the text parent, -1 without a row, array ``[vocabulary.size]``."""
         return self._index(self.text, self.text_rows)
 
     @cached_property
     def image_index(self) -> np.ndarray:
-        """The same of the image parent."""
+        """Row of every joint id in the image parent, as `text_index`."""
         return self._index(self.image, self.image_rows)
 
     def _index(self, parent: Parent, rows: ParentRows) -> np.ndarray:
@@ -78,7 +78,7 @@ class Pair:
 
     @cached_property
     def pieces(self) -> Pieces | None:
-        """Rows of the image parent that stand for the text ids, where the tokenizers differ."""
+        """Rows of the image parent that stand for the text ids; None unless the tokenizers differ."""
         if not self.image_rows.made_text:
             return None
         pieces = find_pieces(self.text, self.image, self.vocabulary.text_size)
@@ -90,7 +90,7 @@ class Pair:
         return pieces
 
     def read_rows(self, role: str) -> np.ndarray:
-        """The rows of a parent that the joint vocabulary has, in joint order, and those of pieces of text ids."""
+        """The rows of a parent that the joint vocabulary uses, in joint order; with rows of pieces, in table order."""
         index = self.text_index if role == "text" else self.image_index
         if role == "text" or self.pieces is None:
             return index[index >= 0]
@@ -139,23 +139,23 @@ def join(
     context: int | None = None,
     plan_only: bool = False,
 ) -> Pair:
-    """Find the joint vocabulary of two parents.
+    """Two parents with their joint vocabulary.
 
-    A manifest says where a parent keeps its rows. A parent from elsewhere is read by rule (see `find_rows`): its text
-    ids are its tokenizer's, and image codes are where `image_start`, names of tokens or its table's size say.
+    A parent's manifest, else its tokenizer and the rules of `find_rows`, say in which rows it keeps text ids and image
+    codes.
 
     Args:
         image_tokenizer: codebook size and grid of the image tokenizer.
-        image_codes: number of image codes, when there is no image tokenizer to tell.
-        image_start: the image parent's row of image code 0, when there is no manifest to tell.
-        sentinels: number of CM3 mask tokens; default: as many as the parents have, else 512.
-        layout: of documents (see `find_layout`).
-        kind: data type of the result, as safetensors names it; default: the parents', the wider of two.
-        context: longest sequence; default: that of the parent with the shorter ones.
-        plan_only: guess from the configs what is not known, and note it, instead of refusing.
+        image_codes: number of image codes, without an image tokenizer.
+        image_start: the image parent's row of image code 0, without a manifest.
+        sentinels: number of CM3 mask tokens; default: the parents' number, else 512.
+        layout: layout of documents (see `find_layout`).
+        kind: data type of the result, as safetensors names it; default: the parents' type, the wider of two types.
+        context: longest sequence in tokens; default: the shorter of the parents' longest sequences.
+        plan_only: True to guess unknown facts from the configs, with a note, instead of refusing.
 
     Raises:
-        ValueError: the parents don't fit together, or (unless `plan_only`) do not tell enough.
+        ValueError: the parents do not fit together, or (unless `plan_only`) do not tell enough.
     """
     notes: list[str] = []
     if plan_only:
@@ -191,9 +191,9 @@ def join(
     if grid is None and not plan_only:
         raise ValueError("how many tokens an image has is not known; give the image tokenizer with --image-tokenizer")
     if frames is not None and grid is not None:
-        frames.write_opening(grid)  # refuses a size that it cannot write
+        frames.write_opening(grid)  # refuses a size that the layout cannot write
     room = min(parent.settings.max_position_embeddings for parent in (text, image))
-    if grid is not None and 1 + _length(grid, frames) > room:  # a picture behind the document's first id
+    if grid is not None and 1 + _length(grid, frames) > room:  # the document's first id and a picture
         notes.append(
             f"a picture has {grid[0] * grid[1]:,} tokens and does not fit into the context of {room:,}; --context "
             "interpolates positions"
@@ -240,7 +240,7 @@ def _note_extra_tokens(text_rows: ParentRows, image_rows: ParentRows, notes: lis
 
 
 def _with_tokenizer(text: Parent, image: Parent, plan_only: bool, notes: list[str]) -> Parent:
-    """The text parent, with the image parent's tokenizer if it has none itself and both tables have one size."""
+    """The text parent, with the image parent's tokenizer if it has none and both tables have one size."""
     if text.tokenizer or plan_only or text.vocab_size != image.vocab_size:
         return text
     if image.tokenizer:
@@ -256,7 +256,7 @@ def _with_tokenizer(text: Parent, image: Parent, plan_only: bool, notes: list[st
 def _note_missing_tokenizers(
     text: Parent, image: Parent, image_tokenizer: CodebookInfo | None, notes: list[str]
 ) -> None:
-    """A plan goes on without them; a fusion does not, or gives a model that reads and writes ids alone."""
+    """Note missing tokenizers in a plan; a fusion is refused without them, or gives a model that knows only ids."""
     for parent in (text, image):
         if parent.tokenizer is None:
             notes.append(
@@ -272,13 +272,13 @@ def _note_missing_tokenizers(
         )
 
 
-def _wider(one: str, other: str) -> str:
-    """The data type that holds what both hold: fp32 for two different halves."""
-    return one if one == other else max(one, other, "F32", key=lambda kind: KINDS[kind][1])
+def _wider(left: str, right: str) -> str:
+    """The data type that holds the numbers of both types: fp32 for fp16 and bf16."""
+    return left if left == right else max(left, right, "F32", key=lambda kind: KINDS[kind][1])
 
 
 def _mixed_kinds(parent: Parent, plan_only: bool, notes: list[str]) -> None:
-    """The data type of the result must be named then: it is a choice between rounding some tensors and widening all."""
+    """Refuse a parent of mixed data types: the user must choose between rounding some tensors and widening all."""
     kinds = ", ".join(f"{count} of {KINDS[kind][0]}" for kind, count in parent.kinds.items())
     if not plan_only:
         raise ValueError(
@@ -298,19 +298,19 @@ def _require_same_text(values: dict[str, Any], vocabulary: Vocabulary) -> None:
 
 
 def _length(grid: tuple[int, int], frames: ImageLayout | None) -> int:
-    """Ids of a picture, with `<break>` or with its frame."""
+    """Number of ids of a picture, with its `<break>` or its frame."""
     return 1 + grid[0] * grid[1] if frames is None else frames.length(grid)
 
 
 def _image_grid(image: Parent, image_tokenizer: CodebookInfo | None) -> tuple[int, int] | None:
     trained = tuple(image.manifest.image_grid) if image.manifest and image.manifest.image_grid else None
-    given = tuple(image_tokenizer[1]) if image_tokenizer else None
-    if trained and given and trained != given:
+    described = tuple(image_tokenizer[1]) if image_tokenizer else None
+    if trained and described and trained != described:
         raise ValueError(
-            f"the image parent was trained on images of {trained} tokens, the image tokenizer gives {given}; "
+            f"the image parent was trained on images of {trained} tokens, the image tokenizer gives {described}; "
             "give the image tokenizer of this parent"
         )
-    height_and_width = trained or given
+    height_and_width = trained or described
     return (height_and_width[0], height_and_width[1]) if height_and_width else None
 
 

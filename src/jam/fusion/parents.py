@@ -1,4 +1,4 @@
-"""A parent checkpoint: config, tensors, tokenizer and what its manifest says; weights are read only when asked for."""
+"""A parent checkpoint: config, tokenizer, manifest, and tensors, which are read on request."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "layerdrop")  #
 
 @dataclass(frozen=True)
 class Parent:
-    """One of the two models to fuse: a decoder of `transformers`, alone in its folder or within a composite class.
+    """A model to fuse: a decoder of `transformers`, alone in its folder or within a composite class.
 
     Args:
         role: "text" or "image"; names the parent in plans and messages.
-        settings: what config.json says of the decoder: `Settings` where its family has a table of them, else the config
-            of `transformers`. Without dropout: a fusion that begins as its parents is not to be trained with noise that
-            some configs name by default (Emu3's 0.1, OPT's 0.1) and the paper's parents never saw.
-        whole: what it says of all that the checkpoint holds; `settings` itself where that is the decoder.
-        tokenizer: None when the folder has none, in its root or in `tokenizer/`.
-        manifest: None for a model from elsewhere.
-        trained_context: positions of the checkpoint, where `settings` have more (see `stretched`).
-        quantization: what its config says of quantised weights; a leftover where they are plain.
+        settings: the decoder's part of config.json: `Settings` if the family has a table of them, else a config of
+            `transformers`. Dropout is 0: some configs name it by default (Emu3 0.1, OPT 0.1), the paper's parents were
+            trained without, and a fusion begins as its parents.
+        whole: the whole config.json; `settings` itself for a decoder alone.
+        tokenizer: None if there is none, neither in the folder nor in `tokenizer/`.
+        manifest: None for a model that `jam` did not write.
+        trained_context: number of positions of the checkpoint, if `settings` have more (see `stretched`).
+        quantization: `quantization_config`; a leftover if the weights are plain.
     """
 
     role: str
@@ -64,7 +64,7 @@ class Parent:
 
     @classmethod
     def describe(cls, folder: str | Path, role: str) -> Parent:
-        """Read everything but the weights. Raises ValueError when the folder holds no decoder that can be fused."""
+        """The parent in a folder, without reading weights. Raises ValueError when no decoder there can be fused."""
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             twin = f"; its weights for transformers are {found}" if (found := twin_of(folder)) else ""
@@ -84,7 +84,7 @@ class Parent:
 
     @cached_property
     def config(self) -> PretrainedConfig:
-        """`settings` as the decoder's class reads them."""
+        """`settings` as a config of `transformers`."""
         if not isinstance(self.settings, Settings):
             return self.settings
         from transformers import AutoConfig
@@ -93,36 +93,36 @@ class Parent:
 
     @property
     def vocab_size(self) -> int:
-        """Rows of its embedding table."""
+        """Rows of the embedding table."""
         return self.settings.vocab_size
 
     @cached_property
     def pipeline(self) -> Tokenizer | None:
-        """Its tokenizer.json as it lies there, else the pipeline of `tokenizer`; None where that has none."""
+        """tokenizer.json as it is, else the pipeline of `tokenizer`; None if there is neither."""
         if isinstance(self.tokenizer, FileTokenizer):
             return self.tokenizer.backend_tokenizer
         return find_pipeline(self.folder) or getattr(self.tokenizer, "backend_tokenizer", None)
 
     @cached_property
     def text_tokens(self) -> TextTokens:
-        """What its tokenizer's ids mean."""
+        """The tokens of the parent's tokenizer."""
         if self.pipeline is None:
             return TextTokens.of_tokenizer(self.tokenizer)
         return TextTokens.of_pipeline(self.pipeline)
 
     @cached_property
     def text_end(self) -> int:
-        """1 more than the highest id of its tokenizer, to whose file `transformers` may have added special tokens."""
+        """1 more than the tokenizer's highest id, with special tokens that `transformers` adds to the file's tokens."""
         return max(self.text_tokens.size, 1 + max(self.tokenizer.get_vocab().values(), default=-1))  # type: ignore[union-attr]
 
     @property
     def rows(self) -> ParentRows | None:
-        """Where its manifest says that the joint ids are."""
+        """The rows of the joint ids, from the manifest."""
         return ParentRows(**self.manifest.rows) if self.manifest and self.manifest.rows else None  # type: ignore[arg-type]
 
     @property
     def kinds(self) -> dict[str, int]:
-        """Data types of the floating tensors that the model has, and how many are of each; none without weights."""
+        """Number of floating tensors of the model by data type; empty without weights."""
         if has_weights(self.folder):
             self.refuse_quantized()
         stored = self._stored_names.items() if has_weights(self.folder) else ()
@@ -131,7 +131,7 @@ class Parent:
 
     @property
     def kind(self) -> str:
-        """Data type of its weights, the widest where they mix, or the one its config names when there are none."""
+        """The widest data type of the weights; without weights, the data type in the config."""
         if self.kinds:
             return max(self.kinds, key=lambda kind: KINDS[kind][1])
         return KIND_OF[str(self.settings.dtype or "float32").removeprefix("torch.")]
@@ -149,10 +149,10 @@ class Parent:
         return composite_of(self.whole)
 
     def stretched(self, context: int) -> Parent:
-        """This parent with positions interpolated for `context` tokens; itself where it takes as many.
+        """This parent with positions interpolated for `context` tokens; itself if it has as many positions.
 
         Raises:
-            ValueError: its positions cannot be interpolated.
+            ValueError: the positions cannot be interpolated.
         """
         length = self.settings.max_position_embeddings
         if context <= length:
@@ -162,35 +162,35 @@ class Parent:
 
     @cached_property
     def parts(self) -> dict[str, str]:
-        """What the checkpoint holds beside the decoder: name in the whole class -> name in the files."""
+        """Tensors of the checkpoint outside the decoder: name in the whole class -> name in the files."""
         stored = (name for name in self._reader.infos if self.composite.name_of(name) is None)
         return {f"model.{name.removeprefix('model.')}": name for name in stored}
 
     def part_info(self, name: str) -> TensorInfo | None:
-        """Shape and data type of one of its `parts`, None if it has no such part."""
+        """Shape and data type of a tensor of `parts`, None if there is no such tensor."""
         return self._reader.infos[self.parts[name]] if name in self.parts else None
 
     @cached_property
     def made(self) -> dict[str, Made]:
-        """The decoder's tensors that are made of others of the checkpoint, or of what it has fewer rows of."""
-        made = self.composite.made(self.whole, self._reader.infos if has_weights(self.folder) else ())
+        """The decoder's tensors that the checkpoint holds in another form, or with fewer rows."""
+        recipes = self.composite.made(self.whole, self._reader.infos if has_weights(self.folder) else ())
         name, length = self.skeleton.position_table, self.settings.max_position_embeddings
         if self.trained_context is None or name is None:
-            return made
+            return recipes
         positions = StretchedPositions.of(name, self.skeleton.shapes[name], self.trained_context, length)
-        return made | {name: positions}
+        return recipes | {name: positions}
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of what is read: the decoder's tensors, but for those that are made the ones they are made of."""
+        """Shapes of the tensors to read: the decoder's tensors, and the sources of `made` tensors."""
         shapes = {name: shape for name, shape in self.skeleton.shapes.items() if name not in self.made}
-        for made in self.made.values():
-            shapes |= made.sources
+        for recipe in self.made.values():
+            shapes |= recipe.sources
         return shapes
 
     @cached_property
     def _stored_names(self) -> dict[str, str]:
-        """Name in `_shapes` -> name in the files, which in some older checkpoints lacks the prefix "model."."""
+        """Name in `_shapes` -> name in the files; some older checkpoints lack the prefix "model."."""
         known = self._shapes.keys() | self.skeleton.tied_names
         names: dict[str, str] = {}
         for stored in self._reader.infos:
@@ -200,7 +200,7 @@ class Parent:
         return names
 
     def refuse_quantized(self) -> None:
-        """Raises ValueError when its weights are quantised, or its config says so and they are not here to tell."""
+        """Raises ValueError when the weights are quantised, or when the config says so and there are no weights."""
         owner = f"the {self.role} parent {self.folder}"
         if self.quantization is not None and not has_weights(self.folder):
             raise ValueError(
@@ -212,7 +212,7 @@ class Parent:
         refuse_quantized(owner, self._reader.infos, needed, self.quantization)
 
     def check_weights(self) -> None:
-        """Raises ValueError when the weights don't have the names, shapes and types that the config asks for."""
+        """Raises ValueError unless the weights have the names, shapes and types of the config."""
         self.refuse_quantized()
         stored, tied = self._stored_names, self.skeleton.tied_names
         infos: dict[str, TensorInfo] = {}
@@ -223,32 +223,29 @@ class Parent:
         for name in tied & stored.keys():
             import torch
 
-            both = zip(self.table(name).blocks(), self.table(self.skeleton.input_table).blocks(), strict=True)
-            if not all(torch.equal(head, rows) for head, rows in both):
+            blocks = zip(self.table(name).blocks(), self.table(self.skeleton.input_table).blocks(), strict=True)
+            if not all(torch.equal(head, rows) for head, rows in blocks):
                 raise ValueError(
                     f"config.json of the {self.role} parent {self.folder} says tie_word_embeddings, but {name} and "
                     f"{self.skeleton.input_table} differ; set tie_word_embeddings to false there"
                 )
 
     def table(self, name: str) -> Table:
-        """A tensor by its name in the decoder, to be read in rows.
-
-        Those that others are made of are named as in the checkpoint, `parts` as in the whole class.
-        """
+        """The rows of a tensor, by its name in the decoder, in the sources of a `made` tensor, or in `parts`."""
         from jam.fusion.tables import Table
 
         return Table(self._reader, self._stored_names.get(name) or self.parts[name])
 
     @property
     def files(self) -> list[Path]:
-        """The files that hold its weights."""
+        """The files of the weights."""
         return self._reader.files
 
     def ancestor(self, hashes: Mapping[str, str]) -> dict[str, Any]:
-        """Its entry in the manifest of the result.
+        """The parent's entry in the manifest of the result.
 
         Args:
-            hashes: SHA-256 of each of its `files`, by name.
+            hashes: SHA-256 of each of `files`, by name.
         """
         found = origin(self.folder)
         whole = hashlib.sha256(b"".join(bytes.fromhex(hashes[path.name]) for path in self.files))
@@ -264,13 +261,13 @@ class Parent:
 
 
 def read_settings(folder: Path, what: str) -> Any:
-    """What the config.json of a folder says: `Settings`, or the config of `transformers` where only that can tell.
+    """A folder's config.json as `Settings`, or as a config of `transformers` if the family has no table of settings.
 
     Args:
         what: names the folder in messages.
 
     Raises:
-        ValueError: it is no JSON, or says what no model can be, or needs code of its own.
+        ValueError: the file is no JSON, describes an impossible model, or needs code of its own.
     """
     path = folder / "config.json"
     values = read_json(path)

@@ -1,8 +1,7 @@
-"""An LLM's tokens as pieces of another tokenizer (docs/unequal-parents.md).
+"""The text parent's tokens as pieces of the image parent's tokenizer (docs/unequal-parents.md).
 
-A token stands for bytes. The image tower reads it through the token of its own that stands for the same bytes, else
-through the mean of the tokens that its own tokenizer cuts the string into; bytes that are no whole UTF-8 are cut into
-single bytes.
+A token stands for bytes. The image tower reads the token through its own token of equal bytes, else through the mean of
+the tokens into which its own tokenizer cuts the string. Bytes that are no whole UTF-8 are cut into single bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from jam.fusion.image_tokens import image_tokens
 from jam.fusion.parents import Parent
 from jam.fusion.tokenizers import names_of, spec_of
 
-ROLES = ("eos_token_id", "bos_token_id", "pad_token_id")  # the first counts where a token has several
+ROLES = ("eos_token_id", "bos_token_id", "pad_token_id")  # the first role of a token counts
 SPACE = "\u2581"
 BATCH = 8192  # strings cut at once
 
@@ -29,10 +28,9 @@ class Pieces:
     """Rows of the image parent that stand for each text id.
 
     Args:
-        starts: array ``[text ids + 1]``; the rows of id i are ``rows[starts[i] : starts[i + 1]]``, none where no piece
-            stands for it.
-        rows: array, of all ids in order.
-        exact: number of ids that one token of the same string or role stands for.
+        starts: array ``[text ids + 1]``; the rows of id i are ``rows[starts[i] : starts[i + 1]]``, which may be none.
+        rows: array, the rows of all ids in order.
+        exact: number of ids with one token of equal string or role.
     """
 
     starts: np.ndarray
@@ -59,7 +57,7 @@ def find_pieces(text: Parent, image: Parent, text_size: int) -> Pieces:
     """
     ours, theirs = Meanings(text), Meanings(image)
     roles = {getattr(text.tokenizer, role): getattr(image.tokenizer, role) for role in reversed(ROLES)}
-    # The last one counts where several tokens stand for the same bytes: byte tokens go first.
+    # The last of several tokens of equal bytes counts: byte tokens come first.
     tokens = sorted(theirs.bytes_of.items(), key=lambda item: (item[0] not in theirs.byte_tokens, -item[0]))
     token_of = {meant: token for token, meant in tokens}
     found: dict[int, list[int]] = {}
@@ -83,16 +81,16 @@ def find_pieces(text: Parent, image: Parent, text_size: int) -> Pieces:
     found |= dict(zip(strings, theirs.cut(list(strings.values())), strict=True))
     rows = [found.get(token, []) for token in range(text_size)]
     lengths = np.array([0, *map(len, rows)], dtype=np.int64)
-    return Pieces(lengths.cumsum(), np.array([row for one in rows for row in one], dtype=np.int64), exact)
+    return Pieces(lengths.cumsum(), np.array([row for cut in rows for row in cut], dtype=np.int64), exact)
 
 
 class Meanings:
     """The bytes that each token of a parent stands for.
 
-    Special tokens and names of image codes stand for none.
+    Special tokens and names of image codes stand for no bytes.
 
     Attributes:
-        bytes_of: by id.
+        bytes_of: bytes by id.
         byte_tokens: ids of tokens like ``<0x0A>``.
     """
 
@@ -137,7 +135,7 @@ class Meanings:
         return (token.replace(SPACE, " ") if self._marks_spaces else token).encode()
 
     def cut(self, strings: list[str]) -> list[list[int]]:
-        """Ids of the pieces of strings; none where a part of it is unknown to the tokenizer."""
+        """Ids of the pieces of each string; empty if the tokenizer does not know a part of the string."""
         result = []
         for start in range(0, len(strings), BATCH):
             batch = strings[start : start + BATCH]
@@ -150,7 +148,7 @@ class Meanings:
 
     @cached_property
     def _keeps_all(self) -> bool:
-        """Whether nothing of a text can be lost: it is cut as it is, and there is a token for every byte."""
+        """True if no part of a text can be lost: nothing changes the text, and every byte has a token."""
         steps = [self.spec["pre_tokenizer"] or {}]
         for step in steps:
             steps += step.get("pretokenizers", [])
@@ -163,14 +161,14 @@ class Meanings:
 
     @cached_property
     def _unknown(self) -> set[int | None]:
-        """Ids that say nothing of a text: that of unknown letters, and names of image codes."""
+        """Ids that stand for no text: the id of unknown letters, and names of image codes."""
         model = self.spec["model"]
         unknown = self._cutter.token_to_id(model["unk_token"]) if model.get("unk_token") else model.get("unk_id")
         return {unknown, *self._named}
 
     @cached_property
     def _cutter(self) -> Tokenizer:
-        """The pipeline, but for what it puts in front of a text; names of special tokens are letters."""
+        """The pipeline without the space in front of a text; names of special tokens are cut like other text."""
         kept = {part: without_prefix(self.spec[part]) for part in ("normalizer", "pre_tokenizer")}
         nothing = dict.fromkeys(("post_processor", "truncation", "padding"))
         cutter = Tokenizer.from_str(json.dumps(self.spec | kept | nothing))
@@ -179,7 +177,7 @@ class Meanings:
 
 
 def covers(spans: list[tuple[int, int]], length: int) -> bool:
-    """Whether spans (first, end), in any order, leave out nothing of 0 to `length`."""
+    """True if spans (first, end), in any order, cover 0 to `length`."""
     reached = 0
     for first, end in sorted(spans):
         if first > reached:
@@ -190,7 +188,7 @@ def covers(spans: list[tuple[int, int]], length: int) -> bool:
 
 
 def without_prefix(step: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A normalizer or pre-tokenizer of tokenizer.json without the space that it puts in front of a text."""
+    """A normalizer or pre-tokenizer of tokenizer.json, changed to add no space in front of a text."""
     if step is None or step["type"] == "Prepend":
         return None
     if step["type"] == "Sequence":
@@ -202,8 +200,8 @@ def without_prefix(step: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def byte_letters() -> dict[str, int]:
-    """The byte that each letter of byte-level tokens stands for: itself, or the next of those that are no letters."""
+    """Bytes by the letters of byte-level tokens: a letter's own byte, or the next byte that is no letter."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     own = {letter: ord(letter) for letter in alphabet if ord(letter) < 256}
-    others = (byte for byte in range(256) if chr(byte) not in own)
-    return own | dict(zip(sorted(alphabet - own.keys()), others, strict=True))
+    unused = (byte for byte in range(256) if chr(byte) not in own)
+    return own | dict(zip(sorted(alphabet - own.keys()), unused, strict=True))

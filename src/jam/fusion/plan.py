@@ -1,4 +1,4 @@
-"""The plan of a fusion: every tensor of the result, where it comes from and how, before anything is read."""
+"""The plan of a fusion: every tensor of the result, its sources and its operation, before weights are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Compute = Callable[..., "Iterator[Tensor]"]
-"""From the tables of the sources, in order, to the rows of the result in consecutive blocks."""
+"""From the tables of the sources, in order, to consecutive blocks of rows of the result."""
 
 
 class Source(NamedTuple):
@@ -34,9 +34,9 @@ class Source(NamedTuple):
 
 
 class Later:
-    """A computation of this package by its name, such as "rows.piece_means": a plan is made without torch.
+    """A function of this package by name, such as "rows.piece_means".
 
-    Its module is imported when it is carried out.
+    A call imports the function's module, so that a plan needs no torch.
     """
 
     def __init__(self, name: str, /, **arguments: Any) -> None:
@@ -52,13 +52,13 @@ COPY = Later("tables.stored_blocks")
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One tensor of the result.
+    """A tensor of the result.
 
     Args:
-        sources: the parents' tensors it is made from; none for a new one.
-        operation: what is done with them, in words.
+        sources: the parents' tensors that `compute` reads; none for a new tensor.
+        operation: the computation, in words.
         kind: data type of the result, as safetensors names it.
-        compute: does it, in fp32 or wider; its blocks are rounded to `kind` when they are written.
+        compute: the computation, in fp32 or wider; its blocks are rounded to `kind` when they are written.
     """
 
     name: str
@@ -79,19 +79,19 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class FusionPlan:
-    """What a fusion gives.
+    """The result of a fusion.
 
     Args:
         method: "uniform", "width" or "cross".
         settings: config.json of the result.
-        architecture: name of that model class.
-        tensors: every stored tensor, tied ones once.
+        architecture: model class of the result.
+        tensors: every stored tensor, tied tensors once.
         vocabulary: the joint vocabulary.
         image_grid: image tokens as (height, width); None in a plan made without an image tokenizer.
-        rows: where a single-stream result keeps the joint ids; None for cross, whose config has rows per tower.
-        notes: what was assumed.
-        text_tokens: where the parents' tokenizers differ, how many tokens of the text parent stand for one of the image
-            parent's exactly, for several pieces, and for nothing.
+        rows: rows of the joint ids in a single-stream result; None for cross, whose config has rows per tower.
+        notes: assumptions.
+        text_tokens: if the parents' tokenizers differ, numbers of the text parent's tokens that are one token of the
+            image parent, several pieces, and nothing.
     """
 
     method: str
@@ -106,7 +106,7 @@ class FusionPlan:
 
     @cached_property
     def config(self) -> PretrainedConfig:
-        """The config of the result as its class reads it."""
+        """The config of the result, of `transformers`."""
         from transformers import AutoConfig
 
         import jam.models.cross_config  # noqa: F401  (which registers its config)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jam.fusion.tables import Table
 
 STRETCHED = {"default": "linear", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
-"""Types of rotary positions that can be stretched, and the type that they have then."""
+"""Types of rotary positions that can be stretched, and their types after stretching."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class StretchedPositions(Made):
     """A table of learned positions, interpolated so that the first and the last position keep their rows.
 
     Args:
-        offset: rows in front of those of positions, which are copied.
+        offset: rows before the rows of positions; they are copied.
         old, new: number of positions.
     """
 
@@ -34,7 +34,7 @@ class StretchedPositions(Made):
 
     @classmethod
     def of(cls, name: str, shape: tuple[int, ...], old: int, new: int) -> StretchedPositions:
-        """Of the table `name`, which has the `shape` when it is stretched."""
+        """The stretched table `name`, with the stretched `shape`."""
         offset = shape[0] - new
         sources = {name: (offset + old, *shape[1:])}
         return cls(sources, f"{old} positions interpolated to {new}", None, offset, old, new)
@@ -46,8 +46,8 @@ class StretchedPositions(Made):
         return self._rows(0, self.offset + self.new, lambda start, stop: wide[start:stop])
 
     def blocks(self, table: Table) -> Iterator[Tensor]:
-        """The same in blocks."""
-        step = max(1, table.block_rows - 2)  # a block lies between as many rows of the table, and two more
+        """The stretched table in blocks."""
+        step = max(1, table.block_rows - 2)  # a block reads at most two rows more than it has
         for start in range(0, self.offset + self.new, step):
             yield self._rows(start, min(start + step, self.offset + self.new), table.rows)
 
@@ -65,10 +65,10 @@ class StretchedPositions(Made):
 
 
 def stretched_settings(config: Any, context: int, owner: str) -> Any:
-    """The settings of a decoder for `context` positions, more than it has; rotary ones are interpolated by it.
+    """A decoder's settings for `context` positions, more than it has; rotary positions are interpolated.
 
     Raises:
-        ValueError: its rotary positions are of a type that has nothing to interpolate.
+        ValueError: rotary positions of this type cannot be interpolated.
     """
     ratio = context / config.max_position_embeddings
     config = copy.deepcopy(config)
@@ -76,7 +76,7 @@ def stretched_settings(config: Any, context: int, owner: str) -> Any:
     rope = getattr(config, "rope_parameters", None)
     if not rope:
         return config
-    if any(isinstance(one, dict) for one in rope.values()):  # by type of layer: windows are as long as before
+    if any(isinstance(value, dict) for value in rope.values()):  # by type of layer: windows keep their lengths
         full = {FULL: _stretched_rope(rope[FULL], ratio, owner)} if FULL in getattr(config, "layer_types", ()) else {}
         config.rope_parameters = rope | full
     else:
@@ -92,6 +92,6 @@ def _stretched_rope(rope: dict[str, Any], ratio: float, owner: str) -> dict[str,
             f"{', '.join(STRETCHED)} can; leave --context out"
         )
     stretched = rope | {"rope_type": STRETCHED[kind]}
-    if kind == "default" or rope.get("factor") is not None:  # a yarn without follows max_position_embeddings
+    if kind == "default" or rope.get("factor") is not None:  # yarn without a factor follows max_position_embeddings
         stretched["factor"] = rope.get("factor", 1.0) * ratio
     return stretched

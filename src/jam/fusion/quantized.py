@@ -1,4 +1,4 @@
-"""Parents whose weights are not plain numbers: 8 and 4 bits with scales beside them, or types that are no weights."""
+"""Refusal of parents whose weights are no plain numbers: 8 and 4 bits with scales, or types that are no weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from jam.checkpoints import TensorInfo
 
 PLAIN = ("F64", "F32", "F16", "BF16")
-# What stands beside quantised weights: GPTQ and AWQ, bitsandbytes, compressed-tensors and fp8, mxfp4, quanto.
+# Tensors that accompany quantised weights: GPTQ and AWQ, bitsandbytes, compressed-tensors and fp8, mxfp4, quanto.
 BESIDE = re.compile(
     r".*\.(qweight|qzeros|scales|g_idx|SCB|absmax|quant_map|quant_state\.\w+|weight_scale(_inv|_2)?|weight_packed"
     r"|weight_zero_point|(input|activation|k|v)_scale|\w+_blocks|\w+_scales|weight\._data|weight\._scale)"
@@ -25,11 +25,11 @@ REMEDIES = {
 
 
 def without_quantization(config: Any) -> dict[str, Any] | None:
-    """Take ``quantization_config`` out of a config and its parts; what it said, None where there was none."""
+    """Remove ``quantization_config`` from a config and its parts, and return it; None if there was none."""
     said = None
-    for one in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))):
-        if (found := getattr(one, "quantization_config", None)) is not None:
-            del one.quantization_config
+    for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))):
+        if (found := getattr(part, "quantization_config", None)) is not None:
+            del part.quantization_config
             said = found if isinstance(found, dict) else found.to_dict()
     return said
 
@@ -40,10 +40,10 @@ def refuse_quantized(
     """Raises ValueError unless the tensors that a decoder needs are plain numbers.
 
     Args:
-        owner: names the parent.
-        infos: all tensors of its files.
-        needed: names of the decoder's tensors, and those that they have in the files.
-        said: its ``quantization_config``, None: it has none.
+        owner: the parent, in messages.
+        infos: all tensors of the parent's files.
+        needed: names in the files by names of the decoder's tensors.
+        said: the parent's ``quantization_config``, if any.
     """
     beside = [name for name in infos if BESIDE.fullmatch(name)]
     odd = [file_name for file_name in needed.values() if infos[file_name].kind not in PLAIN]

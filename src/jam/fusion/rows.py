@@ -1,7 +1,6 @@
-"""Vocabulary tables: bring the rows of both parents into the order of the joint vocabulary.
+"""Vocabulary tables: the rows of both parents in the order of the joint vocabulary.
 
-Shapes: V joint ids, D hidden size. An index is an array ``[V]``, -1 where a parent has no row. Tables go through in
-blocks.
+Shapes: V joint ids, D hidden size. An index is an array ``[V]``, -1 where a parent has no row.
 """
 
 from __future__ import annotations
@@ -21,24 +20,21 @@ NOBODY, TEXT, IMAGE, BOTH = range(4)
 
 
 def mean_row(table: Table | ExtendedTable, index_V: np.ndarray) -> Tensor:
-    """Mean of the rows that a parent has of the joint vocabulary, ``[D]``: stands in for a row that it lacks."""
+    """Mean of a parent's rows of the joint vocabulary, ``[D]``: replaces rows that the parent lacks."""
     total = RowSum()
     total.add_all(map(table.gather, torch.from_numpy(index_V[index_V >= 0]).split(table.block_rows)))
     return total.mean()
 
 
 def repeated_mean(table: Table | ExtendedTable, *, index_V: np.ndarray, rows: int) -> Iterator[Tensor]:
-    """`mean_row` in every one of `rows` rows."""
+    """`mean_row`, repeated in `rows` rows, in blocks."""
     mean = mean_row(table, index_V)
     for start in range(0, rows, table.block_rows):
         yield mean.expand(min(table.block_rows, rows - start), -1)
 
 
 def piece_means(table: Table | ExtendedTable, *, pieces: Pieces, read: np.ndarray) -> Iterator[Tensor]:
-    """For every text id the mean of the rows of its pieces, ``[text ids, D]`` in blocks.
-
-    An id without pieces has the mean of the rows `read`.
-    """
+    """Mean of the rows of the pieces of every text id, ``[text ids, D]`` in blocks; without pieces, mean of `read`."""
     mean = mean_row(table, read)
     starts, all_rows = torch.from_numpy(pieces.starts), torch.from_numpy(pieces.rows)
     lengths = starts.diff()
@@ -55,7 +51,7 @@ def piece_means(table: Table | ExtendedTable, *, pieces: Pieces, read: np.ndarra
 
 
 def joint_blocks(table: Table, index_V: np.ndarray) -> Iterator[Tensor]:
-    """A parent's table in joint order, ``[V, D]`` in blocks; rows that it lacks are its mean row."""
+    """A parent's table in joint order, ``[V, D]`` in blocks; rows that the parent lacks are its mean row."""
     row_V = torch.from_numpy(index_V)
     has_V = row_V >= 0
     mean = mean_row(table, index_V) if not has_V.all() else None
@@ -77,9 +73,9 @@ def merged_table(
 ) -> Iterator[Tensor]:
     """One table of both parents, ``[V, D]`` in blocks.
 
-    A row that one parent alone has is copied from it. A row that both have is an average with the text parent's share
-    `weight` or, without one, the text parent's for ids below `text_size` and the image parent's for the others. A row
-    that nobody has is the mean of all.
+    A row of one parent is a copy. A row of both parents is an average with the text parent's share `weight` or, without
+    `weight`, the text parent's row for ids below `text_size` and the image parent's row for other ids. A row of neither
+    parent is the mean of all rows.
     """
     text_row_V, image_row_V = torch.from_numpy(text_V), torch.from_numpy(image_V)
     kind_V = TEXT * (text_row_V >= 0) + IMAGE * (image_row_V >= 0)
@@ -88,7 +84,7 @@ def merged_table(
         kind_V[:text_size][text_row_V[:text_size] >= 0] = TEXT
 
     def rows(ids: Tensor) -> Iterator[Tensor]:
-        """The rows of joint ids, all of which somebody has, in runs of one kind."""
+        """The rows of joint ids, each of which a parent has, in runs of one kind."""
         for kind, run in _runs(kind_V, ids):
             if kind == BOTH:
                 assert weight is not None
@@ -98,7 +94,7 @@ def merged_table(
 
     nobodys = (kind_V == NOBODY).nonzero().flatten()
     total = RowSum()
-    # Rows that nobody has come last, as those of control tokens do: the others are added up as they pass.
+    # If the rows of neither parent come last, as rows of control tokens do, other rows are summed while they pass.
     adds_up = len(nobodys) > 0 and int(nobodys[0]) + len(nobodys) == len(kind_V)
     if len(nobodys) and not adds_up:
         for ids in (kind_V != NOBODY).nonzero().flatten().split(text.block_rows):
@@ -122,10 +118,9 @@ def _runs(kind_V: Tensor, ids: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 class RowSum:
-    """A sum of rows, which are added one by one in fp64.
+    """A sum of rows, added one by one in fp64.
 
-    The order of `Tensor.sum` is that of a machine's vectors and of the blocks, and a proof elsewhere needs the same
-    numbers.
+    `Tensor.sum` adds in an order that depends on machine and blocks; `jam verify` needs equal numbers elsewhere.
     """
 
     def __init__(self) -> None:
@@ -144,6 +139,6 @@ class RowSum:
             self.add(block)
 
     def mean(self) -> Tensor:
-        """In the data type of the rows that came first; there must have been one."""
+        """The mean, in the data type of the first rows; needs a row."""
         assert self._total is not None
         return (self._total[0] / self._count).to(self._dtype)

@@ -39,7 +39,7 @@ def silent(line: str) -> None:
 
 
 def check_options(config: FuseConfig) -> None:
-    """Raises ValueError for options that only another method has, and for values out of range."""
+    """Raises ValueError for options of other methods, and for values out of range."""
     defaults = {field.name: field.default for field in fields(FuseConfig)}
     own = find_method(config.method).options
     for method in METHODS.values():
@@ -55,7 +55,7 @@ def check_options(config: FuseConfig) -> None:
 
 
 def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = None) -> Pair:
-    """Describe both parents and find their joint vocabulary. Raises ValueError when they don't fit together."""
+    """Both parents with their joint vocabulary. Raises ValueError when the parents do not fit together."""
     parents = {}
     for place, role in ((config.text, "text"), (config.image, "image")):
         folder = locate(place, role, weights=not config.plan)
@@ -77,13 +77,13 @@ def make_pair(config: FuseConfig, image_tokenizer_info: CodebookInfo | None = No
 
 
 def _of_both(config: FuseConfig) -> AbstractContextManager[None]:
-    """What their configs, tokenizers and manifests say is used here, and may be of any kind."""
+    """Turns errors from values of any kind in both parents' configs, tokenizers and manifests into ValueErrors."""
     parents = f"what the parents {config.text} and {config.image} say of themselves"
     return reading(parents, "get the configs and tokenizers of both anew", passing=ValueError)
 
 
 def make_plan(config: FuseConfig, pair: Pair) -> FusionPlan:
-    """Plan the fusion of a pair. Raises ValueError when the method cannot fuse it."""
+    """The plan of fusing a pair. Raises ValueError when the method cannot fuse the pair."""
     with _of_both(config):
         method = find_method(config.method)
         if not method.reads_two_tokenizers:
@@ -102,14 +102,14 @@ def fuse(
     """Fuse two parents into the folder `config.out`, or only plan it (`config.plan`); returns the plan.
 
     Args:
-        image_tokenizer_info: codebook size and (height, width) in tokens of the image tokenizer; default: as the one
-            that `find_image_tokenizer` names says.
-        say: is called with lines about what is done: notes of the plan, warnings, the result.
-        on_bytes: is called with the bytes that were written since its last call, and with those of all tensors.
-        hashes: of the parents' files, as far as they are known or under way.
+        image_tokenizer_info: codebook size and (height, width) in tokens of the image tokenizer; default: from the
+            folder that `find_image_tokenizer` finds.
+        say: is called with lines: notes of the plan, warnings, the result.
+        on_bytes: is called with the bytes written since its last call, and the bytes of all tensors.
+        hashes: hashes of the parents' files that are known or being computed.
 
     Raises:
-        ValueError: the parents don't fit together or to their weights, `out` exists, or the disk is full.
+        ValueError: the parents do not fit together or do not fit their weights, `out` exists, or the disk is full.
     """
     check_options(config)
     if not config.plan:
@@ -138,7 +138,7 @@ def write(
     say: Say = silent,
     on_bytes: OnBytes | None = None,
 ) -> None:
-    """Write the fused folder. It appears whole or not at all; files that a killed run has finished are kept."""
+    """Write the fused folder, whole or not at all; files that a killed run finished are kept."""
     from jam.fusion.execute import fingerprint, write_weights  # which import torch
 
     started = time.monotonic()
@@ -181,7 +181,7 @@ def write_description(
     hashes: dict[str, FileHashes],
     checksums: dict[str, str],
 ) -> None:
-    """Everything beside the weights: configs, tokenizers, the manifest and the card of what will lie at `out`."""
+    """Write everything but the weights: configs, tokenizers, and the manifest and card of the model `out`."""
     from jam.fusion.card import model_card
 
     settings = plan.settings | {"transformers_version": metadata.version("transformers")}
@@ -202,7 +202,7 @@ def write_description(
 
 
 def manifest(plan: FusionPlan, options: dict[str, Any], ancestors: list[dict[str, Any]]) -> Manifest:
-    """What the fused folder says of itself, and of its parents what `jam verify` needs to run them again."""
+    """The manifest of the fused folder, with all that `jam verify` needs to run the parents again."""
     return Manifest(
         stage="fused",
         method=plan.method,

@@ -1,7 +1,7 @@
-"""What uniform and width fusion share: the result is a checkpoint of the parents' own class.
+"""The common part of uniform and width fusion: the result is a checkpoint of the parents' own class.
 
-Where both parents are whole checkpoints of one composite class (Chameleon, Emu3), so is the result: its image tokenizer
-is a parent's.
+If both parents are whole checkpoints of one composite class (Chameleon, Emu3), the result is one too, with the image
+tokenizer of a parent.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from jam.models.towers.settings import Settings
 from jam.vocabulary import ParentRows, ranges
 
 Rule = Callable[[str, Skeleton], tuple[str, Compute]]
-"""From a tensor's name to the operation in words and the function of both parents' tables that does it."""
+"""From a tensor's name to the operation in words, and the computation from both parents' tables."""
 
 
 def single_rows(pair: Pair) -> ParentRows:
-    """Where the result keeps the joint ids: as they come, but image codes that the text names stay at their names."""
+    """Rows of the joint ids in the result: the joint order, but image codes with named text ids stay at their names."""
     v = pair.vocabulary
     codes = pair.image_index[v.image_start : v.control_start].tolist()
     if codes and ranges(codes) == v.text_image_ids:
@@ -38,7 +38,7 @@ def single_rows(pair: Pair) -> ParentRows:
 
 
 def single_index(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """Row of every row of the result in the text parent and in the image parent, -1 where it has none."""
+    """For every row of the result, its row in the text parent and in the image parent, -1 without a row."""
     row_V = np.array(single_rows(pair).row_of(pair.vocabulary), dtype=np.int64)
     kept = row_V >= 0
     indices = []
@@ -50,14 +50,14 @@ def single_index(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 
 def single_settings(pair: Pair, doubled: tuple[str, ...] = ()) -> Any:
-    """The text parent's settings with the rows of the result; sizes named in `doubled` are doubled where they exist."""
+    """The text parent's settings with the rows of the result; sizes in `doubled` are doubled if they exist."""
     config = copy.deepcopy(pair.text.settings)
     config.vocab_size = len(single_index(pair)[0])
     v = pair.vocabulary
     for name, token in v.special_ids.items():
         setattr(config, name, token)
     if config.pad_token_id is not None and config.pad_token_id >= v.text_size:
-        config.pad_token_id = None  # a row of the parent's that is none of the result's
+        config.pad_token_id = None  # a row that the parent has and the result has not
     # Rotary parents may differ here.
     config.max_position_embeddings = min(p.settings.max_position_embeddings for p in (pair.text, pair.image))
     for name in doubled:
@@ -67,7 +67,7 @@ def single_settings(pair: Pair, doubled: tuple[str, ...] = ()) -> Any:
 
 
 def single_plan(pair: Pair, method: str, settings: Any, rule: Rule) -> FusionPlan:
-    """Plan every tensor of the decoder that `settings` describe from the parents' tensors of the same name.
+    """The plan of the decoder that `settings` describe: each tensor comes from both parents' tensors of its name.
 
     Raises:
         ValueError: no class of `transformers` opens the result.
@@ -98,7 +98,7 @@ def single_plan(pair: Pair, method: str, settings: Any, rule: Rule) -> FusionPla
 
 
 def _whole(pair: Pair, decoder: Any, planned: dict[str, PlannedTensor]) -> tuple[Any, str, list[PlannedTensor]] | None:
-    """Config, class and tensors of the composite with the planned decoder; None where a decoder alone is the result."""
+    """Config, class and tensors of the composite with the planned decoder; None if the result is a decoder alone."""
     composite = pair.image.composite
     if composite.whole_architecture is None or pair.text.whole.model_type != pair.image.whole.model_type:
         return None
@@ -126,7 +126,7 @@ def _whole(pair: Pair, decoder: Any, planned: dict[str, PlannedTensor]) -> tuple
 
 
 def _renamed(giver: Parent, pair: Pair) -> dict[str, int]:
-    """A parent's map of names, in which names of image codes have the rows of the result."""
+    """A parent's map of names, with the result's rows for names of image codes."""
     v, names = pair.vocabulary, giver.whole.vocabulary_map
     rows = single_rows(pair).row_of(v)[v.image_start : v.control_start]
     return names | {name: rows[code] for code, _, name in image_tokens(names)}

@@ -1,4 +1,4 @@
-"""A plain decoder without weights: the names, shapes and roles of its tensors, from its config alone."""
+"""The names, shapes and roles of a decoder's tensors, from its config alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 
 
 def tensor_shapes(model: nn.Module) -> dict[str, Shape]:
-    """Shapes of everything a checkpoint of `model` holds; a tied tensor appears once, under its first name."""
+    """Shapes of all tensors in a checkpoint of `model`; a tied tensor appears once, under its first name."""
     first: dict[int, tuple[str, Shape]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         first.setdefault(id(tensor), (name, tuple(tensor.shape)))
@@ -21,21 +21,21 @@ def tensor_shapes(model: nn.Module) -> dict[str, Shape]:
 
 
 class Skeleton:
-    """What the tensors of a decoder are called, and what they are for.
+    """Names, shapes and roles of a decoder's tensors.
 
     Attributes:
-        architecture: name of its class.
-        home: the module that has this class.
-        shapes: shape of every tensor, tied ones once.
+        architecture: name of the decoder's class.
+        home: the module of this class.
+        shapes: shape of every tensor, tied tensors once.
         tied_names: second names of tied tensors.
-        vocabulary_tensors: tensors whose rows are token ids (input embedding, output head).
-        input_table, output_table: those two; the same name when they are tied.
-        position_table: the learned position table, if there is one.
+        vocabulary_tensors: tensors whose rows are token ids: `input_table` and `output_table`.
+        input_table, output_table: input embedding and output head; one name if they are tied.
+        position_table: the learned position table, or None.
         norm: prefix of the final norm's tensors.
-        prefix: what names begin with that are no head's.
+        prefix: prefix of all tensors but the head.
 
     Raises:
-        ValueError: no family of `jam.models.towers` knows this architecture.
+        ValueError: no family of `jam.models.towers` has this architecture.
     """
 
     def __init__(self, settings: Any) -> None:

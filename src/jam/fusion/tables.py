@@ -1,6 +1,6 @@
-"""A parent's tensor as a table whose rows are read when they are asked for, a block at a time.
+"""A parent's tensor as a table whose rows are read on request, in blocks.
 
-Shapes: N rows, R numbers of rows asked for; a tensor without dimensions is one row.
+Shapes: N rows, R requested rows; a tensor without dimensions is one row.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from jam.fusion.blocks import block_rows
 class Table:
     """Rows of one tensor of a checkpoint.
 
-    What `rows`, `blocks` and `stored_blocks` give lies in a buffer of the table: it may be changed, and is overwritten
-    by the next call.
+    `rows`, `blocks` and `stored_blocks` return a buffer: the caller may change it, and the next call overwrites it.
 
     Attributes:
         length: N.
         row_shape: shape of a row.
-        block_rows: how many rows may be asked for at once.
+        block_rows: number of rows that can be read at once.
     """
 
     def __init__(self, reader: CheckpointReader, name: str) -> None:
@@ -44,14 +43,14 @@ class Table:
         return self._reader.read_rows(self._name, start, stop, self._stored)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``[stop - start, *row_shape]`` in fp32, or fp64 where the file has that."""
+        """Rows ``[stop - start, *row_shape]`` in fp32, or in fp64 if the file has fp64."""
         return self._wider(self.stored_rows(start, stop))
 
     def _wider(self, stored: Tensor) -> Tensor:
         return stored if self._wide is None else self._wide[: stored.numel()].view(stored.shape).copy_(stored)
 
     def spans(self) -> Iterator[tuple[int, int]]:
-        """First and last row (exclusive) of every block."""
+        """First row and end (exclusive) of every block."""
         return ((start, min(start + self.block_rows, self.length)) for start in range(0, self.length, self.block_rows))
 
     def blocks(self) -> Iterator[Tensor]:
@@ -63,17 +62,17 @@ class Table:
         return (self.stored_rows(*span) for span in self.spans())
 
     def whole(self) -> Tensor:
-        """All rows at once, in fp32 or fp64 and in memory of their own."""
+        """All rows in fp32 or fp64, in new memory."""
         return torch.cat([block.clone() for block in self.blocks()])
 
     def stored(self) -> Tensor:
-        """The tensor as it is in the file, in memory of its own."""
+        """The tensor as it is in the file, in new memory."""
         return self._reader.read(self._name)
 
     def gather(self, index_R: Tensor) -> Tensor:
-        """Rows by their numbers, ``[R, *row_shape]``; at most `block_rows`, at least one. It may lie in the buffer."""
+        """Rows by number, ``[R, *row_shape]``, at least 1 and at most `block_rows`; may return the buffer."""
         first, last = (int(end) for end in index_R.aminmax())
-        if last - first < self.block_rows:  # one read, rows between those asked for too
+        if last - first < self.block_rows:  # one read, with the rows in between
             rows, place_R = self.rows(first, last + 1), index_R - first
         else:
             sorted_N, place_R = index_R.unique(return_inverse=True)
@@ -81,7 +80,7 @@ class Table:
         return rows if len(rows) == len(place_R) and (place_R.diff() == 1).all() else rows[place_R]
 
     def _stored_runs(self, sorted_N: Tensor) -> Tensor:
-        """Rows by their ascending numbers, each once, in the data type of the file; neighbours are read together."""
+        """Rows by ascending numbers, each once, in the data type of the file; neighbours are read together."""
         breaks = ((sorted_N.diff() != 1).nonzero().flatten() + 1).tolist()
         runs = list(pairwise([0, *breaks, len(sorted_N)]))
         firsts = sorted_N[[start for start, _ in runs]].tolist()
@@ -92,19 +91,19 @@ class Table:
 
 
 def stored_blocks(table: Table) -> Iterator[Tensor]:
-    """A copy."""
+    """The blocks of a copy."""
     return table.stored_blocks()
 
 
 class ExtendedTable:
-    """The rows of a table, and behind them rows ``[M, *row_shape]`` that lie in memory."""
+    """The rows of a table, followed by rows ``[M, *row_shape]`` in memory."""
 
     def __init__(self, first: Table, behind: Tensor) -> None:
         self._first, self._behind = first, behind
         self.block_rows = first.block_rows
 
     def stored_blocks(self) -> Iterator[Tensor]:
-        """All rows in order; those of the table in the data type of the file."""
+        """All rows in order; rows of the table in the data type of the file."""
         yield from self._first.stored_blocks()
         yield from self._behind.split(self.block_rows)
 

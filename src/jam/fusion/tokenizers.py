@@ -1,7 +1,7 @@
-"""Parents' tokenizers: what their ids mean, and whether two of them mean the same.
+"""Parents' tokenizers: the meaning of ids, and the difference of two tokenizers.
 
-`AutoTokenizer` may build another pipeline from one and the same tokenizer.json, by the `model_type` beside it; so what
-counts is the file itself, where there is one.
+`AutoTokenizer` may build different pipelines from one tokenizer.json, by the `model_type` beside it; so the file itself
+counts, if there is one.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class TextTokens:
     """The ids of a tokenizer.
 
     Args:
-        ids: id of every token, added ones too.
-        added: tokens that were added to the model's own.
-        merges: of a BPE, in order; none for other kinds.
-        encode: a text to ids, without special tokens.
+        ids: id of every token, with added tokens.
+        added: added tokens, which the tokenizer's model lacks.
+        merges: merges of a BPE, in order; none for other models.
+        encode: from a text to ids, without special tokens.
     """
 
     ids: dict[str, int]
@@ -53,7 +53,7 @@ class TextTokens:
 
     @classmethod
     def of_tokenizer(cls, tokenizer: Any) -> TextTokens:
-        """Of a tokenizer of `transformers` that has no tokenizer.json."""
+        """The ids of a tokenizer of `transformers` without tokenizer.json."""
         encode = lambda text: tokenizer(text, add_special_tokens=False).input_ids
         return cls(tokenizer.get_vocab(), frozenset(tokenizer.get_added_vocab()), [], encode)
 
@@ -66,7 +66,7 @@ def find_tokenizer(folder: Path) -> Any | None:
     """The tokenizer of a checkpoint folder; None if there is none.
 
     Raises:
-        ValueError: it cannot be read, or needs code of its own, which is never run.
+        ValueError: the tokenizer cannot be read, or needs code of its own, which is never run.
     """
     place = tokenizer_folder(folder)
     if place is None:
@@ -81,7 +81,7 @@ def find_tokenizer(folder: Path) -> Any | None:
 
 @lru_cache(maxsize=2)
 def spec_of(pipeline: Tokenizer) -> dict[str, Any]:
-    """The pipeline as JSON; of large vocabularies it takes a second."""
+    """The pipeline as JSON; a large vocabulary takes a second."""
     return json.loads(pipeline.to_str())
 
 
@@ -102,23 +102,22 @@ def find_pipeline(folder: Path) -> Tokenizer | None:
 
 
 def difference(text: TextTokens, image: TextTokens) -> str | None:
-    """Where two tokenizers read a text differently, in words; None where they don't.
+    """A difference between two tokenizers, in words; None if they read every text alike.
 
-    The longer one may have added tokens behind all those of the other: ids that only it has.
+    Added tokens after the highest id of the shorter tokenizer are no difference.
     """
     shared = min(text.size, image.size)
-    both = {"text": text, "image": image}
     differing = {
         entry
-        for role, other in (("text", image), ("image", text))
-        for entry in both[role].ids.items()
-        if other.ids.get(entry[0]) != entry[1] and (entry[1] < shared or entry[0] not in both[role].added)
+        for left, right in ((text, image), (image, text))
+        for entry in left.ids.items()
+        if right.ids.get(entry[0]) != entry[1] and (entry[1] < shared or entry[0] not in left.added)
     }
     if differing:
         first = heapq.nsmallest(3, differing, key=itemgetter(1, 0))
         shown = "; ".join(f"{token!r}: text {text.ids.get(token)}, image {image.ids.get(token)}" for token, _ in first)
         return f"text has {len(text.ids)} entries, image {len(image.ids)}; first differences: {shown}"
-    # Entries may agree where merges don't, and no few strings would show it.
+    # Tokenizers with equal entries may have different merges, which a few strings would not show.
     if text.merges != image.merges:
         pairs = enumerate(zip_longest(text.merges, image.merges))
         number, ours, theirs = next((number, *merges) for number, merges in pairs if merges[0] != merges[1])

@@ -25,10 +25,10 @@ class Uniform(FusionMethod):
 
 
 def uniform(pair: Pair, weight: float = 0.5) -> FusionPlan:
-    """Plan the average of two parents of one shape, in which the text parent has the share `weight`.
+    """The plan of averaging two parents of one shape; the text parent's share is `weight`.
 
     Raises:
-        ValueError: the parents differ in architecture or shape, or the weight is no share.
+        ValueError: the parents differ in architecture or shape, or `weight` is not between 0 and 1.
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"--weight {weight:g}: the text parent's share is between 0 and 1")

@@ -16,7 +16,7 @@ from jam.fusion.tables import Table
 def joint_rows(
     text: Table, image: Table, *, text_V: np.ndarray, image_V: np.ndarray, divisor: float
 ) -> Iterator[Tensor]:
-    """Both tables in joint order, side by side: ``[V, 2 D]`` in blocks, divided by a number."""
+    """Both tables in joint order, side by side, divided by `divisor`: ``[V, 2 D]`` in blocks."""
     rows = _side_by_side(joint_blocks(text, text_V), joint_blocks(image, image_V))
     return rows if divisor == 1 else (block / divisor for block in rows)
 
@@ -32,20 +32,17 @@ def one_behind_the_other(text: Table, image: Table) -> Iterator[Tensor]:
 
 
 def scaled_norm(text: Table, image: Table, *, scale: float, shift: float) -> Iterator[Tensor]:
-    """Weights w of both norms, one behind the other, such that ``shift + w`` is `scale` times what it was."""
+    """Weights w of both norms, concatenated; ``shift + w`` is multiplied by `scale`."""
     return ((block + shift) * scale - shift for block in one_behind_the_other(text, image))
 
 
 def widen(text: Table, image: Table, *, init: Init) -> Iterator[Tensor]:
-    """``[out, in]`` of both parents to ``[2 out, 2 in]``, in blocks."""
-    for left in (text, image):
+    """``[2 out, 2 in]`` in blocks, from both parents' ``[out, in]``."""
+    for left, right in ((text, image), (image, text)):
         for span in left.spans():
             own = left.rows(*span)
-            if init == "copy":
-                yield torch.cat([own, own], dim=1)
-                continue
-            other = (image if left is text else text).rows(*span)
-            yield torch.cat([own, (own + other) / 2], dim=1)
+            added = own if init == "copy" else (own + right.rows(*span)) / 2
+            yield torch.cat([own, added], dim=1)
 
 
 def _side_by_side(left: Iterator[Tensor], right: Iterator[Tensor]) -> Iterator[Tensor]:

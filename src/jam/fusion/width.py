@@ -2,11 +2,10 @@
 
 Embeddings, positions, norms, biases and the output head are concatenated along the hidden dimension; any other matrix
 becomes ``[[W_text, W_text], [W_image, W_image]]`` (copy) or ``[[W_text, W_avg], [W_image, W_avg]]`` (average).
-Heads lie in the rows of the projections: the first half of them is the text parent's, the second the image parent's.
+Heads are rows of the projections: the first half are the text parent's heads, the second half the image parent's.
 
-Gemma multiplies its embeddings by the root of the hidden size, which doubles: the table is divided by sqrt(2), and
-where the head is the same table, the final norm is multiplied by it, so that the logits are those of the parents' own
-rows.
+Gemma multiplies embeddings by the root of the hidden size, which doubles: the embedding table is divided by sqrt(2). If
+the head is tied to the table, the final norm is multiplied by sqrt(2), so that the logits keep their size.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ class Width(FusionMethod):
 
 
 def width(pair: Pair, init: Init = "copy") -> FusionPlan:
-    """Plan the concatenation of two parents of one shape.
+    """The plan of concatenating two parents of one shape.
 
     Raises:
-        ValueError: the parents differ in architecture or shape, or have parts that don't grow with the hidden size.
+        ValueError: the parents differ in architecture or shape, or have parts that do not grow with the hidden size.
     """
     pair.require_one_shape("width")
     settings = single_settings(pair, DOUBLED)

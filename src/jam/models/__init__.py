@@ -1,6 +1,6 @@
-"""Models over the joint vocabulary. Nothing here knows about files or data.
+"""Models over the joint vocabulary, without files or data.
 
-Names are imported when they are used: what is said of families needs neither torch nor `transformers`.
+Names are imported on use: descriptions of families need neither torch nor `transformers`.
 """
 
 from __future__ import annotations

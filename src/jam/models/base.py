@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class JointModel(nn.Module, ABC):
-    """What training, evaluation, planning and generation need of a model: `CrossForCausalLM` and `SingleDecoder`.
+    """A model for training, evaluation, planning and generation: `CrossForCausalLM` or `SingleDecoder`.
 
     Attributes:
-        grammar: of the documents that it reads and writes.
-        config: of `transformers`; those of towers and of plain decoders name the sizes alike.
-        device, dtype: of its parameters.
+        grammar: grammar of the model's documents.
+        config: config of `transformers`, with the names of sizes that plain decoders have.
+        device, dtype: device and data type of the parameters.
     """
 
     grammar: Grammar
@@ -46,23 +46,23 @@ class JointModel(nn.Module, ABC):
         Args:
             input_ids: joint ids, long [B, T].
             position_ids: long [B, T] (or [1, T]); None: 0, 1, 2, ...
-            attention_mask: bool [B, 1, T, K], True where visible; packed documents, each of which sees itself; None:
-                plain causal.
-            cache: after `RowCache.step`, whose positions and mask are the other arguments.
+            attention_mask: bool [B, 1, T, K], True where visible; packed documents, which see only themselves; or None
+                (plain causal).
+            cache: a cache after `RowCache.step`, which returned `position_ids` and `attention_mask`.
         """
 
     @abstractmethod
     def logits(self, hidden: Tensor, states: Tensor) -> Tensor:
-        """Logits [..., V] of joint ids from `hidden` [..., H] and the states of the targets, long [...]."""
+        """Logits [..., V] of joint ids, from `hidden` [..., H] and the targets' states, long [...]."""
 
     @property
     @abstractmethod
     def towers(self) -> list[Tower]:
-        """The parents' decoders: of the text parent, then of the image parent; or the only one."""
+        """The decoders of the text parent and the image parent, or a single decoder."""
 
     @abstractmethod
     def layer_pairs(self) -> list[list[nn.Module]]:
-        """By depth: the layers of all towers, and what they exchange through after these."""
+        """By depth, the layers of all towers and the cross blocks after these layers."""
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -71,27 +71,27 @@ class JointModel(nn.Module, ABC):
 
     @property
     def cross_blocks(self) -> list[CrossBlock]:
-        """Through which towers exchange; none for a single decoder."""
+        """The cross blocks; none for a single decoder."""
         return []
 
     @abstractmethod
     def readout_parameters(self) -> list[nn.Parameter]:
-        """What `logits` reads beside hidden states."""
+        """The parameters that `logits` reads."""
 
     def readout_weights(self) -> list[Tensor]:
-        """The matrices that make logits: of text and of images, or one for both."""
+        """The matrices that give logits: one for text and one for images, or one for both."""
         return [tower.head.weight for tower in self.towers]
 
     def weights_outside(self) -> list[Tensor]:
-        """Matrices that are neither in a block nor in the readout."""
+        """Matrices outside blocks and readout."""
         return []
 
     def tower_of(self, role: str) -> JointTower | None:
-        """The tower that is the "text" or the "image" parent as it was; None where there is none."""
+        """The tower that equals the "text" or "image" parent; None if there is none."""
         return None
 
     def drop_all_but_heads(self) -> None:
-        """Free what is needed no more when all hidden states are known; only `logits` works then."""
+        """Free all that `logits` does not need; no other method works afterwards."""
         for tower in self.towers:
             tower.drop_all_but_head()
 
@@ -101,7 +101,7 @@ class JointModel(nn.Module, ABC):
 
     @property
     def context_length(self) -> int:
-        """The longest sequence that the model takes: with two towers, that both take."""
+        """The longest sequence in tokens; for two towers, the longest for both."""
         return self.config.max_position_embeddings
 
     def new_cache(self, rows: int, max_length: int) -> RowCache:
@@ -112,7 +112,7 @@ class JointModel(nn.Module, ABC):
     def _positions(
         self, input_ids: Tensor, position_ids: Tensor | None, attention_mask: Mask, cache: RowCache | None
     ) -> Tensor:
-        """The positions that `hidden` takes, 0, 1, 2, ... by default; raises ValueError if its arguments don't fit."""
+        """The positions for `hidden`, by default 0, 1, 2, ...; raises ValueError if its arguments do not fit."""
         if cache is not None and attention_mask is None:
             raise ValueError("a cache needs the positions and the mask that RowCache.step returns")
         if isinstance(attention_mask, Packed):

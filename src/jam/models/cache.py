@@ -1,7 +1,7 @@
 """The cache of keys and values, with a length per row.
 
-Rows of a batch may stand at different positions and in different modes (text, image, guided or not); a row's length is
-shared by all layers: those of both towers and the cross blocks, which take distinct layer indices.
+Rows of a batch may have different positions and modes (text, image, guided or not). All layers, of both towers and of
+the cross blocks, share a row's length; each has its own layer index.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 @dataclass(frozen=True)
 class Step:
-    """Where one forward's new tokens go; made by `RowCache.step`, read by every layer."""
+    """The places of a forward's new tokens, from `RowCache.step` for every layer."""
 
-    rows: Tensor | slice  # [R] cache rows that take part; a slice where they follow each other
-    counts: Tensor  # [R] new tokens of each
+    rows: Tensor | slice  # [R] active cache rows; a slice if they are consecutive
+    counts: Tensor  # [R] new tokens of each row
     key_length: int  # longest row after this forward
-    start: int | None  # the common old length when every row brings equally many tokens to an equal length
-    source: tuple[Tensor, Tensor]  # (index within the batch, index in time) of every real new token, [N] each
-    target: tuple[Tensor, Tensor]  # (cache row, position) of the same tokens, [N] each
+    start: int | None  # the old length, if all rows have equal old lengths and equal counts
+    source: tuple[Tensor, Tensor]  # (index in the batch, index in time) of every new token that is no padding, [N] each
+    target: tuple[Tensor, Tensor]  # (cache row, position) of these tokens, [N] each
 
 
 class RowCacheLayer(CacheLayerMixin):
-    """Keys and values of one layer, [rows, heads, max_length, head_dim]; allocated by the first update."""
+    """Keys and values of a layer, [rows, heads, max_length, head_dim]; allocated by the first update."""
 
     is_sliding = False
     is_compileable = False
@@ -77,12 +77,12 @@ class RowCacheLayer(CacheLayerMixin):
 class RowCache(Cache):
     """A preallocated cache whose rows have lengths of their own.
 
-    One forward is `step` (which tokens come), the forward itself, `advance` (they have come).
+    A caller calls `step` (which declares new tokens), runs the forward, and calls `advance` (which counts the tokens).
 
     Args:
-        num_layers: number of attention layers, cross blocks included (`config.num_hidden_layers`).
-        rows: number of sequences that fit.
-        max_length: number of tokens that fit into a row.
+        num_layers: number of attention layers, with cross blocks (`config.num_hidden_layers`).
+        rows: largest number of sequences.
+        max_length: largest number of tokens in a row.
     """
 
     def __init__(self, num_layers: int, rows: int, max_length: int) -> None:
@@ -100,7 +100,7 @@ class RowCache(Cache):
 
     @property
     def bytes(self) -> int:
-        """Memory that is allocated so far: all of it from the first forward on."""
+        """Allocated memory in bytes: 0 before the first forward."""
         return sum(store.nbytes for store in self._stores())
 
     def _stores(self) -> Iterator[Tensor]:
@@ -115,12 +115,12 @@ class RowCache(Cache):
         return self._step
 
     def step(self, counts: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Declare one forward: active row r brings ``counts[r]`` new tokens, right-padded to the largest count T.
+        """Declare a forward: active row r gets ``counts[r]`` new tokens, right-padded to the largest count T.
 
         Args:
             counts: long [R].
-            rows: cache rows that take part, long [R], each at most once; None for all of them in order. Those that
-                follow each other are read where they are; others are copied for the forward.
+            rows: active cache rows, long [R], each at most once; None: all rows in order. Consecutive rows are read in
+                place; other rows are copied for the forward.
 
         Returns:
             position_ids [R, T] and the attention mask [R, 1, T, K], bool, True where query t of row r may see key j:
@@ -142,7 +142,7 @@ class RowCache(Cache):
                 f"but it has room for {self.max_length}; make the cache longer or the sequence shorter"
             )
         time = torch.arange(int(counts.max()))
-        positions = old[:, None] + time  # [R, T]; those of padding are beyond the row's end
+        positions = old[:, None] + time  # [R, T]; positions of padding are beyond the row's end
         source = (time < counts[:, None]).nonzero(as_tuple=True)
         target = (row_index[source[0]], positions[source])
         equal = bool((old == old[0]).all() and (counts == counts[0]).all())
@@ -161,21 +161,21 @@ class RowCache(Cache):
         return positions.clamp(max=self.max_length - 1).to(device), mask.to(device)
 
     def advance(self) -> None:
-        """The declared forward has run: its tokens are part of their rows now."""
+        """Add the new tokens to the rows' lengths, after the declared forward."""
         self._lengths[self._row_index] += self.current_step().counts
         self._step = None
 
     def fix(self, positions: Tensor, keys: int) -> Tensor:
-        """Declare a forward of T tokens in each of the first R rows, in shapes that do not depend on their lengths.
+        """Declare a forward of T tokens in each of the first R rows, in shapes that do not depend on lengths.
 
-        Nothing waits for the device. The caller follows the lengths (`set_length`) instead of `advance`.
+        The call does not wait for the device. The caller sets lengths by `set_length` instead of `advance`.
 
         Args:
-            positions: where the tokens go, long [R, T]; those of a row follow what it holds already, or each other.
-            keys: K, places of a row that are read; at least those up to the tokens.
+            positions: places of the tokens, long [R, T]; a row's tokens follow the row or each other.
+            keys: K, number of places of a row to read, at least up to the tokens.
 
         Returns:
-            The mask [R, 1, T, K], as that of `step`.
+            The mask [R, 1, T, K], as from `step`.
         """
         count, width = positions.shape
         rows = torch.arange(count, device=positions.device).repeat_interleave(width)
@@ -185,17 +185,17 @@ class RowCache(Cache):
         return torch.arange(keys, device=positions.device) <= positions[:, None, :, None]
 
     def set_length(self, row: int, length: int) -> None:
-        """Let a row hold `length` tokens: fewer, or what was written behind them."""
+        """Set a row's length: fewer tokens, or more tokens that a forward after `fix` wrote."""
         self._lengths[row] = length
 
     def wipe(self, row: int) -> None:
-        """Empty a row, and overwrite with zeros what it held."""
+        """Empty a row and fill it with zeros."""
         self._lengths[row] = 0
         for store in self._stores():
             store[row] = 0
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Let row `target` hold the first `length` tokens of row `source`, which are not computed again."""
+        """Copy the first `length` tokens of row `source` into row `target`."""
         assert length <= self._lengths[source], (source, length, self._lengths[source])
         for store in self._stores():
             store[target, :, :length] = store[source, :, :length]
@@ -203,12 +203,12 @@ class RowCache(Cache):
 
 
 def of_layer(cache: Cache | None, index: int) -> Any:
-    """What layer `index` calls `update` of: its own part of a `RowCache`, so that all layers are the same code."""
+    """The cache for layer `index`: its own layer of a `RowCache`, so that compiled layers share their code."""
     return cache.layers[index] if isinstance(cache, RowCache) else cache
 
 
 def _slice(rows: Tensor) -> slice | None:
-    """Rows [R] as a slice, where they follow each other."""
+    """Consecutive rows [R] as a slice; None for other rows."""
     first, count = int(rows[0]), len(rows)
-    follow = torch.equal(rows, torch.arange(first, first + count))
-    return slice(first, first + count) if follow else None
+    is_consecutive = torch.equal(rows, torch.arange(first, first + count))
+    return slice(first, first + count) if is_consecutive else None

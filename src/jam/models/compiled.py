@@ -1,4 +1,4 @@
-"""Compiled layers, for many tokens from one process: compiling takes a minute or two, and is kept by torch."""
+"""Compiled layers, for many tokens from one process: torch compiles for a minute or two, and keeps the result."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import nn
 
 from jam.models.base import JointModel
 
-FEWEST_CODES = 32  # of one function: kinds of layers, times one row, two, and more
+FEWEST_CODES = 32  # variants of a function: kinds of layers, times one row, two rows and more
 
 
 def compile_layers(model: JointModel, **options: Any) -> None:
-    """Let `torch.compile` (which takes the options) make the towers' layers and the cross blocks, in place.
+    """Compile the towers' layers and the cross blocks, in place; `options` are for `torch.compile`.
 
-    Layers of one kind share what is compiled. The rest of a step is little, and prompts are read uncompiled.
+    Layers of one kind share compiled code. The rest of a step is short, and prompts are read uncompiled.
     """
     limit = torch._dynamo.config.recompile_limit
     torch._dynamo.config.recompile_limit = max(limit, FEWEST_CODES)

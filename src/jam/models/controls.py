@@ -1,4 +1,4 @@
-"""What the tables of a tower must hold: rows of the joint ids, and control tokens that the parent has no rows for."""
+"""Checks of a tower's tables for the joint ids, and the control tokens for which the parent has no rows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from jam.vocabulary import ParentRows, Vocabulary
 
 
 def missing_controls(vocabulary: Vocabulary, row_of: Sequence[int]) -> list[int]:
-    """Ids that every tower must be able to write but this parent cannot: what ends documents, ``<break>``, ``<eoss>``
+    """Ids that every tower must write and for which this parent has no row: ends of documents, ``<break>``, ``<eoss>``
     and sentinels.
 
-    In this order they own the rows ``absent_input[1:]`` and ``absent_output`` of a `JointTower`.
+    These ids own, in this order, the rows ``absent_input[1:]`` and ``absent_output`` of a `JointTower`.
 
     Args:
         row_of: see `ParentRows.row_of`.
@@ -21,7 +21,7 @@ def missing_controls(vocabulary: Vocabulary, row_of: Sequence[int]) -> list[int]
 
 
 def check_rows(row_of: Sequence[int], table_size: int, owner: str) -> None:
-    """Raise ValueError unless the parent's tables of `table_size` rows have the row of every joint id."""
+    """Raise ValueError if a joint id has a row beyond the parent's tables of `table_size` rows."""
     largest = max(row_of)
     if largest >= table_size:
         raise ValueError(
@@ -31,7 +31,7 @@ def check_rows(row_of: Sequence[int], table_size: int, owner: str) -> None:
 
 
 def check_image_head(vocabulary: Vocabulary, rows: ParentRows, kind: str, head_rows: int, codes: int) -> None:
-    """Raise ValueError unless a module that writes `codes` codes, read from row `head_rows` on, writes a vocabulary's.
+    """Raise ValueError unless an image head's `codes`, read from row `head_rows` on, are the vocabulary's codes.
 
     Args:
         kind: the parent's `model_type`.

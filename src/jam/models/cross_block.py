@@ -1,6 +1,6 @@
 """One direction of the exchange between towers (JAM paper section 2.1.3; docs/method.md, section 2).
 
-Shapes: B batch, T time, K keys, d width of the receiving tower, o width of the other one.
+Shapes: B batch, T time, K keys, d width of the receiving tower, o width of the other tower.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jam.packed import Mask
 
 
 class Projection(nn.Linear):
-    """A matrix without bias that knows the standard deviation of its fresh weights (`PreTrainedModel` makes them)."""
+    """A linear layer without bias, with the standard deviation of its fresh weights for `PreTrainedModel`."""
 
     def __init__(self, in_features: int, out_features: int, std: float) -> None:
         super().__init__(in_features, out_features, bias=False)
@@ -28,18 +28,18 @@ class Projection(nn.Linear):
 class CrossBlock(GradientCheckpointingLayer):
     """``x += Attention(q = LN(x), k = v = other stream, not normed); x += FFN(LN(x))``, without biases.
 
-    Pre-norm without learned parameters, the heads of the receiving tower (as many for keys as for queries), an FFN of
-    4d. When both towers have rotary positions, queries and keys are rotated by the receiving tower's (the one of its
-    layers that see everything): the streams carry no positions then, and the exchange would not know how far apart two
-    tokens are. Both have the receiving tower's heads, so the other one's may be of any number and size.
+    The norms have no parameters, the FFN has width 4d. Queries and keys have the heads of the receiving tower, so that
+    the other tower may have heads of any number and size. If both towers have rotary positions, the rotary of the
+    receiving tower (of its layers with full attention) rotates queries and keys: the streams of such towers carry no
+    positions, so that a block without rotary would not know the distance of two tokens.
 
     Args:
-        config: of the receiving tower.
+        config: config of the receiving tower.
         other_size: width o of the other tower.
         activation: name of the FFN's activation.
         layer_idx: index in the cache.
         std: standard deviation of fresh weights.
-        output_std: the same for the two matrices that write to the stream; 0: the exchange starts as the identity.
+        output_std: standard deviation of the two matrices that write to the stream; 0: the block is the identity.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class CrossBlock(GradientCheckpointingLayer):
         rotary: tuple[Tensor, Tensor] | None,
         cache: Cache | None,
     ) -> Tensor:
-        """Receiving stream [B, T, d] and the other stream [B, T, o] to the receiving stream [B, T, d].
+        """The receiving stream [B, T, d], from the receiving stream [B, T, d] and the other stream [B, T, o].
 
-        The mask is the towers' (bool [B, 1, T, K], packed documents, or None: plain causal): a token sees of the other
-        stream the positions that it sees of its own.
+        The mask is the towers' mask (bool [B, 1, T, K], packed documents, or None: plain causal): a token sees equal
+        positions of both streams.
         """
         query = self._split_heads(self.q_proj(self.attention_norm(hidden)))
         key, value = self._split_heads(self.k_proj(other)), self._split_heads(self.v_proj(other))
@@ -95,7 +95,7 @@ class CrossBlock(GradientCheckpointingLayer):
 
 
 def rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate the first dims of heads [B, heads, T, head_dim]: as many as cos and sin [B, T, dims] have."""
+    """Heads [B, heads, T, head_dim] whose first `dims` are rotated by cos and sin [B, T, dims]."""
     dims = cos.shape[-1]
     if dims == query.shape[-1]:
         return apply_rotary_pos_emb(query, key, cos, sin)

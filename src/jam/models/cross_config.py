@@ -16,17 +16,17 @@ from jam.vocabulary import ParentRows, Vocabulary
 
 
 class CrossConfig(PretrainedConfig):
-    """Two parents side by side.
+    """Configuration of two parents side by side.
 
     Args:
-        text_config: config of the text parent (of its decoder, where its checkpoint holds more).
-        image_config: the same of the image parent.
+        text_config: config of the text parent's decoder.
+        image_config: config of the image parent's decoder.
         vocabulary: the joint vocabulary (`Vocabulary.to_dict`).
         image_grid: height and width of an image in tokens.
         text_rows: rows of the text parent's tables (`dataclasses.asdict` of `ParentRows`).
         image_rows: rows of the image parent's tables.
         cross_every: k: the towers exchange after layers 0, k, 2k, ...; 0: never.
-        readout: ``exact`` (embedding, norm, head of each tower) or ``paper`` (shared ones); docs/method.md section 2.
+        readout: ``exact`` (embedding, norm, head per tower) or ``paper`` (shared); docs/method.md section 2.
     """
 
     model_type = "jam_cross"
@@ -50,29 +50,29 @@ class CrossConfig(PretrainedConfig):
         self.image_config = _sub_config(self.image_config)
         self.image_grid = [int(side) for side in self.image_grid]
         check_settings(self.text_config, self.image_config, self.cross_every, self.readout)
-        # Parents tie inside their towers. Of our own tables only the paper's can be tied, and one head for both parents
-        # would lose that of a parent which does not tie.
+        # Parents tie inside their towers. Only the shared tables of the readout ``paper`` can be tied here, and must
+        # not be if a parent has an untied head, which would be lost.
         both_tie = bool(self.text_config.tie_word_embeddings and self.image_config.tie_word_embeddings)
         self.tie_word_embeddings = self.readout == "paper" and both_tie
         super().__post_init__(**kwargs)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> CrossConfig:
-        """Itself: `transformers` sizes caches by this config's `num_hidden_layers`."""
+        """This config: `transformers` sizes caches by its `num_hidden_layers`."""
         return self
 
     @property
     def fresh_std(self) -> float:
-        """Standard deviation of new weights, the text parent's."""
+        """Standard deviation of new weights, as for the text parent."""
         return getattr(self.text_config, family_of(self.text_config).initializer)
 
     @property
     def exchanges(self) -> list[int]:
-        """The layers after which the towers exchange: 0, k, 2k, ... as long as both towers have them."""
+        """The layers after which the towers exchange: 0, k, 2k, ... up to the last layer of the shallower tower."""
         return exchanges(self.text_config, self.image_config, self.cross_every)
 
     @property
     def num_hidden_layers(self) -> int:
-        """Number of layers in the cache: the text tower's, the image tower's, then two cross blocks an exchange."""
+        """Number of layers in the cache: text tower, image tower, then two cross blocks per exchange."""
         return self.text_config.num_hidden_layers + self.image_config.num_hidden_layers + 2 * len(self.exchanges)
 
     @property
@@ -103,7 +103,7 @@ def _sub_config(config: dict | PretrainedConfig) -> PretrainedConfig:
         config = CONFIG_MAPPING[model_type](**config)
     config = decoder_config(config)
     family_of(config)
-    # Ours: settings spread from this config to its parts (the attention implementation for one), not to the parent.
+    # A copy: this config spreads settings (such as the attention implementation) to its parts, not to the parent.
     return copy.deepcopy(config)
 
 

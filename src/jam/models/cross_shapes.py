@@ -1,6 +1,6 @@
-"""What a cross model consists of, without building it: checks of its settings, and the shape of every tensor.
+"""Checks of a cross model's settings, and the shapes of its tensors, without building the model.
 
-tests/models/test_configs_without_classes.py holds the shapes against `CrossForCausalLM`.
+tests/models/test_configs_without_classes.py compares the shapes with `CrossForCausalLM`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def check_settings(text: Any, image: Any, cross_every: int, readout: str) -> None:
-    """Raises ValueError for two decoders that no cross model can be made of.
+    """Raises ValueError for decoders that do not fit a cross model.
 
     Args:
-        text, image: settings of both decoders, or their configs.
+        text, image: settings or configs of both decoders.
     """
     if readout not in READOUTS:
         raise ValueError(f"readout {readout!r} does not exist; choose one of {', '.join(READOUTS)}")
@@ -46,7 +46,7 @@ def check_settings(text: Any, image: Any, cross_every: int, readout: str) -> Non
 
 
 def exchanges(text: Any, image: Any, cross_every: int) -> list[int]:
-    """The layers after which the towers exchange: 0, k, 2k, ... as long as both towers have them."""
+    """The layers after which the towers exchange: 0, k, 2k, ... up to the last layer of the shallower tower."""
     shared = min(text.num_hidden_layers, image.num_hidden_layers)
     return list(range(0, shared, cross_every)) if cross_every else []
 
@@ -62,12 +62,12 @@ def tensor_shapes_of_cross(
     """Shape of every tensor of a cross model, in the class's order.
 
     Args:
-        settings: of the "text" and the "image" decoder.
-        shapes: of the tensors of both.
-        rows: of the joint ids in both.
+        settings: settings of the "text" and the "image" decoder.
+        shapes: shapes of both decoders' tensors.
+        rows: rows of the joint ids in both decoders.
 
     Raises:
-        ValueError: the tables lack rows of the joint ids.
+        ValueError: the tables lack rows of joint ids.
     """
     found: Shapes = {}
     if readout == "exact":
@@ -107,10 +107,10 @@ def _joint_tower(
 def _shared(
     settings: Mapping[str, Any], shapes: Mapping[str, Mapping[str, tuple[int, ...]]], vocabulary: Vocabulary
 ) -> Shapes:
-    """Of the readout ``paper``: towers without tables and final norm, and one of each for both."""
+    """Shapes for the readout ``paper``: towers without tables and final norms, and shared tables and norm."""
     found: Shapes = {}
     size = settings["text"].hidden_size
-    families = {role: family_of(one) for role, one in settings.items()}
+    families = {role: family_of(decoder) for role, decoder in settings.items()}
     for role, own in shapes.items():
         family = families[role]
         dropped = [part for part in (family.embedding, family.positions, family.norm, family.head) if part]
@@ -125,13 +125,13 @@ def _shared(
     found |= {
         f"norm.{name.removeprefix(norm)}": shape for name, shape in shapes["text"].items() if name.startswith(norm)
     }
-    if not all(one.tie_word_embeddings for one in settings.values()):
+    if not all(decoder.tie_word_embeddings for decoder in settings.values()):
         found["lm_head.weight"] = (vocabulary.size, size)
     return found
 
 
 def _block(name: str, receiver: Any, other_size: int) -> Shapes:
-    """A `CrossBlock`."""
+    """Shapes of a `CrossBlock`."""
     size, heads = receiver.hidden_size, receiver.num_attention_heads
     inner = heads * (getattr(receiver, "head_dim", None) or size // heads)
     return {

@@ -1,4 +1,4 @@
-"""int8 weights: a quarter of the memory of float32, and of the bytes that a decode step reads."""
+"""int8 weights: a quarter of float32's memory, and of the bytes that a decode step reads."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from jam.models.single import SingleDecoder
 
 
 def quantize(model: CrossForCausalLM | SingleDecoder) -> int:
-    """Replace the linear layers in the towers' layers and the cross blocks by int8 ones, in place; their number.
+    """Replace linear layers of the towers' layers and cross blocks by int8 layers, in place, and return their number.
 
-    What reads and writes tokens (embeddings, the heads, whose rows they often share, a head of image codes that is a
-    module) keeps its type, and so do norms. What comes out decodes, but it can be neither trained nor saved.
+    Embeddings, heads, image heads and norms keep their type. The model can decode, but cannot be trained or saved.
     """
     replaced = 0
     for layer in chain.from_iterable(model.layer_pairs()):

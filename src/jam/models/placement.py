@@ -1,7 +1,7 @@
-"""Where the parts of a network go that is larger than its device: layers wait in host memory or on disk.
+"""Placement of a network that is larger than its device: layers wait in host memory or on disk.
 
-Embeddings, heads, norms and single vectors are read from outside the modules that hold them; they stay on the device.
-Layers are called as modules, and `accelerate` brings each to the device when it is.
+Layers are called as modules, and `accelerate` brings a layer to the device for its call. Embeddings, heads, norms and
+single vectors stay on the device, since code outside their modules reads them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ DISK = "disk"
 
 
 def spread_layers(network: nn.Module, room: Mapping[str, int], dtype: torch.dtype | None) -> dict[str, str]:
-    """Device of every part, by the names of modules, parameters and buffers: what `from_pretrained` takes.
+    """A device map for `from_pretrained`: devices by the names of modules, parameters and buffers.
 
     Args:
-        network: on the meta device.
-        room: bytes that each device has for weights, the one that computes first; `DISK` takes what is left.
-        dtype: of the weights; None: as they are in `network`.
+        network: the network, on the meta device.
+        room: bytes for weights by device, the computing device first; `DISK` takes the rest.
+        dtype: data type of the weights; None: as in `network`.
 
     Raises:
-        ValueError: what must stay on the first device does not fit there.
+        ValueError: parts that must stay on the first device do not fit there.
     """
     kinds = {kind for module in network.modules() for kind in getattr(module, "_no_split_modules", None) or ()}
     layers = dict(_layers(network, kinds))
@@ -54,7 +54,7 @@ def _layers(module: nn.Module, kinds: set[str], prefix: str = "") -> Iterator[tu
 
 
 def _others(module: nn.Module, layers: set[str], prefix: str = "") -> Iterator[str]:
-    """Names of all that is no layer, and of the parameters and buffers that lie beside layers."""
+    """Names of the modules without layers, and of parameters and buffers beside layers."""
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     yield from (prefix + name for name, _ in own)
     for name, child in module.named_children():

@@ -1,4 +1,4 @@
-"""Which rows of a parent's tables the joint ids have, and columns of logits in joint order."""
+"""The joint ids' rows in a parent's tables, and columns of logits in joint order."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ class JointRows(nn.Module):
     """The input rows of all joint ids, as buffers that move with the model.
 
     Attributes:
-        row_of, parent_row: the row of the parent's table for every joint id, -1 where it has none; as a list, and long
-            [V].
-        absent_row: long [V], the row of `absent_input` for such an id: 0, the one vector of all absent ids, or a
-            missing control's own; 0 where the parent has a row.
+        row_of, parent_row: row of every joint id in the parent's table, -1 without a row; a list, and long [V].
+        absent_row: long [V], row of `absent_input` for every joint id: a missing control's own row, else 0.
         missing: the missing controls (see `missing_controls`).
-        complete: whether the parent has a row of every joint id.
+        complete: True if the parent has a row for every joint id.
     """
 
     parent_row: Tensor
@@ -38,29 +36,29 @@ class JointRows(nn.Module):
 
     @property
     def codes(self) -> slice | Tensor:
-        """The rows of the image codes; a slice where they follow each other."""
+        """The rows of the image codes; a slice if they are consecutive."""
         vocabulary, start = self.vocabulary, self.rows.image_start
         if start is not None:
             return slice(start, start + vocabulary.image_size)
         return self.parent_row[vocabulary.image_start : vocabulary.control_start]
 
     def check(self, table_size: int, owner: str) -> None:
-        """Raise ValueError unless the parent's tables of `table_size` rows have all rows that are used."""
+        """Raise ValueError unless the parent's tables of `table_size` rows have all rows of joint ids."""
         check_rows(self.row_of, table_size, owner)
 
     def fill(self) -> None:
-        """Compute the buffers; `from_pretrained` builds them without content and calls this once more."""
+        """Compute the buffers; `from_pretrained` calls this again, since it creates empty buffers."""
         self.parent_row.copy_(torch.tensor(self.row_of))
         own = {token: 1 + index for index, token in enumerate(self.missing)}
         self.absent_row.copy_(torch.tensor([own.get(token, 0) for token in range(self.vocabulary.size)]))
 
 
 def select(table: Tensor, rows: slice | Tensor, dim: int = 0) -> Tensor:
-    """Some rows (`dim` 1: columns) of a table [N, M]; a slice is not copied."""
+    """Rows (`dim` 1: columns) of a table [N, M]; a slice is not copied."""
     if isinstance(rows, Tensor):
         return table.index_select(dim, rows)
     if rows.stop - rows.start == table.shape[dim]:
-        return table  # whose gradient then is none of a part, padded with zeros
+        return table  # so that no gradient of a part is padded with zeros
     return table.narrow(dim, rows.start, rows.stop - rows.start)
 
 
@@ -69,13 +67,13 @@ def spread(pieces: dict[int, Tensor], size: int) -> Tensor:
     parts: list[Tensor] = []
     end = 0
     example = next(iter(pieces.values()))
-    nothing = example.new_full((), -torch.inf)
+    empty = example.new_full((), -torch.inf)
     for start, piece in sorted(pieces.items()):
         assert start >= end, "pieces of logits overlap"
         if start > end:
-            parts.append(nothing.expand(len(piece), start - end))
+            parts.append(empty.expand(len(piece), start - end))
         parts.append(piece)
         end = start + piece.shape[1]
     if end < size:
-        parts.append(nothing.expand(len(example), size - end))
+        parts.append(empty.expand(len(example), size - end))
     return torch.cat(parts, dim=1)

@@ -1,4 +1,4 @@
-"""Negative log-likelihoods of targets, and perplexity by modality; one place for training, evaluation and proofs."""
+"""Negative log-likelihoods of targets, and perplexity by modality, for training, evaluation and proofs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def token_nll(
     allowed: Tensor | None = None,
     max_logits: int | None = None,
 ) -> Tensor:
-    """-log p(target) in nats, fp32 ``[N]``, from ``hidden [N, H]``, ``targets [N]`` and their states ``[N]``.
+    """-log p(target) in nats, fp32 ``[N]``, from ``hidden [N, H]``, ``targets [N]`` and ``states [N]``.
 
-    Text and image targets go through the readout apart, so that a head is computed only where it answers.
-    With `allowed` (`Grammar.allowed()`) the softmax runs inside the grammar for every model, not only for those whose
-    readout does so by itself. `max_logits`: at most so many exist at a time (without gradients).
+    The readout gets text and image targets apart, so that a head computes only its own targets. `allowed`
+    (`Grammar.allowed()`) restricts the softmax to the grammar for readouts that do not. `max_logits`: largest number of
+    logits at a time (without gradients).
     """
     nll = hidden.new_zeros(len(targets), dtype=torch.float32)
     size = len(targets) if max_logits is None else max(1, max_logits // model.vocabulary.size)
@@ -52,7 +52,7 @@ def pieces(states: Tensor, size: int) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Scores:
-    """How targets were predicted, all ``[N]``: losses in nats, and whether the target had the greatest logit."""
+    """Losses of targets in nats ``[N]``, and True for targets with the greatest logit ``[N]``."""
 
     nll: Tensor
     is_right: Tensor
@@ -67,16 +67,16 @@ def weighted_loss(
     z_loss: float = 0.0,
     max_logits: int = 2**25,
 ) -> tuple[Tensor, Scores]:
-    """Sum of the weighted losses of ``hidden [N, H]``, for training; the logits never exist as a whole.
+    """Sum of the weighted losses of ``hidden [N, H]``, for training, without all logits in memory.
 
-    Piece by piece of the positions, logits are made, scored and differentiated at once, so that the backward pass finds
-    the gradients of `hidden` and of the readout ready. Every parameter of the readout gets a gradient, if only zeros:
-    processes that share them must agree on which have one.
+    The forward pass computes, scores and differentiates the logits of a piece of positions at a time; the backward pass
+    returns these gradients. Every parameter of the readout gets a gradient, which may be zero: processes that share
+    parameters must agree on the parameters with gradients.
 
     Args:
-        weights: of the targets, ``[N]``.
+        weights: weights of the targets, ``[N]``.
         z_loss: weight of the squared logarithm of the softmax's sum.
-        max_logits: a piece has at most so many logits, or one position.
+        max_logits: largest number of logits of a piece, which has at least one position.
     """
     nll = hidden.new_zeros(len(targets), dtype=torch.float32)
     is_right = torch.zeros_like(targets, dtype=torch.bool)
@@ -114,10 +114,10 @@ class _Pieces(torch.autograd.Function):
             found = torch.autograd.grad(loss, [piece, *parameters], allow_unused=True)
             total += loss.detach()
             hidden_gradient[at] = found[0]
-            for index, more in enumerate(found[1:]):
-                if more is not None:
-                    sum_so_far = gradients[index]
-                    gradients[index] = more.float() if sum_so_far is None else sum_so_far + more
+            for index, gradient in enumerate(found[1:]):
+                if gradient is not None:
+                    total_gradient = gradients[index]
+                    gradients[index] = gradient.float() if total_gradient is None else total_gradient + gradient
         ctx.gradients = [hidden_gradient] + [
             torch.zeros_like(parameter, dtype=torch.float32) if gradient is None else gradient
             for gradient, parameter in zip(gradients, parameters, strict=True)
@@ -127,16 +127,16 @@ class _Pieces(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> Any:
-        gradients, ctx.gradients = ctx.gradients, None  # large, and asked for once
-        first, *others = (
+        gradients, ctx.gradients = ctx.gradients, None  # large, and read once
+        of_hidden, *of_parameters = (
             (gradient * outer[0]).to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
-        return first, None, None, *others
+        return of_hidden, None, None, *of_parameters
 
 
 @dataclass
 class Perplexity:
-    """Sums of nats and counts of targets by modality: image codes are "image", all others "text", controls included."""
+    """Sums of nats and counts of targets by modality: image codes are "image", all other ids are "text"."""
 
     text_nats: float = 0.0
     text_tokens: int = 0
@@ -144,14 +144,14 @@ class Perplexity:
     image_tokens: int = 0
 
     def add(self, nll: Tensor, is_image: Tensor) -> None:
-        """Count targets with losses ``nll [N]``; `is_image`, bool ``[N]``, says which are image codes."""
+        """Add targets with losses ``nll [N]``; `is_image`, bool ``[N]``, is True for image codes."""
         self.image_nats += float(nll[is_image].double().sum())
         self.text_nats += float(nll[~is_image].double().sum())
         self.image_tokens += int(is_image.sum())
         self.text_tokens += int((~is_image).sum())
 
     def report(self) -> dict[str, float | int | None]:
-        """Perplexities ``text_ppl``, ``image_ppl``, ``all_ppl`` (None: no such targets), counts ``text_tokens``, ..."""
+        """Perplexities ``text_ppl``, ``image_ppl``, ``all_ppl`` (None without targets), counts ``text_tokens``, ..."""
         tokens = self.text_tokens + self.image_tokens
         return {
             "text_ppl": _ppl(self.text_nats, self.text_tokens),

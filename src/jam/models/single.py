@@ -1,4 +1,4 @@
-"""One plain decoder behind the joint models' methods: a parent alone, or the result of uniform or width fusion."""
+"""A plain decoder with the methods of joint models: a parent, or the result of uniform or width fusion."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ from jam.vocabulary import ParentRows, Vocabulary
 class SingleDecoder(JointModel):
     """A decoder of `transformers` that reads and writes joint ids.
 
-    Ids without a row of the model's are read through its mean input row and have the logit -inf; one softmax runs over
-    all others, whatever the state.
+    Ids without a row are read through the mean input row and have the logit -inf; one softmax runs over all other ids,
+    in every state.
 
     Args:
-        model: the plain decoder, which training changes in place, or its config (then with fresh weights).
+        model: the plain decoder, which training changes in place, or a config (for fresh weights).
         vocabulary: the joint vocabulary.
         image_grid: height and width of an image in tokens.
-        rows: which rows of the model's tables the joint ids have.
-        whole: what the folder of `model` holds, where that is more than a decoder, of whose modules `model` is made
-            (see `Composite.decoder_of`).
+        rows: rows of the joint ids in the model's tables.
+        whole: the composite model that contains the modules of `model`, if any (see `Composite.decoder_of`).
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class SingleDecoder(JointModel):
         whole: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
-        self._whole = (whole,)  # a tuple: what is beside the decoder is neither trained nor moved
+        self._whole = (whole,)  # a tuple hides other modules of the composite, which are not trained or moved
         self.tower = Tower(model)
         self.joint_rows = JointRows(vocabulary, rows)
         self.joint_rows.check(self.tower.embedding.num_embeddings, "the model")
@@ -55,12 +54,12 @@ class SingleDecoder(JointModel):
 
     @property
     def whole(self) -> PreTrainedModel:
-        """What a folder of this model holds."""
+        """The model to save: the composite model, or the decoder."""
         return self._whole[0] or self.model
 
     @cached_property
     def _allows_codes(self) -> list[bool]:
-        """By state, whether an image code may follow."""
+        """By state, True if an image code may follow."""
         vocabulary = self.vocabulary
         return self.grammar.allowed()[:, vocabulary.image_start : vocabulary.control_start].any(1).tolist()
 
@@ -74,7 +73,7 @@ class SingleDecoder(JointModel):
 
     @property
     def config(self) -> PretrainedConfig:
-        """The plain decoder's."""
+        """The plain decoder's config."""
         return self.tower.config
 
     @property
@@ -109,17 +108,14 @@ class SingleDecoder(JointModel):
         row = self.joint_rows.parent_row[input_ids]
         embedded = self.tower.embedding(row.clamp(min=0))
         present = row >= 0
-        # The mean of a large table is not free, and neither is a GPU's wait for what is present.
+        # The mean of a large table takes time, and so does a GPU's wait for `present`.
         if self.joint_rows.complete or (not embedded.is_cuda and bool(present.all())):
             return embedded
         mean = self.tower.scaled(self.tower.embedding.weight.detach().mean(0))
         return torch.where(present[..., None], embedded, mean.to(embedded.dtype))
 
     def logits(self, hidden: Tensor, states: Tensor | None = None) -> Tensor:
-        """Logits [..., V] in the order of joint ids.
-
-        States [...] are looked at inside of `using_kernel` only: what none of them allows is -inf then.
-        """
+        """Logits [..., V] of joint ids; within `using_kernel`, a modality that no state [...] allows is -inf."""
         hidden_NH = hidden.reshape(-1, hidden.shape[-1])
         vocabulary, rows = self.vocabulary, self.joint_rows.rows
         take = self.tower.products(hidden_NH)
@@ -146,18 +142,18 @@ class SingleDecoder(JointModel):
         return logits.view(*hidden.shape[:-1], -1)
 
     def save_pretrained(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Save the plain model, which opens in `transformers`.
+        """Save the plain model for `transformers`.
 
         Args:
-            state_dict: tensors to save in the place of its own, by the names that they have here without adapters.
+            state_dict: tensors to save instead of the model's tensors, by this class's names without adapters.
         """
         if state_dict is not None:
             state_dict = self._of_whole(state_dict)
         self.whole.save_pretrained(folder, state_dict=state_dict)
 
     def _of_whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of `whole` by its own names, those of the decoder taken from `tensors`."""
-        inside = {id(parameter): name for name, parameter in self.named_parameters()}  # tied ones by their first name
+        """The tensors of `whole` by their names there; tensors of the decoder come from `tensors`."""
+        inside = {id(parameter): name for name, parameter in self.named_parameters()}  # tied tensors by first name
         found = {}
         for name, value in self.whole.state_dict(keep_vars=True).items():
             own = inside.get(id(value), "")

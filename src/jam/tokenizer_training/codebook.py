@@ -1,4 +1,4 @@
-"""The life of codes: where they begin, which are used, and how unused ones come back.
+"""Start, use and revival of codes.
 
 Shapes: K codes of width c, P latents.
 """
@@ -15,7 +15,7 @@ ITERATIONS = 10
 
 @torch.no_grad()
 def start_codes(model: Any, latents_Pc: Tensor, generator: torch.Generator) -> None:
-    """Set the codebook to the centres that k-means finds among latents, from random ones of them."""
+    """Set the codebook to the k-means centres of latents; k-means starts at random latents."""
     codebook = model.quantize.embedding.weight
     points = latents_Pc.float()
     centres = points[_draw(len(points), len(codebook), generator)].clone()
@@ -33,7 +33,7 @@ def start_codes(model: Any, latents_Pc: Tensor, generator: torch.Generator) -> N
 def revive_codes(
     model: Any, used_K: Tensor, latents_Pc: Tensor, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> int:
-    """Move codes that were not used to random latents, and forget their moments. Returns how many there were."""
+    """Move unused codes to random latents, reset their moments, and return their number."""
     dead = (used_K == 0).nonzero()[:, 0]
     if not len(dead):
         return 0
@@ -46,13 +46,13 @@ def revive_codes(
 
 
 def _draw(count: int, draws: int, generator: torch.Generator) -> Tensor:
-    """`draws` of `count` numbers, without repetition as long as there are enough."""
+    """`draws` random numbers below `count`; they repeat only if `draws` is larger."""
     rounds = [torch.randperm(count, generator=generator) for _ in range(-(-draws // count))]
     return torch.cat(rounds)[:draws] if rounds else torch.zeros(0, dtype=torch.long)
 
 
 def usage(counts_K: Tensor) -> dict[str, float]:
-    """Codes in use: their number, their share, and the perplexity of their frequencies (K: all alike)."""
+    """Number and share of used codes, and the perplexity of their frequencies (K: all equal)."""
     frequency = counts_K.double() / counts_K.sum().clamp(min=1)
     entropy = -torch.xlogy(frequency, frequency).sum()
     used = int((counts_K > 0).sum())

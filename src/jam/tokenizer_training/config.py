@@ -1,4 +1,4 @@
-"""Settings of an image tokenizer's training; a recipe is this as YAML."""
+"""Settings of an image tokenizer's training; a recipe has them as YAML."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from jam.checkpoints.configs import too_large
 
 @dataclass
 class PictureSource:
-    """One source of pictures.
+    """A source of pictures.
 
     Args:
-        path: a folder (searched with all folders in it), a picture, or documents (JSON lines).
-        weight: how often each of its pictures is drawn, relative to those of the other sources.
+        path: a folder (with its subfolders), a picture, or documents (JSON lines).
+        weight: relative frequency of each picture of this source.
     """
 
     path: str
@@ -34,14 +34,13 @@ class TokenizerConfig:
     Args:
         out: folder of the run: checkpoints, records, reconstructions and at last `image_tokenizer/`.
         sources: pictures to learn from: FOLDER[:WEIGHT] ...; in a recipe a list, [{path: FOLDER, weight: 1}].
-        validation: such a list of sources whose pictures are measured and not learnt; none: `held_out` pictures of
-            `sources` are.
-        held_out: how many pictures are measured, where there is no `validation`.
+        validation: sources of pictures to measure and not to learn; none: `held_out` pictures of `sources`.
+        held_out: number of pictures to measure.
         resolution: pixels of a picture's side.
         patch: side of the pixel blocks that the network reads as one position (space to depth); 1: single pixels.
         channels: width of every level; each level but the last halves the side.
         layers_per_block: residual blocks of a level.
-        attention: attend among the positions of the last level and between encoder and decoder.
+        attention: attention in the last level and the middle blocks.
         latent_channels: width of a latent.
         code_channels: width of a code.
         codebook_size: number of codes.
@@ -51,33 +50,34 @@ class TokenizerConfig:
         micro_batch_size: pictures in one forward; default: all.
         lr: peak learning rate, of the discriminator too.
         warmup_steps: steps of a linear warm-up from 0.
-        schedule: of the learning rate behind the warm-up.
+        schedule: schedule of the learning rate after the warm-up.
         min_lr_ratio: learning rate at the end, relative to the peak.
         beta1: Adam's decay of the mean of gradients.
-        beta2: Adam's decay of the mean of their squares.
+        beta2: Adam's decay of the mean of squared gradients.
         max_grad_norm: gradients are clipped to this norm.
-        codebook_from: steps without a codebook at first; the latents of then give the first codes.
-        revive_every: steps after which codes that were not used since are moved to latents; 0: never.
+        codebook_from: number of first steps without a codebook; the first codes come from latents after these steps.
+        revive_every: steps between moves of unused codes to latents; 0: never.
         l1_weight: weight of the mean absolute difference of pixels.
         l2_weight: weight of the mean squared difference of pixels.
         perceptual_weight: weight of the perceptual loss.
-        perceptual_files: tensors of VGG16 and of LPIPS's linear layers (.pth or .safetensors); none: edges at several
-            scales are compared instead.
-        commitment_weight: weight of the quantiser's loss (codebook, and a quarter of it commitment).
-        adversarial_weight: weight of the adversarial loss relative to the others' gradient; 0: no discriminator.
+        perceptual_files: files of VGG16's tensors and of LPIPS's linear layers (.pth or .safetensors); none: the loss
+            compares edges at several scales.
+        commitment_weight: weight of the quantiser's loss (codebook loss + 0.25 commitment loss).
+        adversarial_weight: weight of the adversarial loss, relative to the gradient of the other losses; 0: no
+            discriminator.
         adversarial_from: step from which the discriminator takes part.
         discriminator_channels: width of the discriminator's first layer.
         flip: mirror half of the pictures.
         precision: "bf16" runs matrix products under autocast.
         validate_every: steps between measurements; 0: only at the end.
         checkpoint_every: steps between checkpoints; 0: only at the end.
-        keep_checkpoints: how many of the last checkpoints to keep; 0: all.
-        cache_mb: MB of decoded pictures that are kept in memory.
+        keep_checkpoints: number of last checkpoints to keep; 0: all.
+        cache_mb: MB of decoded pictures in memory.
         workers: threads that read pictures.
-        allowed_media_path: folder below which pictures of documents may lie, too (/: anywhere); default: beside them.
-        max_unreadable: the run stops when a larger share (0 to 1) of the pictures cannot be read.
-        resume: go on from the last checkpoint in `out`.
-        seed: of weights, order and crops.
+        allowed_media_path: another folder that may hold pictures of documents (/: any); default: only their folder.
+        max_unreadable: largest share (0 to 1) of unreadable pictures; the run stops above it.
+        resume: resume from the last checkpoint in `out`.
+        seed: seed of weights, order and crops.
         device: cpu, cuda, cuda:1, ...; default: a GPU if there is one.
     """
 
@@ -168,12 +168,12 @@ class TokenizerConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels of a code's side (the f of "f8")."""
+        """Side of a code in pixels (the f of "f8")."""
         return self.patch * 2 ** (len(self.channels) - 1)
 
     @property
     def grid(self) -> int:
-        """Codes of a picture's side."""
+        """Side of a picture in codes."""
         return self.resolution // self.factor
 
     @property

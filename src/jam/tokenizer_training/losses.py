@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from jam.checkpoints.plain import load_plain
 from jam.files import reading
 
-SCALES = 3  # of the edges that are compared without LPIPS
-# VGG16: widths of its convolutions up to the last layer that LPIPS reads; a max-pool stands before each new group.
+SCALES = 3  # of `edge_loss`
+# Widths of VGG16's convolutions up to the last layer that LPIPS reads; a max-pool comes before each new group.
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 MEAN, STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of LPIPS, for pixels in -1 .. 1
 
 
 def edge_loss(reconstruction: Tensor, pictures: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels' differences, over pictures halved 0, 1, 2 times.
+    """Mean absolute difference of the edges (differences of neighbouring pixels) of pictures halved 0, 1, 2 times.
 
-    What takes the perceptual loss's place without weights of another network: edges count, and not only at the finest
-    scale, so that blur costs more than it does in the mean difference of pixels.
+    This loss replaces the perceptual loss without weights of another network: blur costs more than in the mean
+    difference of pixels.
     """
     loss = reconstruction.new_zeros(())
     difference = reconstruction - pictures
@@ -42,8 +42,8 @@ class LPIPS(nn.Module):
     """Learned perceptual similarity (Zhang et al., 2018, eq. 1) with VGG16, from files of its tensors.
 
     Args:
-        files: tensors named ``features.N.weight|bias`` (VGG16) and ``linI.model.1.weight`` or ``linI.weight`` (LPIPS),
-            in one file or several, as they are published.
+        files: files as published, with the tensors ``features.N.weight|bias`` (VGG16) and ``linI.model.1.weight`` or
+            ``linI.weight`` (LPIPS).
 
     Raises:
         ValueError: a tensor is missing.
@@ -96,9 +96,9 @@ def _tensor(tensors: dict[str, Tensor], *names: str) -> Tensor:
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches of a picture (Isola et al., 2017): ``[N, 3, R, R]`` to logits ``[N, 1, r, r]``.
+    """Discriminator of overlapping patches (Isola et al., 2017): ``[N, 3, R, R]`` to logits ``[N, 1, r, r]``.
 
-    A patch is 70 pixels wide; in pictures of less than 32 pixels it has fewer.
+    A patch is 70 pixels wide, or less in pictures of less than 32 pixels.
     """
 
     def __init__(self, channels: int, resolution: int) -> None:
@@ -118,11 +118,11 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Of the discriminator, by its logits."""
+    """Hinge loss of the discriminator's logits."""
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
 def adaptive_weight(loss: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """How much the adversarial loss counts: ratio of both gradients at the decoder's last layer (VQGAN, eq. 7)."""
+    """Weight of the adversarial loss: ratio of both gradients' norms at the decoder's last layer (VQGAN, eq. 7)."""
     gradients = [torch.autograd.grad(each, last_layer, retain_graph=True)[0].norm() for each in (loss, adversarial)]
     return (gradients[0] / (gradients[1] + 1e-4)).clamp(max=1e4).detach()

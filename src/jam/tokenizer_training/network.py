@@ -1,4 +1,4 @@
-"""The autoencoder, an ordinary `diffusers.VQModel`, and one pass through it.
+"""The autoencoder, a `diffusers.VQModel`: building, encoding, quantising and decoding.
 
 Shapes: N pictures, R pixels of a side, h codes of a side, c width of a code.
 """
@@ -16,7 +16,7 @@ from jam.tokenizer_training.config import TokenizerConfig
 
 
 def build_tokenizer(config: TokenizerConfig) -> Any:
-    """An untrained `VQModel` of the recipe's shape; its weights depend on the seed alone."""
+    """An untrained `VQModel` of the recipe's shape, with weights that depend only on the seed."""
     from diffusers import VQModel
 
     levels = len(config.channels)
@@ -39,7 +39,7 @@ def build_tokenizer(config: TokenizerConfig) -> Any:
             sample_size=config.resolution // config.patch,
             mid_block_add_attention=config.attention,
         )
-    model.quantize.legacy = False  # else its 0.25 is a factor of the codebook's part of the loss
+    model.quantize.legacy = False  # else 0.25 multiplies the codebook loss
     return model
 
 
@@ -55,9 +55,9 @@ def decode(model: Any, latents: Tensor) -> Tensor:
 
 
 def quantise(model: Any, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest codes with a straight-through gradient, the loss that moves both, and the codes' numbers [N h h].
+    """The nearest codes with a straight-through gradient, the loss, and the codes' numbers [N h h].
 
-    The loss of a model of `build_tokenizer` is ``|sg(z) - e|^2 + 0.25 |z - sg(e)|^2`` (VQ-VAE, van den Oord et al.,
+    For a model of `build_tokenizer`, the loss is ``|sg(z) - e|^2 + 0.25 |z - sg(e)|^2`` (VQ-VAE, van den Oord et al.,
     2017, equation 3).
     """
     quantised, loss, (_, _, codes) = model.quantize(latents.float())

@@ -1,4 +1,4 @@
-"""Pictures of folders and documents as training batches, which are pure functions of (seed, step)."""
+"""Training batches of pictures from folders and documents; a batch is a pure function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jam.documents import READ_SUFFIXES, Image, is_data_uri, read_documents
 from jam.tokenizer_training.config import PictureSource
 
 SUFFIXES = frozenset(f".{suffix}" for suffix in READ_SUFFIXES)
-TRIES = 20  # pictures tried in the place of an unreadable one
+TRIES = 20  # pictures to try until one can be read
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Where a picture is, what it is known by when pictures are left out, and how often it is drawn."""
+    """A picture's place, its key (its name, or a digest of its data), and its relative frequency."""
 
     image: Image
     key: str
@@ -36,7 +36,7 @@ def find_pictures(sources: Sequence[PictureSource], allowed_media_path: str | No
         allowed_media_path: as in `read_documents`, for sources that are documents.
 
     Raises:
-        ValueError: a source does not exist or has no pictures; its weight is not positive.
+        ValueError: a source does not exist or has no pictures, or its weight is not positive.
     """
     found: dict[str, Picture] = {}
     for source in sources:
@@ -69,10 +69,10 @@ def _images(path: Path, allowed_media_path: str | None) -> Iterable[Image]:
 
 
 def leave_out(pictures: list[Picture], count: int, seed: int) -> tuple[list[Picture], list[Picture]]:
-    """Pictures to learn from and `count` to measure; pictures of one name are on one side.
+    """Pictures to learn, and `count` pictures to measure; a key is never in both lists.
 
     Raises:
-        ValueError: nothing would be left to learn from.
+        ValueError: no picture would be left to learn.
     """
     order = sorted(pictures, key=lambda picture: hashlib.sha256(f"{seed}:{picture.key}".encode()).digest())
     measured = order[:count]
@@ -84,7 +84,7 @@ def leave_out(pictures: list[Picture], count: int, seed: int) -> tuple[list[Pict
 
 
 def digest_of(pictures: Sequence[Picture]) -> str:
-    """Of all that says which pictures a batch has, in their order: names, sizes of the files, weights."""
+    """Digest of all that decides a batch: keys, file sizes and weights of the pictures, in order."""
     digest = hashlib.sha256()
     for picture in pictures:
         digest.update(json.dumps([picture.key, _size_of(picture), float(picture.weight)]).encode())
@@ -92,7 +92,7 @@ def digest_of(pictures: Sequence[Picture]) -> str:
 
 
 def _size_of(picture: Picture) -> int | None:
-    """Bytes of the file; None where there is none: the picture lies in a document (its key is a digest), or is gone."""
+    """Bytes of the file; None without a file: the picture is in a document (its key is a digest), or deleted."""
     try:
         return Path(str(picture.image.path)).stat().st_size
     except (OSError, ValueError):
@@ -100,10 +100,10 @@ def _size_of(picture: Picture) -> int | None:
 
 
 class Pictures:
-    """Reads, crops and caches pictures, in threads and one batch ahead.
+    """A reader that loads, crops and caches pictures, in threads and one batch ahead.
 
     Attributes:
-        unreadable: why each picture that was tried and cannot be read cannot, by its place.
+        unreadable: reasons by the places of unreadable pictures.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Pictures:
         return len(self.pictures)
 
     def batch(self, step: int, size: int) -> torch.Tensor:
-        """Random squares of random pictures, -1 .. 1, ``[size, 3, R, R]``: always the same for a step.
+        """Random squares of random pictures, -1 .. 1, ``[size, 3, R, R]``; a step always has the same squares.
 
         Raises:
             ValueError: too many pictures cannot be read.
@@ -144,7 +144,7 @@ class Pictures:
         return pixels
 
     def first(self, count: int | None = None) -> torch.Tensor:
-        """The first readable pictures (all by default), cropped to their middle, ``[n, 3, R, R]``."""
+        """The middle squares of the first `count` readable pictures (None: of all), ``[n, 3, R, R]``."""
         squares = []
         for square in self._pool.map(self._middle, range(len(self))):
             if square is not None:
@@ -174,7 +174,7 @@ class Pictures:
         return None if array is None else cropped(array, 0.5)
 
     def _array(self, index: int) -> np.ndarray | None:
-        """RGB uint8 whose shorter side is the resolution; None for a picture that cannot be read."""
+        """RGB uint8 whose shorter side is the resolution; None for an unreadable picture."""
         if index in self._cache:
             return self._cache[index]
         image = self.pictures[index].image
@@ -212,7 +212,7 @@ def resized(picture: PILImage.Image, side: int) -> np.ndarray:
 
 
 def cropped(array: np.ndarray, place: float) -> np.ndarray:
-    """A square along the longer side: 0 at its beginning, 0.5 in the middle."""
+    """The square at `place` along the longer side: 0 at the beginning, 0.5 in the middle."""
     height, width = array.shape[:2]
     side = min(height, width)
     top, left = (int(place * (length - side) + 0.5) for length in (height, width))

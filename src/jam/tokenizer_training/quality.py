@@ -1,4 +1,4 @@
-"""How near reconstructions are to their pictures, and a grid that shows them."""
+"""Similarity of pictures and reconstructions, and a grid that shows both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def psnr(pictures: Tensor, others: Tensor) -> Tensor:
 def ssim(pictures: Tensor, others: Tensor) -> Tensor:
     """Structural similarity of each picture (Wang et al., 2004), ``[N, 3, R, R]`` in -1 .. 1 to ``[N]``.
 
-    Over the colour channels, with a Gaussian window of 11 pixels (fewer for smaller pictures), where it lies inside.
+    Mean over colour channels and Gaussian windows of 11 pixels (fewer for smaller pictures) inside the picture.
     """
     size = min(WINDOW, pictures.shape[-1])
     offsets = torch.arange(size, dtype=pictures.dtype, device=pictures.device) - (size - 1) / 2
@@ -42,7 +42,7 @@ def ssim(pictures: Tensor, others: Tensor) -> Tensor:
 
 
 def reconstruction_grid(pictures: Tensor, others: Tensor, columns: int = 8) -> Image.Image:
-    """Pictures with their reconstructions below them, ``[N, 3, R, R]`` in -1 .. 1, on white."""
+    """An image of pictures with their reconstructions below, ``[N, 3, R, R]`` in -1 .. 1, on white."""
     side = pictures.shape[-1]
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)

@@ -1,4 +1,4 @@
-"""Checkpoints of a tokenizer's run: all tensors in one safetensors file, the rest in JSON; one process writes them."""
+"""Checkpoints of a tokenizer's run: tensors in a safetensors file, other state in JSON; written by one process."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TENSORS = "state.safetensors"
 
 
 def save_state(run: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any], keep: int) -> Path:
-    """Write ``checkpoints/step-NNNNNN`` unless it is there, then remove all but the last `keep` (0: none).
+    """Write ``checkpoints/step-NNNNNN`` unless it exists, then remove all but the last `keep` (0: keep all).
 
     Raises:
-        ValueError: the disk is full; earlier checkpoints are kept.
+        ValueError: the disk is full; earlier checkpoints stay.
     """
     path = run / "checkpoints" / f"step-{step:06d}"
     if path.exists():
@@ -36,7 +36,7 @@ def save_state(run: Path, step: int, tensors: dict[str, Tensor], state: dict[str
 
 
 def collect(name: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights and moments of a module, by names that begin with `name`."""
+    """Weights and moments of a module, by names with the prefix `name`."""
     tensors = {f"{name}/weights/{key}": value for key, value in module.state_dict().items()}
     for key, parameter in module.named_parameters():
         for kind, value in optimizer.state.get(parameter, {}).items():
@@ -45,7 +45,7 @@ def collect(name: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> d
 
 
 def restore(name: str, tensors: dict[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """The inverse of `collect`. Raises RuntimeError if the weights are of another shape."""
+    """Set a module's weights and moments from `collect`. Raises RuntimeError if the weights have other shapes."""
     own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
     weights = {key.removeprefix("weights/"): value for key, value in own.items() if key.startswith("weights/")}
     module.load_state_dict(weights)
@@ -55,13 +55,13 @@ def restore(name: str, tensors: dict[str, Tensor], module: nn.Module, optimizer:
         if kind == "weights":
             continue
         owner = parameters[parameter]
-        # The fused optimiser keeps its step counts, too, on the parameter's device, and takes moments of its layout.
+        # The fused optimiser needs step counts on the parameter's device, and moments in the parameter's layout.
         restored = torch.empty_like(owner).copy_(value) if value.shape == owner.shape else value.to(owner.device)
         optimizer.state[owner][kind] = restored.detach()
 
 
 def load_tensors(checkpoint: Path) -> dict[str, Tensor]:
-    """Raises FileError for a file that is damaged."""
+    """The tensors of a checkpoint. Raises FileError for a damaged file."""
     path = checkpoint / TENSORS
     with reading(path, remedy(checkpoint)):
         return load_file(path)

@@ -1,4 +1,4 @@
-"""The image tokenizer's trainer: one readable `train_step`, and around it records, checkpoints and measurements."""
+"""The image tokenizer's trainer: `train_step`, and around it records, checkpoints and measurements."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from jam.training.schedule import lr_factor
 TOKENIZER = "image_tokenizer"
 GRIDS = "reconstructions"
 SHOWN = 32  # pictures of a grid
-LOSSES = ("perceptual_loss", "commitment", "adversarial", "discriminator")  # that a step may be without
-LATENTS = 2**16  # that the codebook starts from, at most (and at least as many as it has codes)
-# What does not change what is computed. Pictures are compared by what they are.
+LOSSES = ("perceptual_loss", "commitment", "adversarial", "discriminator")  # a step may lack them
+LATENTS = 2**16  # latents for the first codes, or 4 for each code if that is more
+# Settings that do not change what is computed; `digest_of` compares the pictures of sources.
 FREE = {"out", "sources", "validation", "allowed_media_path", "resume", "device", "workers", "cache_mb"}
 FREE |= {"validate_every", "checkpoint_every"}
 FREE |= {"keep_checkpoints", "max_unreadable"}
 
 
 def require_room(config: TokenizerConfig, device: torch.device) -> None:
-    """Raises ValueError where the recipe's networks are larger than the memory of the device."""
+    """Raises ValueError when the recipe's networks are larger than the device's memory."""
     with torch.device("meta"):
         networks = build_tokenizer(config), PatchDiscriminator(config.discriminator_channels, config.resolution)
     infos = [TensorInfo.of(tensor) for network in networks for tensor in network.state_dict().values()]
@@ -55,7 +55,7 @@ def require_room(config: TokenizerConfig, device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class TokenizerStep:
-    """What one step did; losses as they are before their weights, None where they have no part in it yet."""
+    """Numbers of a step; losses are not weighted, and are None if the step does not use them."""
 
     step: int
     loss: float
@@ -74,10 +74,10 @@ class TokenizerStep:
 
 
 class TokenizerTrainer:
-    """Trains a `diffusers.VQModel` by a recipe; `train` ends with a whole folder ``out/image_tokenizer``.
+    """A trainer of a `diffusers.VQModel` by a recipe; `train` ends with the folder ``out/image_tokenizer``.
 
     Raises:
-        ValueError: the recipe does not fit together, or there are no pictures.
+        ValueError: the networks do not fit into memory, or there are no pictures.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -109,15 +109,15 @@ class TokenizerTrainer:
         betas = (config.beta1, config.beta2)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=betas, fused=True)
         self.judge = torch.optim.Adam(self.discriminator.parameters(), lr=config.lr, betas=betas, fused=True)
-        self.used_K = torch.zeros(config.codebook_size, dtype=torch.long)  # since codes were last revived
+        self.used_K = torch.zeros(config.codebook_size, dtype=torch.long)  # uses since the last revival
         self.step, self.steps = 0, config.steps
         self.report: dict[str, Any] = {}  # of the last validation
-        self.validated: int | None = None  # the step that it was of
-        self.owes_validation = False  # that of a step at which the run was ended meanwhile
+        self.validated: int | None = None  # step of the last validation
+        self.owes_validation = False  # True if the run ended during the validation of the checkpoint's step
         self.records = Records(None, 0)
 
     def train_step(self) -> TokenizerStep:
-        """One step of the autoencoder and, from `adversarial_from` on, one of the discriminator."""
+        """Numbers of a step of the autoencoder and, from `adversarial_from` on, of the discriminator."""
         c, started = self.config, time.perf_counter()
         if self.step == c.codebook_from:
             self._start_codebook()
@@ -140,7 +140,7 @@ class TokenizerTrainer:
                 f"after step {self.step}: losses {sums}, gradient norm {norm}; lower lr, or resume earlier"
             )
         revived, has_codes = 0, self.step >= c.codebook_from
-        with interrupts_wait():  # what a checkpoint holds, and what is written down, change together
+        with interrupts_wait():  # the state of a checkpoint and the records change together
             self.optimizer.step()
             if self._is_adversarial:
                 torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), c.max_grad_norm)
@@ -149,7 +149,7 @@ class TokenizerTrainer:
             self.used_K = used_K
             used = int((used_K > 0).sum()) if has_codes else None
             if c.revive_every and self.step > c.codebook_from and self.step % c.revive_every == 0:
-                if self.step < c.steps - c.revive_every:  # a code needs some steps to find its place
+                if self.step < c.steps - c.revive_every:  # a revived code needs some steps of training
                     revived = revive_codes(
                         self.model, used_K.to(latents.device), latents, self.optimizer, self._generator(1)
                     )
@@ -175,9 +175,9 @@ class TokenizerTrainer:
         return self.config.adversarial_weight > 0 and self.step >= self.config.adversarial_from
 
     def _forward_backward(self, pixels: Tensor, share: float, used_K: Tensor) -> tuple[dict[str, Any], Tensor]:
-        """Losses of a part of the batch, whose gradients count by its `share`; and its latents, [positions, width].
+        """Losses and latents [positions, width] of a part of the batch.
 
-        What it uses of the codebook is added to `used_K`.
+        Adds gradients, multiplied by the part's `share`, and adds the uses of codes to `used_K`.
         """
         c = self.config
         pixels = pixels.to(memory_format=torch.channels_last)
@@ -214,7 +214,7 @@ class TokenizerTrainer:
 
     @torch.no_grad()
     def _start_codebook(self) -> None:
-        """Codes begin as the centres of the latents of this step's pictures and of those that follow."""
+        """Set the codes to centres of the latents of this step's pictures and of following steps' pictures."""
         wanted = max(4 * self.config.codebook_size, LATENTS)
         latents: list[Tensor] = []
         step = self.step
@@ -225,7 +225,7 @@ class TokenizerTrainer:
         start_codes(self.model, torch.cat(latents)[:wanted], self._generator(0))
 
     def _generator(self, purpose: int) -> torch.Generator:
-        """Random numbers that depend on seed and step alone."""
+        """A generator that depends only on seed, step and `purpose`."""
         return torch.Generator().manual_seed(self.config.seed * 1_000_003 + 2 * self.step + purpose)
 
     def _autocast(self) -> Any:
@@ -234,29 +234,29 @@ class TokenizerTrainer:
 
     @torch.no_grad()
     def measure(self) -> tuple[dict[str, Any], Any]:
-        """PSNR, SSIM and use of the codebook on the pictures left out, and the grid of the first of them."""
+        """PSNR, SSIM and use of the codebook on the held-out pictures, and a grid of the first of these pictures."""
         self.model.eval()
         pixels = self.held.first()
         counts = torch.zeros(self.config.codebook_size, dtype=torch.long)
-        made: list[Tensor] = []
+        parts: list[Tensor] = []
         for part in pixels.split(self.config.forward_size):
             quantised, _, codes = quantise(self.model, encode(self.model, part.to(self.device)))
             counts += torch.bincount(codes.cpu(), minlength=len(counts))
-            made.append(decode(self.model, quantised).clamp(-1, 1).float().cpu())
+            parts.append(decode(self.model, quantised).clamp(-1, 1).float().cpu())
         self.model.train()
-        others = torch.cat(made)
-        report = {"psnr": float(psnr(pixels, others).mean()), "ssim": float(ssim(pixels, others).mean())}
+        decoded = torch.cat(parts)
+        report = {"psnr": float(psnr(pixels, decoded).mean()), "ssim": float(ssim(pixels, decoded).mean())}
         report |= usage(counts) | {"pictures": len(pixels), "tokens": int(counts.sum())}
-        return report, reconstruction_grid(pixels[:SHOWN], others[:SHOWN])
+        return report, reconstruction_grid(pixels[:SHOWN], decoded[:SHOWN])
 
     def train(self) -> Generator[TokenizerStep]:
-        """Run to the end, yielding after every step; afterwards the tokenizer lies in ``out/image_tokenizer``.
+        """The numbers of each step; after the last step, the tokenizer is in ``out/image_tokenizer``.
 
-        Ctrl-C, SIGTERM and closing the iterator save a checkpoint first; ``resume`` goes on from it.
+        Ctrl-C, SIGTERM and closing the iterator save a checkpoint, from which ``resume`` continues.
 
         Raises:
             SystemExit: after SIGTERM.
-            ValueError: the run has ended, is of another recipe, or another process trains it; or the disk is full.
+            ValueError: the run has ended, has another recipe, or is trained by another process; or the disk is full.
         """
         with self.folder.held():
             if (found := self.folder.last_checkpoint()) is not None:
@@ -299,7 +299,7 @@ class TokenizerTrainer:
             self._list_unreadable()
 
     def save_tokenizer(self, folder: Path) -> None:
-        """An ordinary `VQModel` folder; ``preprocessor_config.json`` has the pictures' size."""
+        """Save a `VQModel` folder; its ``preprocessor_config.json`` has the pictures' size."""
         self.model.eval().to(memory_format=torch.contiguous_format).save_pretrained(folder)
         side = self.config.resolution
         write_json(folder / "preprocessor_config.json", {"size": {"height": side, "width": side}})
@@ -311,7 +311,7 @@ class TokenizerTrainer:
         return self._is_due(self.config.validate_every) and self.step > self.config.codebook_from  # else: no codes yet
 
     def save_checkpoint(self) -> Path:
-        """Write ``checkpoints/step-NNNNNN``; earlier ones stay until it is whole."""
+        """Write ``checkpoints/step-NNNNNN``; earlier checkpoints stay until the new checkpoint is whole."""
         tensors = collect("model", self.model, self.optimizer)
         tensors |= collect("discriminator", self.discriminator, self.judge) | {"used": self.used_K}
         owes = self._validation_is_due() and self.validated != self.step
@@ -319,7 +319,7 @@ class TokenizerTrainer:
         return save_state(self.run, self.step, tensors, state, self.config.keep_checkpoints)
 
     def load_checkpoint(self, checkpoint: Path) -> None:
-        """Weights, moments and step. Raises ValueError, with all differences, if the recipe is another one."""
+        """Set weights, moments and step. Raises ValueError, with all differences, if the recipe differs."""
         self._load(checkpoint, read_state(checkpoint))
 
     def _load(self, checkpoint: Path, state: dict[str, Any]) -> None:
@@ -332,14 +332,14 @@ class TokenizerTrainer:
         self.owes_validation = state.get("owes", False)
 
     def _settings(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the one before."""
+        """Settings that a resumed run must share with the checkpoint."""
         own = {key: value for key, value in asdict(self.config).items() if key not in FREE}
-        others = {
+        pictures = {
             "number of pictures": len(self.pictures),
             "weights of pictures": sorted({float(picture.weight) for picture in self.pictures.pictures}),
             "digest of names, sizes and weights of pictures": self.digest,
         }
-        return own | others
+        return own | pictures
 
     def _validate(self) -> None:
         report, grid = self.measure()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import Any
 
 from jam.training.config import TrainConfig
 
@@ -22,7 +23,7 @@ class Watch:
     def state(self) -> dict[str, list[float] | int]:
         return {"recent": list(self.recent), "skipped": self.skipped}
 
-    def load_state(self, state: dict) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         self.recent, self.skipped = deque(state["recent"], RECENT), state["skipped"]
 
     def problem(self, loss: float | None, norm: float) -> str | None:

@@ -1,4 +1,4 @@
-"""Products of few rows, which read the weights from memory once: what a decode step on the CPU consists of."""
+"""Matrix products of few rows that read the weights from memory once, for decode steps on the CPU."""
 
 from jam.models.cpu_kernel.kernel import few_rows, load_kernel
 from jam.models.cpu_kernel.linear import (

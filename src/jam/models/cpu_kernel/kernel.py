@@ -1,4 +1,4 @@
-"""The kernel of `few_rows.cpp`: built by the machine's compiler at first use, kept in torch's folder of extensions."""
+"""The kernel of `few_rows.cpp`, built by the machine's compiler on first use, in torch's folder of extensions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLAGS = {
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
     "AVX2": ["-mavx2", "-mfma"],
 }
-MOST_ROWS = 64  # a library's matrix product, which packs the weights, is better beyond
+MOST_ROWS = 64  # for more rows, a library's matrix product, which packs the weights, is faster
 DTYPES = (torch.float32, torch.bfloat16)  # of x
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ loaded = False
 
 @cache
 def load_kernel() -> bool:
-    """Whether there is a kernel; the first call of a process loads it, and that of a machine builds it (10 seconds)."""
+    """True if there is a kernel; the first call of a process loads it, the first call of a machine builds it (10 s)."""
     global loaded
     try:
         library = library_path()
@@ -49,9 +49,9 @@ def load_kernel() -> bool:
 
 
 def library_path() -> Path:
-    """Where the library lies; a home may be shared by different processors, releases and versions of torch."""
-    made_of = (torch.__version__, sys.implementation.cache_tag, torch.backends.cpu.get_cpu_capability(), *_flags())
-    digest = hashlib.sha256(SOURCE.read_bytes() + repr(made_of).encode()).hexdigest()[:16]
+    """The library's path; different processors, releases and versions of torch may share a home folder."""
+    build = (torch.__version__, sys.implementation.cache_tag, torch.backends.cpu.get_cpu_capability(), *_flags())
+    digest = hashlib.sha256(SOURCE.read_bytes() + repr(build).encode()).hexdigest()[:16]
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
     return Path(root) / "jam" / f"few_rows_{digest}{cpp_extension.LIB_EXT}"
 
@@ -61,13 +61,13 @@ def _flags() -> list[str]:
 
 
 def _build(library: Path) -> None:
-    """Build and load it in a folder of its own: one that is killed leaves nothing that others wait for, or load."""
+    """Build and load the library in a temporary folder: a killed build leaves no lock and no partial library."""
     library.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=library.parent) as made:
+    with TemporaryDirectory(dir=library.parent) as folder:
         cpp_extension.load(
-            library.stem, [str(SOURCE)], extra_cflags=_flags(), build_directory=made, is_python_module=False
+            library.stem, [str(SOURCE)], extra_cflags=_flags(), build_directory=folder, is_python_module=False
         )
-        os.replace(Path(made) / library.name, library)
+        os.replace(Path(folder) / library.name, library)
 
 
 def few_rows(x: Tensor, weight: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -82,7 +82,7 @@ def few_rows(x: Tensor, weight: Tensor, scale: Tensor | None = None, bias: Tenso
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernel is the better choice for x [..., K]."""
+    """True if the kernel is loaded and the better choice for x [..., K]."""
     return (
         loaded
         and x.device.type == "cpu"

@@ -1,6 +1,6 @@
-"""Matrices as a decode step wants them: read once from memory for all rows, and as small as they may be.
+"""Linear layers for decode steps: weights are read from memory once for all rows, and may be int8.
 
-`using_kernel` changes how a model's linear layers compute, not what, and only inside of it: no copies of weights.
+`using_kernel` changes how linear layers compute, only within its context and without copies of weights.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from jam.models.cpu_kernel.kernel import DTYPES, few_rows, load_kernel, takes
 
-LARGE = 1 << 26  # bytes of weights that no cache holds: fewer are not worth a compiler's time
+LARGE = 1 << 26  # bytes of weights that no cache holds: smaller models are not worth a compiler's time
 
 _in_use: ContextVar[bool] = ContextVar("kernel_in_use", default=False)
-_changed: dict[nn.Linear, tuple[int, type[nn.Linear]]] = {}  # how often a layer is in use, and its class otherwise
+_changed: dict[nn.Linear, tuple[int, type[nn.Linear]]] = {}  # number of users of a layer, and its original class
 _changing = Lock()
 
 
 class KernelLinear(nn.Linear):
-    """`nn.Linear`, whose products of few rows are those of `few_rows`."""
+    """`nn.Linear` that computes products of few rows by `few_rows`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return product(x, self.weight, self.bias)
 
 
 class Int8Linear(nn.Module):
-    """A linear layer whose weights are int8 with a scale per output (the largest magnitude of the row is 127)."""
+    """A linear layer with int8 weights and a scale per output (a row's largest magnitude is 127)."""
 
     weight: Tensor
     scale: Tensor
@@ -53,25 +53,22 @@ class Int8Linear(nn.Module):
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`, by the kernel where there is one and it is faster."""
+    """`F.linear`, by the kernel if it is loaded and faster."""
     return few_rows(x, weight, None, bias) if takes(x) else F.linear(x, weight, bias)
 
 
 def product_of_head(x: Tensor, weight: Tensor) -> Tensor:
-    """`product` inside of `using_kernel`, else `F.linear`, as the parent's head is multiplied."""
+    """`product` within `using_kernel`, else `F.linear`, which equals the parent's head."""
     return (product if kernel_in_use() else F.linear)(x, weight)
 
 
 def kernel_in_use() -> bool:
-    """Whether this thread is inside of `using_kernel`: then heads multiply only the rows asked for, on a GPU too."""
+    """True if this thread is within `using_kernel`: heads then multiply only the selected rows, on a GPU too."""
     return _in_use.get()
 
 
 def kernel_layers(model: nn.Module) -> list[nn.Linear] | None:
-    """The layers on the CPU that `using_kernel` changes; None for a small model, or if there is no kernel for its type.
-
-    Nothing of the model is changed by asking.
-    """
+    """The layers on the CPU that `using_kernel` changes; None for a small model, or without a kernel for its type."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | Int8Linear)]
     if sum(layer.weight.nbytes for layer in layers) < LARGE:
         return None
@@ -79,7 +76,7 @@ def kernel_layers(model: nn.Module) -> list[nn.Linear] | None:
     plain = [
         layer
         for layer in on_cpu
-        if isinstance(layer, KernelLinear)  # another thread's engine is inside of `using_kernel`
+        if isinstance(layer, KernelLinear)  # another thread is within `using_kernel`
         or (isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward)
     ]
     if on_cpu and not (all(layer.weight.dtype in DTYPES for layer in plain) and load_kernel()):
@@ -89,9 +86,9 @@ def kernel_layers(model: nn.Module) -> list[nn.Linear] | None:
 
 @contextmanager
 def using_kernel(layers: list[nn.Linear] | None) -> Iterator[None]:
-    """Inside, `layers` (as `kernel_layers` has found them) are `KernelLinear`; afterwards they are what they were.
+    """Within this context, `layers` (from `kernel_layers`) are `KernelLinear`.
 
-    Threads may share layers, which are changed back when the last one leaves.
+    Threads may share layers; the last thread that leaves changes a layer back.
     """
     if layers is None:
         yield
@@ -102,12 +99,12 @@ def using_kernel(layers: list[nn.Linear] | None) -> Iterator[None]:
             for layer in layers:
                 users, kind = _changed.get(layer, (0, type(layer)))
                 _changed[layer] = users + 1, kind
-                object.__setattr__(layer, "__class__", KernelLinear)  # that of nn.Module asks what a value is
+                object.__setattr__(layer, "__class__", KernelLinear)  # nn.Module's __setattr__ checks types of values
         yield
     finally:
         with _changing:
             for layer in layers:
-                users, kind = _changed.pop(layer, (1, type(layer)))  # not there: interrupted before it was changed
+                users, kind = _changed.pop(layer, (1, type(layer)))  # absent: interrupted before the change
                 if users > 1:
                     _changed[layer] = users - 1, kind
                 else:

@@ -1,6 +1,6 @@
-"""Parents as towers: decoders of `transformers`, taken apart into embed, layers, norm and head.
+"""Parents as towers: decoders of `transformers`, divided into embedding, layers, norm and head.
 
-The towers themselves are imported when they are used; what is said of families needs neither torch nor `transformers`.
+Tower classes are imported on use: descriptions of families need neither torch nor `transformers`.
 """
 
 from __future__ import annotations

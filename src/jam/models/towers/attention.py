@@ -1,8 +1,8 @@
-"""Attention over packed documents, each by itself: no mask of T x T is made, and nothing is computed between documents.
+"""Attention within packed documents, without a T x T mask and without scores between documents.
 
-On a GPU in half precision the variable-length kernel of torch takes all runs at once; elsewhere runs of one length that
-follow each other (packing lays them so) are one call of SDPA. Layers of towers reach it through the library's table of
-attention functions, under a name of ours; other models of the process are left alone.
+On a GPU in half precision, torch's variable-length kernel takes all runs at once. Elsewhere, consecutive runs of equal
+length (packing sorts runs so) are one call of SDPA. Layers of towers call `layer_attention` by a name of its own in the
+library's table of attention functions, so that other models of the process do not change.
 Shapes: B batch, T time, R run, h heads, k heads of keys, D head width.
 """
 
@@ -32,7 +32,7 @@ NAME = "jam_sdpa"
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Mask, dropout: float = 0.0, scale: float | None = None
 ) -> Tensor:
-    """Queries [B, h, T, D], keys and values [B, k, K, D] to [B, h, T, D]; without a mask plain causal, K = T."""
+    """[B, h, T, D] from queries [B, h, T, D], keys and values [B, k, K, D]; no mask: plain causal, K = T."""
     if isinstance(mask, Packed) and not mask.is_causal:
         return _packed(query, key, value, mask, dropout, scale)
     dense = None if isinstance(mask, Packed) else mask
@@ -62,7 +62,7 @@ def has_varlen(query: Tensor, dropout: float) -> bool:
 
 @torch.compiler.disable
 def _runs(query: Tensor, key: Tensor, value: Tensor, packed: Packed, dropout: float, scale: float | None) -> Tensor:
-    """[B T, h, D]; zeros for padding. `split`, not slices: its backward writes every gradient once."""
+    """[B T, h, D], zeros for padding. The backward pass of `split` writes every gradient once, unlike slices."""
     alike = [(length, len(list(group))) for length, group in groupby(packed.lengths)]
     sizes = [count * abs(length) for length, count in alike]
     repeats = query.shape[1] // key.shape[1]
@@ -92,7 +92,7 @@ def layer_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What the library calls: heads [B, h, T, D] to [B, T, h, D]."""
+    """The attention function for the library: heads [B, h, T, D] to [B, T, h, D]."""
     if isinstance(attention_mask, Packed) and not attention_mask.is_causal:
         return attend(query, key, value, attention_mask, dropout, scaling).transpose(1, 2), None
     mask = None if isinstance(attention_mask, Packed) else attention_mask
@@ -103,9 +103,9 @@ AttentionInterface.register(NAME, layer_attention)
 
 
 def with_packed(config: PretrainedConfig) -> PretrainedConfig:
-    """A copy of a decoder's config, for its attention modules: with it they call `layer_attention`.
+    """A copy of a decoder's config with which attention modules call `layer_attention`.
 
-    The model's own config says "sdpa" as before: the library makes masks, checks and saves by it.
+    The model's own config keeps "sdpa", which the library uses for masks, checks and saving.
     """
     config = copy.deepcopy(config)
     config._attn_implementation = NAME

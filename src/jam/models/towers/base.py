@@ -1,6 +1,6 @@
-"""What a family of decoders must tell us: where its parts are, and how to call a layer.
+"""The interface of a family of decoders: the places of parts, and the call of a layer.
 
-docs/new-family.md shows how to add one.
+docs/new-family.md shows how to add a family.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Rotary: TypeAlias = "tuple[Tensor, Tensor] | None"  # cosines and sines, [B, T, 
 
 @dataclass(frozen=True)
 class Context:
-    """What the layers of one forward share; made by `Tower.enter`.
+    """Values that the layers of a forward share, from `Tower.enter`.
 
     Args:
-        rotary: rotary positions by type of layer; empty for a family without.
-        masks: attention masks by type of layer, in the form that the family's attention takes.
+        rotary: rotary positions by type of layer; empty for a family without rotary positions.
+        masks: attention masks by type of layer, in the form for the family's attention.
         cache: keys and values of earlier forwards; None without a cache.
     """
 
@@ -39,26 +39,26 @@ class Context:
 
     @property
     def global_rotary(self) -> Rotary:
-        """That of layers that see everything, which long distances need; else that of layers that see a window."""
+        """The rotary of layers with full attention, which long distances need; else of layers with a window."""
         return self.rotary.get(FULL, self.rotary.get(SLIDING))
 
 
 class Family(ABC):
-    """One architecture of `transformers`. Names are dotted paths inside the ...ForCausalLM class; None: has none.
+    """An architecture of `transformers`; parts are dotted paths inside the ...ForCausalLM class, None: no such part.
 
-    What a family says of names, shapes and settings needs neither torch nor `transformers`.
+    Names, shapes and settings of a family need neither torch nor `transformers`.
 
     Attributes:
-        architecture: name of that class.
-        home: the module that has it.
+        architecture: name of the class.
+        home: module of the class.
         positions: learned position table.
-        image_head: module that writes image codes, [N, head width] to [N, codes], where they are no rows of the head;
-            the rows of the embedding behind those of the head are the codes' then.
-        norm_shift: what norms add to their weights.
+        image_head: module that writes image codes, [N, head width] to [N, codes], instead of rows of the head; the
+            codes are then the embedding's rows beyond the head's rows.
+        norm_shift: number that norms add to their weights.
         activation: field of the config that names the activation of the FFN.
         initializer: field of the config with the standard deviation of new weights.
-        attention: "sdpa", or "eager" where the layers do what the former cannot.
-        layouts: how documents of the family's image models look, the usual one first; none for a family without.
+        attention: "sdpa", or "eager" if SDPA cannot compute the layers' attention.
+        layouts: layouts of documents of the family's image models, the usual layout first.
     """
 
     architecture: str
@@ -77,56 +77,56 @@ class Family(ABC):
 
     @property
     def model_class(self) -> type[PreTrainedModel]:
-        """The class, imported when it is asked for."""
+        """The class of the architecture, imported on use."""
         return getattr(import_module(self.home), self.architecture)
 
     def shapes(self, config: Any) -> dict[str, tuple[int, ...]] | None:
         """Shape of every tensor of a checkpoint, in the class's order; None: only the class can tell.
 
-        Of a tied table its first name alone; tests/models/test_configs_without_classes.py compares with the classes.
+        A tied table has only its first name. tests/models/test_configs_without_classes.py compares with the classes.
 
         Args:
-            config: `Settings`, or the config of `transformers`.
+            config: `Settings`, or a config of `transformers`.
         """
         return None
 
     def check(self, config: PretrainedConfig) -> None:
-        """Raises ValueError for a config that describes something else than a causal decoder."""
+        """Raises ValueError for a config that does not describe a causal decoder."""
         return None
 
     def layer_types(self, config: PretrainedConfig) -> list[str]:
-        """For every layer FULL, or SLIDING where it sees `config.sliding_window` positions only."""
+        """FULL for every layer, or SLIDING for a layer that sees only `config.sliding_window` positions."""
         return [FULL] * config.num_hidden_layers
 
     def embedding_scale(self, config: PretrainedConfig) -> float:
-        """What the embedding multiplies its rows by."""
+        """The factor by which the embedding multiplies rows."""
         return 1.0
 
     def logit_cap(self, config: PretrainedConfig) -> float | None:
-        """c where the logits are ``c tanh(x / c)`` of the head's output x."""
+        """c, if the logits are ``c tanh(x / c)`` of the head's output x; else None."""
         return None
 
     def positions_of(self, table: nn.Module, position_ids: Tensor) -> Tensor:
-        """Learned position vectors [B, T, d], where `positions` names a table."""
+        """Learned position vectors [B, T, d], if `positions` names a table."""
         raise TypeError(f"{type(self).__name__} names a position table and does not say how it is read")
 
     def rotary(
         self, model: PreTrainedModel, hidden: Tensor, position_ids: Tensor, cache: Cache | None
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Cosines and sines of rotary positions, by type of layer; empty where the family has none."""
+        """Cosines and sines of rotary positions by type of layer; empty for a family without rotary positions."""
         return {}
 
     def widen(self, model: PreTrainedModel, embedded: Tensor) -> Tensor:
-        """From the width of the embedding to that of the layers."""
+        """Embedded tokens in the width of the layers."""
         return embedded
 
     def narrow(self, model: PreTrainedModel, hidden: Tensor) -> Tensor:
-        """From the width of the layers to that of the head."""
+        """Hidden states in the width of the head."""
         return hidden
 
     @abstractmethod
     def call_layer(self, layer: nn.Module, hidden: Tensor, rotary: Rotary, mask: Mask, cache: Cache | None) -> Tensor:
-        """One decoder layer, [B, T, d] to [B, T, d]."""
+        """The output of a decoder layer, [B, T, d] to [B, T, d]."""
 
     def attention_of(self, layer: nn.Module) -> Any:
         """The layer's attention module, whose `layer_idx` is its index in the cache."""

@@ -1,8 +1,8 @@
-"""Chameleon (Anole and Lumina-mGPT too): Llama with norms on queries and keys, text and image codes in one table.
+"""Chameleon, Anole and Lumina-mGPT: Llama with norms on queries and keys, text and image codes in one table.
 
 `ChameleonForConditionalGeneration` overwrites the logits of image codes with the smallest number of the data type, so
-that it writes no pictures; the tower has what its head says. With `swin_norm` the norms of a layer stand behind its
-attention and FFN.
+that it writes no pictures; the tower keeps the head's logits. With `swin_norm`, the norms of a layer follow attention
+and FFN.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 CHAMELEON = NamedLayout(
     "chameleon", opening="<racm3:break>", closing="<eoss>", question=("", "<reserved08706>")
-)  # Anole's too
+)  # also Anole's layout
 LUMINA_MGPT = NamedLayout(
     "lumina-mgpt",
     opening="<racm3:break>{height}{width}",
     closing="<eoss>",
     row_end="<reserved08799>",
-    numbers=tuple(f"<reserved{8800 + number:05}>" for number in range(65)),  # of 32 pixels, which are two codes
+    numbers=tuple(f"<reserved{8800 + number:05}>" for number in range(65)),  # units of 32 pixels, which are 2 codes
     unit=2,
     question=("", "<reserved08706>"),
 )
@@ -52,7 +52,7 @@ class ChameleonComposite(Composite):
     whole_architecture = "ChameleonForConditionalGeneration"
 
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
-        """Without the map of all tokens' names, which says what ids the image tokenizer's codes have."""
+        """The config without the map of tokens' names, which has the ids of the image tokenizer's codes."""
         if config.vocabulary_map is None:
             return config
         config = copy.deepcopy(config)

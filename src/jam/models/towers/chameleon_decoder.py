@@ -1,4 +1,4 @@
-"""The decoder of Chameleon alone, for which `transformers` has no class."""
+"""The decoder of Chameleon, for which `transformers` has no class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.models.chameleon.modeling_chameleon import (
 
 
 class ChameleonDecoder(ChameleonPreTrainedModel):
-    """`ChameleonForConditionalGeneration` without its image tokenizer; `transformers` has no class for that."""
+    """`ChameleonForConditionalGeneration` without its image tokenizer."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (the library's own convention)
 

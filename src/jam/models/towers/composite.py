@@ -1,7 +1,7 @@
-"""Checkpoints of classes that hold a decoder beside an image encoder, an image tokenizer or image heads.
+"""Checkpoints with a decoder and an image encoder, an image tokenizer or image heads.
 
-A tower holds the decoder alone. The composite says which config the decoder has, what its tensors are called in the
-checkpoint, and how tensors are made that the checkpoint does not hold as they are.
+A tower has only the decoder. A composite tells the decoder's config, the names of its tensors in the checkpoint, and
+the computation of tensors that the checkpoint holds in another form.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Made:
-    """A tensor of the decoder that is made of others: the rows of the first of them, and rows made of the rest.
+    """A computed tensor of the decoder: the rows of its first source, then rows computed from the other sources.
 
     Args:
-        sources: shapes of these others, by their names in the checkpoint, the one whose rows come first at the front.
-        operation: what is done, in words.
-        rows_behind: from the other sources, in order, to the rows behind those of the first; None: there are none.
+        sources: shapes of the sources by their names in the checkpoint, in order.
+        operation: the computation, in words.
+        rows_behind: from the other sources, in order, to the rows after the first source's rows; None: no such rows.
     """
 
     sources: dict[str, tuple[int, ...]]
@@ -40,13 +40,13 @@ class Made:
 
 
 class Composite:
-    """As it stands: a checkpoint that is a decoder and nothing else.
+    """The form of a checkpoint; this base class is for a decoder alone.
 
     Attributes:
-        prefixes: beginnings of names in the checkpoint and what stands for them in the decoder, the first that fits;
-            None: no part of the decoder.
-        whole_architecture: name of the class of `transformers` that opens a checkpoint with a fused decoder in the
-            parent's place; None: such a decoder is saved alone.
+        prefixes: prefixes of names in the checkpoint -> prefixes in the decoder, of which the first match counts; None:
+            no part of the decoder.
+        whole_architecture: class of `transformers` that opens a checkpoint with a fused decoder in the parent's place;
+            None: a fused decoder is saved alone.
     """
 
     prefixes: ClassVar[dict[str, str | None]] = {}
@@ -54,7 +54,7 @@ class Composite:
 
     @property
     def whole_class(self) -> type[PreTrainedModel] | None:
-        """The class that `whole_architecture` names, imported when it is asked for."""
+        """The class that `whole_architecture` names, imported on use."""
         if self.whole_architecture is None:
             return None
         import transformers
@@ -66,32 +66,32 @@ class Composite:
         return config
 
     def made(self, config: PretrainedConfig, stored: Collection[str]) -> dict[str, Made]:
-        """Tensors that are made, by their names in the decoder.
+        """Computed tensors, by their names in the decoder.
 
         Args:
-            config: that of the checkpoint.
-            stored: the names that the checkpoint has; empty where it has no weights.
+            config: the checkpoint's config.
+            stored: the names of the checkpoint's tensors; empty without weights.
         """
         return {}
 
     def name_of(self, stored: str) -> str | None:
-        """The decoder's name of a tensor of the checkpoint; None if it has no such tensor."""
+        """The decoder's name of a tensor of the checkpoint; None if the decoder has no such tensor."""
         for prefix, replacement in self.prefixes.items():
             if stored.startswith(prefix):
                 return None if replacement is None else replacement + stored.removeprefix(prefix)
         return stored
 
     def with_decoder(self, config: PretrainedConfig, decoder: PretrainedConfig) -> PretrainedConfig:
-        """The config of a `whole_class` like `config`, with another decoder."""
+        """The config of a `whole_class`: `config` with another decoder."""
         raise TypeError(f"{type(self).__name__} names no whole_architecture")
 
     def decoder_of(self, whole: PreTrainedModel) -> PreTrainedModel:
-        """The decoder inside a `whole_class`, of the very modules that are in it."""
+        """The decoder inside a `whole_class`, with shared modules."""
         raise TypeError(f"{type(self).__name__} names no whole_architecture")
 
     @staticmethod
     def text_config(config: PretrainedConfig) -> PretrainedConfig:
-        """A copy of the text config inside a composite one, with what the latter decides for it."""
+        """A copy of the text config inside a composite config, with ties and data type from the composite config."""
         text = copy.deepcopy(config.text_config)
         text.tie_word_embeddings = config.tie_word_embeddings
         text.dtype = text.dtype or config.dtype

@@ -1,7 +1,7 @@
 """Gemma: embeddings scaled by sqrt(d), RMS norms around 1.
 
-Gemma 2 caps the scores of its attention and its logits, and every other layer sees a window. Gemma 3 has norms on
-queries and keys instead, and a rotary of its own for the layers that see a window.
+Gemma 2 caps attention scores and logits, and every second layer sees a window. Gemma 3 has norms on queries and keys
+instead of caps, and a rotary of its own for the layers that see a window.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Gemma2Family(GemmaFamily):
         "post_feedforward_layernorm",
     )
     activation = "hidden_activation"
-    attention = "eager"  # the others cannot cap scores
+    attention = "eager"  # SDPA cannot cap scores
 
     def layer_types(self, config: PretrainedConfig) -> list[str]:
         return config.layer_types

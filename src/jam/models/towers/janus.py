@@ -1,6 +1,6 @@
-"""Janus: a Llama that reads image codes through an MLP over their embeddings and writes them with an MLP for a head.
+"""Janus: a Llama that reads image codes through an MLP over their embeddings and writes codes with an MLP as a head.
 
-The first MLP sees nothing but the code: its outputs are rows behind those of the text. The head stays an MLP.
+The first MLP sees only the code, so that its outputs become rows after the text rows. The head stays an MLP.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 DECODER = "jam_janus"
-"""The `model_type` of a decoder's config."""
+"""The `model_type` of `JanusDecoderConfig`."""
 # Janus pads its unconditional prompt to the length of the conditional one; a cached prefix has one length for all.
 JANUS = NamedLayout(
     "janus",
@@ -42,7 +42,7 @@ class JanusComposite(Composite):
     prefixes: ClassVar[dict[str, str | None]] = {
         "model.language_model.": "model.",
         "model.generation_head.": "generation_head.",
-        "model.": None,  # image encoder and tokenizer, and what `made` reads
+        "model.": None,  # image encoder and tokenizer, and sources for `made`
     }
 
     def decoder_config(self, config: PretrainedConfig) -> PretrainedConfig:
@@ -69,10 +69,10 @@ class JanusComposite(Composite):
         sources |= {f"model.generation_aligner.{name}": shape for name, shape in weights.items()}
 
         def rows(embeddings: Tensor, *tensors: Tensor) -> Tensor:
-            own = copy.deepcopy(aligner)  # which changes during the call, and several threads may need these rows
+            own = copy.deepcopy(aligner)  # the call changes the module, and several threads may need these rows
             return functional_call(own, dict(zip(weights, tensors, strict=True)), embeddings)
 
-        made = {"model.embed_tokens.weight": Made(sources, "text rows, then the aligner's outputs for all codes", rows)}
-        if stored and "lm_head.weight" not in stored:  # tied; the config says so of checkpoints that are not, too
-            made["lm_head.weight"] = Made({table: sources[table]}, "copy")
-        return made
+        embedding = Made(sources, "text rows, then the aligner's outputs for all codes", rows)
+        if stored and "lm_head.weight" not in stored:  # tied; the config also says so of untied checkpoints
+            return {"model.embed_tokens.weight": embedding, "lm_head.weight": Made({table: sources[table]}, "copy")}
+        return {"model.embed_tokens.weight": embedding}

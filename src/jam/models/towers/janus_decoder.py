@@ -1,4 +1,4 @@
-"""The decoder of Janus alone, for which `transformers` has no class, and its config."""
+"""The decoder of Janus, for which `transformers` has no class, and its config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jam.models.towers.janus import DECODER
 
 
 class JanusDecoderConfig(LlamaConfig):
-    """A Llama config whose `vocab_size` counts text and image codes; `image_head`: the fields that shape the MLP."""
+    """A Llama config whose `vocab_size` counts text and image codes; `image_head` has the sizes of the MLP."""
 
     model_type = DECODER
     image_head: dict = field(default_factory=dict)

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class LlamaFamily(Family):
-    """Also the pattern of the families that name their parts as Llama does."""
+    """Llama, and the base of families that name their parts as Llama does."""
 
     architecture = "LlamaForCausalLM"
     embedding = "model.embed_tokens"
     layers = "model.layers"
     norm = "model.norm"
 
-    biases: str = ""  # those of q, k, v, o that always have one; `attention_bias` gives it to all
+    biases: str = ""  # projections among q, k, v, o that always have a bias; `attention_bias` gives a bias to all
     head_norms = False  # norms on queries and keys
     layer_norms: ClassVar[tuple[str, ...]] = ("input_layernorm", "post_attention_layernorm")
 

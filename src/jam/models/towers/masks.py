@@ -9,14 +9,14 @@ from jam.packed import Mask, Packed
 
 
 def windowed(mask: Mask, position_ids: Tensor, window: int, cached: bool) -> Mask:
-    """What `mask` shows and lies fewer than `window` positions back, bool [B or 1, 1, T, K].
+    """`mask`, restricted to keys fewer than `window` positions back, bool [B or 1, 1, T, K].
 
-    Positions are those of `position_ids`, so that a window ends where a packed document begins anew; with a cache the
-    keys are its slots, whose numbers are their positions. A window that none of the keys can be out of changes nothing.
+    `position_ids` give the positions, so that a window ends at the beginning of a packed document; with a cache, a
+    key's position is its place in the cache. A window that contains all keys returns `mask`.
 
     Args:
-        mask: bool [B, 1, T, K], True where visible; packed documents, or None (plain causal), where K = T.
-        position_ids: long [B or 1, T]; from one token to the next they grow by one or begin anew.
+        mask: bool [B, 1, T, K], True where visible; or packed documents or None (plain causal) with K = T.
+        position_ids: long [B or 1, T]; a token's position is 1 more than the previous position, or starts again.
     """
     if isinstance(mask, Packed):
         return mask.windowed(window)
@@ -27,7 +27,7 @@ def windowed(mask: Mask, position_ids: Tensor, window: int, cached: bool) -> Mas
     if cached:
         assert mask is not None, "RowCache.step returns the mask of a cached forward"
         key = torch.arange(keys, device=query.device)
-        query = query.clamp(max=keys - 1)  # padding lies beyond the last slot, and something must stay visible
+        query = query.clamp(max=keys - 1)  # padding is beyond the last key, and must see a key
     else:
         key = position_ids[:, None, None, :]
         mask = causal(keys, query.device) if mask is None else mask
@@ -35,7 +35,7 @@ def windowed(mask: Mask, position_ids: Tensor, window: int, cached: bool) -> Mas
 
 
 def additive(mask: Mask, hidden: Tensor) -> Tensor:
-    """The mask as numbers that eager attention adds to its scores of `hidden` [B, T, d]; None: plain causal."""
+    """The mask as numbers that eager attention adds to scores of `hidden` [B, T, d]; None: plain causal."""
     if mask is None:
         mask = causal(hidden.shape[1], hidden.device)
     elif isinstance(mask, Packed):
@@ -44,5 +44,5 @@ def additive(mask: Mask, hidden: Tensor) -> Tensor:
 
 
 def causal(length: int, device: torch.device) -> Tensor:
-    """bool [1, 1, length, length], True where visible."""
+    """The causal mask, bool [1, 1, length, length], True where visible."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]

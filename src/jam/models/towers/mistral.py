@@ -1,4 +1,4 @@
-"""Mistral: Llama whose layers all see a sliding window, in its first versions."""
+"""Mistral: Llama, in whose first versions all layers see a sliding window."""
 
 from __future__ import annotations
 

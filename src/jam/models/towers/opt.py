@@ -1,4 +1,4 @@
-"""OPT: learned positions, biases optional, pre-norm (post-norm in opt-350m, which also projects its embeddings)."""
+"""OPT: learned positions, optional biases, pre-norm (opt-350m has post-norm and projects its embeddings)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which architectures have a tower."""
+"""The architectures that have a tower."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ COMPOSITES: dict[str, Composite] = {
 
 
 def composite_of(config: PretrainedConfig) -> Composite:
-    """How the decoder lies in checkpoints with this config."""
+    """The composite of checkpoints with this config."""
     return COMPOSITES.get(config.model_type, Composite())
 
 
 def decoder_config(config: PretrainedConfig) -> PretrainedConfig:
-    """The config of the decoder in checkpoints with this config; the same where there is nothing else."""
+    """The config of the decoder in checkpoints with this config; `config` itself for a decoder alone."""
     return composite_of(config).decoder_config(config)
 
 
 def family_of(config: PretrainedConfig) -> Family:
-    """The family of a decoder's config. Raises ValueError for an architecture that has none."""
+    """The family of a decoder's config. Raises ValueError for an architecture without a family."""
     family = FAMILIES.get(config.model_type)
     if family is None:
         known = ", ".join(sorted(FAMILIES.keys() - {DECODER} | COMPOSITES.keys()))

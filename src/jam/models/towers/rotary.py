@@ -1,9 +1,9 @@
-"""Rotary positions whose frequencies depend on how long a sequence is: "longrope" and "dynamic" (NTK).
+"""Rotary positions whose frequencies depend on the length of a sequence: "longrope" and "dynamic" (NTK).
 
-`transformers` takes the longest sequence of a batch, and of "dynamic" the longest that it ever saw, for all of it. Here
-every sequence has the frequencies of its own length, so that its neighbours change nothing; alone, it has those of
-`transformers`. In a cache, whose keys stay as they were turned, that is its length when a token came: as in
-`transformers` where tokens come one by one, and the same in whatever pieces a prompt is read or copied.
+`transformers` uses the longest sequence of a batch (for "dynamic", the longest sequence ever) for all sequences. Here a
+sequence has the frequencies of its own length, so that other sequences do not change it; a sequence alone equals
+`transformers`. Cached keys keep their rotation, so that with a cache the length up to each token counts: as in
+`transformers` for tokens one by one, and independent of the pieces in which a prompt is read or copied.
 
 Shapes: B batch, T time, D rotated dims of a head.
 """
@@ -26,8 +26,8 @@ def rotary_of(
     """Cosines and sines [B, T, D] of a rotary module of `transformers`, in the data type of `hidden`.
 
     Args:
-        position_ids, cache: as `sequence_lengths` takes them.
-        kind: type of layer, where the module has several.
+        position_ids, cache: as in `sequence_lengths`.
+        kind: type of layer, for a module with several types.
     """
     types: Any = module.rope_type
     if (types if kind is None else types[kind]) not in BY_LENGTH:
@@ -36,11 +36,11 @@ def rotary_of(
 
 
 def sequence_lengths(position_ids: Tensor, cache: Cache | None) -> Tensor:
-    """How long the sequence of each position is, as far as it is there, long [B, T].
+    """Length of the sequence of each position, up to the last known token, long [B, T].
 
     Args:
-        position_ids: long [B, T], growing by one within a sequence; several may follow each other in a row.
-        cache: with one, every token is the last of its sequence.
+        position_ids: long [B, T], increasing by 1 within a sequence; a row may have several sequences.
+        cache: with a cache, every token is the last of its sequence.
     """
     if cache is not None:
         return position_ids + 1
@@ -54,7 +54,7 @@ def sequence_lengths(position_ids: Tensor, cache: Cache | None) -> Tensor:
 def _by_length(
     module: nn.Module, hidden: Tensor, position_ids: Tensor, lengths: Tensor, kind: str | None
 ) -> tuple[Tensor, Tensor]:
-    """`lengths`: of the sequence of each position, long [B, T]."""
+    """As `rotary_of`; `lengths`: lengths of the sequences of positions, long [B, T]."""
     config: Any = module.config
     rope = config.rope_parameters if kind is None else config.rope_parameters[kind]
     device, prefix, of = position_ids.device, "", {}
@@ -64,15 +64,15 @@ def _by_length(
     make = ROPE_INIT_FUNCTIONS[rope["rope_type"]]
     if rope["rope_type"] == "longrope":
         limit = rope["original_max_position_embeddings"]
-        attribute = f"{prefix}long_inv_freq"  # where the module keeps them too, since a GPU's graph cannot make them
+        attribute = f"{prefix}long_inv_freq"  # the module's own attribute: a GPU graph cannot compute frequencies
         if getattr(module, attribute, None) is None or getattr(module, attribute).device != device:
             setattr(module, attribute, make(config, device, seq_len=limit + 1, **of)[0])
         long = getattr(module, attribute)
     else:
         limit = config.max_position_embeddings
-        # One by one: powers of vectors have other last bits.
+        # Length by length: powers of vectors have other last bits.
         found, place = lengths.clamp(min=limit).unique(return_inverse=True)
-        long = torch.stack([make(config, device, seq_len=one, **of)[0] for one in found])[place]
+        long = torch.stack([make(config, device, seq_len=length, **of)[0] for length in found])[place]
     frequencies = torch.where(lengths[..., None] > limit, long, short)
     angles = position_ids[..., None].float() * frequencies
     angles, scaling = torch.cat([angles, angles], dim=-1), getattr(module, f"{prefix}attention_scaling")

@@ -1,7 +1,7 @@
-"""What a decoder's config.json says, with the defaults of its class and in its present form, without that class.
+"""The settings of a decoder's config.json, with the defaults and present names of its class, without that class.
 
-Importing a config class of `transformers` takes as long as fusing small models. The tables here are held against the
-classes by tests/models/test_configs_without_classes.py.
+Importing a config class of `transformers` takes as long as fusing small models.
+tests/models/test_configs_without_classes.py compares these tables with the classes.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma3_text": _without(GEMMA3, "mlp_bias", "hidden_act"),
     "opt": OPT,
 }
-"""Fields of a decoder's config and what they are by default, by its `model_type`."""
+"""Fields of a decoder's config with their defaults, by `model_type`."""
 SIZES = (
     "vocab_size",
     "hidden_size",
@@ -141,9 +141,9 @@ SIZES = (
     "word_embed_proj_dim",
 )
 LEFT_TO_CLASSES = ("per_layer_config", "partial_rotary_factor", "quantization_config")
-"""Fields that change what others mean; only the class knows how."""
+"""Fields that change the meaning of other fields; only the class knows how."""
 REPLACED = ("torch_dtype", "rope_scaling", "rope_theta", "rope_local_base_freq")
-"""Fields of older files, which others have taken the place of."""
+"""Fields of older files that other fields have replaced."""
 NOT_THE_DECODERS = (
     "_name_or_path",
     "name_or_path",
@@ -152,25 +152,25 @@ NOT_THE_DECODERS = (
     "auto_map",
     "transformers_version",
 )
-"""Fields that say where a file came from, not what the decoder is."""
+"""Fields that describe the origin of a file, not the decoder."""
 FIELD_KINDS: dict[Any, str] = {bool: "true or false", (int, float): "a number", str: "a text"}
-SCALED = ("llama3", "yarn", "longrope")  # rotary positions that say how many positions there were before
+SCALED = ("llama3", "yarn", "longrope")  # types of rotary positions with `original_max_position_embeddings`
 
 
 class Settings(SimpleNamespace):
-    """The fields of a config as attributes, under the names that its class in `transformers` has."""
+    """The fields of a config as attributes, with the names of its class in `transformers`."""
 
     model_type: str
 
     @classmethod
     def of(cls, values: Mapping[str, Any], owner: str) -> Settings | None:
-        """What `values`, a config.json, mean; None where only the class of `transformers` can tell.
+        """The settings of a config.json with these `values`; None if only the class of `transformers` can tell.
 
         Args:
             owner: names the checkpoint in messages.
 
         Raises:
-            ValueError: a field is of another kind than its default, or the heads do not share the width.
+            ValueError: a field has another type than its default, or the heads do not divide the width.
         """
         kind = values.get("model_type")
         if kind not in DEFAULTS or any(values.get(name) is not None for name in LEFT_TO_CLASSES):
@@ -185,13 +185,13 @@ class Settings(SimpleNamespace):
         return settings
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: fields in their present form."""
+        """The fields with their present names, as values for JSON."""
         left_out = REPLACED + NOT_THE_DECODERS
         return {name: copy.deepcopy(value) for name, value in vars(self).items() if name not in left_out}
 
 
 def _complete(settings: Settings) -> None:
-    """Fields that follow from others where they are not given."""
+    """Set missing fields that follow from other fields."""
     kind, heads = settings.model_type, settings.num_attention_heads
     if kind == "opt":
         settings.word_embed_proj_dim = settings.word_embed_proj_dim or settings.hidden_size
@@ -214,7 +214,7 @@ def _complete(settings: Settings) -> None:
 
 
 def _check_kinds(settings: Settings, owner: str) -> None:
-    """Ids of tokens may be lists, and any field null."""
+    """Raise ValueError for a field of another type than its default; ids may be lists, and any field null."""
     for name, default in DEFAULTS[settings.model_type].items():
         value = getattr(settings, name)
         if value is None or default is None or name.endswith("_token_id"):
@@ -239,7 +239,7 @@ def _check_sizes(settings: Settings, owner: str) -> None:
 
 
 def _rope(settings: Settings) -> dict[str, Any]:
-    """`rope_parameters` from these and from the fields that older files have instead of them."""
+    """`rope_parameters`, completed from the fields of older files."""
     rope = getattr(settings, "rope_scaling", None) or settings.rope_parameters or {}
     theta = getattr(settings, "rope_theta", 10_000.0)
     nested = [rope[kind] for kind in rope if kind in (getattr(settings, "layer_types", None) or ())]
@@ -251,7 +251,7 @@ def _rope(settings: Settings) -> dict[str, Any]:
 
 
 def _gemma3_rope(settings: Settings) -> dict[str, Any]:
-    """By type of layer."""
+    """`rope_parameters` by type of layer."""
     rope = settings.rope_parameters or {}
     if scaling := getattr(settings, "rope_scaling", None):
         rope[FULL] = (rope.get(FULL) or {"rope_type": "default"}) | scaling

@@ -29,14 +29,14 @@ from jam.vocabulary import ParentRows, Vocabulary
 
 
 class Tower(nn.Module):
-    """A whole ...ForCausalLM as the submodule `model`, so that state-dict keys are the parent's own behind a prefix.
+    """A ...ForCausalLM as the submodule `model`, so that state-dict keys are a prefix and the parent's keys.
 
     Args:
-        model: the parent, or its config (then with fresh weights, and of a composite checkpoint the decoder alone).
-        first_layer: index in the cache of the tower's first layer.
+        model: the parent, or a config (for fresh weights; for a composite checkpoint, only the decoder).
+        first_layer: index of the tower's first layer in the cache.
 
     Raises:
-        ValueError: there is no family for the architecture, or the parent is not what its towers can be made of.
+        ValueError: the architecture has no family, or no tower can use the parent.
     """
 
     def __init__(self, model: PreTrainedModel | PretrainedConfig, first_layer: int = 0) -> None:
@@ -83,7 +83,7 @@ class Tower(nn.Module):
 
     @property
     def all_tied_weights_keys(self) -> dict[str, str]:
-        """Read by `PreTrainedModel.post_init` of a model that contains this tower."""
+        """Tied names for `PreTrainedModel.post_init` of a model that contains this tower."""
         return {f"model.{target}": f"model.{source}" for target, source in self.model.all_tied_weights_keys.items()}
 
     @property
@@ -94,7 +94,7 @@ class Tower(nn.Module):
         return attrgetter(name)(self.model) if name else None
 
     def take(self, name: str | None) -> nn.Module | None:
-        """Remove a part (one of the family's names) from the tower and return it."""
+        """Remove a part, named as in the family, from the tower and return the part."""
         part = self._part(name)
         if name and part is not None:
             parent, _, leaf = name.rpartition(".")
@@ -102,15 +102,15 @@ class Tower(nn.Module):
         return part
 
     def drop_all_but_head(self) -> None:
-        """Remove layers and embedding: only hidden states that are there are still read out."""
+        """Remove layers and embedding; the tower can still read out hidden states."""
         self.take(self.family.layers)
         self.take(self.family.embedding)
 
     def drop_vocabulary(self) -> None:
-        """Remove embedding and head: the tower is layers only, between states that others make and read."""
+        """Remove embedding and head; the tower has only layers."""
         self.take(self.family.embedding)
         self.take(self.family.head)
-        # As a class without ties has it; PEFT takes any table for one of ties with an embedding that is there.
+        # As in a class without ties: PEFT would look for a tied embedding.
         self.model._tied_weights_keys = None  # type: ignore[assignment]
         self.model.all_tied_weights_keys = {}
 
@@ -128,7 +128,7 @@ class Tower(nn.Module):
 
     @property
     def image_head(self) -> nn.Module | None:
-        """The module that writes image codes, where they are no rows of the head."""
+        """The module that writes image codes; None if image codes are rows of the head."""
         return self._part(self.family.image_head)
 
     @property
@@ -138,46 +138,44 @@ class Tower(nn.Module):
         return part
 
     def readout_parameters(self) -> list[nn.Parameter]:
-        """What logits are made with, beside hidden states."""
+        """The parameters that give logits."""
         image_head = self.image_head
         return [self.head.weight, *(image_head.parameters() if image_head is not None else ())]
 
     def scaled(self, rows: Tensor) -> Tensor:
-        """Rows of the embedding's table as the embedding gives them when it looks them up."""
+        """Rows of the embedding's table, scaled as in the embedding's output."""
         scale = self.family.embedding_scale(self.config)
         return rows if scale == 1 else rows * torch.tensor(scale, dtype=rows.dtype)
 
     def capped(self, logits: Tensor) -> Tensor:
-        """Products with the head's rows as the parent's logits."""
+        """The parent's logits, from products with the head's rows."""
         cap = self.family.logit_cap(self.config)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def products(self, hidden: Tensor) -> Callable[[slice | Tensor], Tensor]:
-        """A function of rows of the parent's head (as `select` takes them) -> their logits [N, rows].
+        """A function from rows of the parent's head (as in `select`) to their logits [N, rows].
 
-        A matrix product's kernel, and with it the last bit of the result, depends on the shape of the matrix: to equal
-        the parent exactly, the parent's whole head is multiplied. Training and the kernel leave out the rows
-        that they do not need.
+        The kernel of a matrix product, and so the last bit of the result, depends on the shape of the matrix: to equal
+        the parent exactly, the function multiplies the whole head. Training and `using_kernel` multiply only the rows.
         """
         weight = self.head.weight
 
-        def some(rows: slice | Tensor) -> Tensor:
+        def part(rows: slice | Tensor) -> Tensor:
             return self.capped(product_of_head(hidden, select(weight, rows)))
 
         if torch.is_grad_enabled():
-            return some
+            return part
         whole = functools.cache(lambda: self.capped(product_of_head(hidden, weight)))
-        return lambda rows: some(rows) if kernel_in_use() and isinstance(rows, slice) else select(whole(), rows, dim=1)
+        return lambda rows: part(rows) if kernel_in_use() and isinstance(rows, slice) else select(whole(), rows, dim=1)
 
     def enter(
         self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None
     ) -> tuple[Tensor, Context]:
-        """Embedded tokens [B, T, embedding width] to the first layer's input [B, T, d], and what the layers share.
+        """The first layer's input [B, T, d] and the layers' context, from embedded tokens [B, T, embedding width].
 
         Args:
             position_ids: long [B or 1, T].
-            mask: bool [B, 1, T, K], True where visible, or the documents of packed rows; None: plain causal, without a
-                cache only.
+            mask: bool [B, 1, T, K], True where visible; packed documents; or None (plain causal, without a cache).
         """
         hidden = self.family.widen(self.model, embedded)
         table = self._part(self.family.positions)
@@ -185,29 +183,26 @@ class Tower(nn.Module):
             hidden = hidden + self.family.positions_of(table, position_ids)
         masks: dict[str, Mask] = {}
         for kind in set(self.layer_types):
-            seen = mask
+            visible = mask
             if kind == SLIDING:
-                seen = windowed(mask, position_ids, self.config.sliding_window, cached=cache is not None)
-            masks[kind] = seen if self.family.attention == "sdpa" else additive(seen, hidden)
+                visible = windowed(mask, position_ids, self.config.sliding_window, cached=cache is not None)
+            masks[kind] = visible if self.family.attention == "sdpa" else additive(visible, hidden)
         return hidden, Context(self.family.rotary(self.model, hidden, position_ids, cache), masks, cache)
 
     def layer(self, index: int, hidden: Tensor, context: Context) -> Tensor:
-        """Layer `index`, [B, T, d] to [B, T, d]."""
+        """The output of layer `index`, [B, T, d] to [B, T, d]."""
         kind = self.layer_types[index]
         rotary, mask = context.rotary.get(kind), context.masks[kind]
         cache = of_layer(context.cache, self.first_layer + index)
         return self.family.call_layer(self.layers[index], hidden, rotary, mask, cache)
 
     def leave(self, hidden: Tensor) -> Tensor:
-        """The last layer's output [B, T, d] to the head's input: the final norm, where there is one."""
+        """The head's input, from the last layer's output [B, T, d] (by the final norm, if any)."""
         norm = self._part(self.family.norm)
         return self.family.narrow(self.model, hidden if norm is None else norm(hidden))
 
     def forward(self, embedded: Tensor, position_ids: Tensor, mask: Mask = None, cache: Cache | None = None) -> Tensor:
-        """The plain decoder: embedded tokens [B, T, embedding width] to the head's input [B, T, head width].
-
-        The other arguments are those of `enter`.
-        """
+        """The head's input [B, T, head width] from embedded tokens [B, T, embedding width]; arguments as in `enter`."""
         hidden, context = self.enter(embedded, position_ids, mask, cache)
         for index in range(len(self.layers)):
             hidden = self.layer(index, hidden, context)
@@ -217,13 +212,13 @@ class Tower(nn.Module):
 class JointTower(Tower):
     """A tower that reads and writes joint ids (the `exact` input and readout).
 
-    An id without a row of the parent's is read through one learned vector, ``absent_input[0]``; `missing_controls` have
-    their own rows, ``absent_input[1:]`` and ``absent_output``. All start at the parent's mean row, and are scaled and
-    capped as the parent's own rows and logits are. Where the parent has another tokenizer, text ids that it has no row
-    for are read through `text_input`, ``[text ids, embedding width]``, which is scaled too.
+    Ids without a row in the parent's table are read through one learned vector, ``absent_input[0]``; `missing_controls`
+    have rows of their own, ``absent_input[1:]`` and ``absent_output``. If the parent has another tokenizer, text ids
+    without a row are read through `text_input`, ``[text ids, embedding width]``. All these rows start at the parent's
+    mean row; rows are scaled and logits are capped as the parent's.
 
     Raises:
-        ValueError: image codes are written by a module of the parent, and `vocabulary` has not those codes.
+        ValueError: a module of the parent writes image codes that are not the codes of `vocabulary`.
     """
 
     def __init__(
@@ -234,15 +229,15 @@ class JointTower(Tower):
         missing = len(self.joint_rows.missing)
         self.absent_input = nn.Parameter(torch.empty(1 + missing, self.embedding.embedding_dim))
         self.absent_output = nn.Parameter(torch.empty(missing, self.head.in_features)) if missing else None
-        made = (vocabulary.text_size, self.embedding.embedding_dim)
-        self.text_input = nn.Parameter(torch.empty(made)) if rows.made_text else None
+        text_shape = (vocabulary.text_size, self.embedding.embedding_dim)
+        self.text_input = nn.Parameter(torch.empty(text_shape)) if rows.made_text else None
         start = self.head.out_features
         codes = self.embedding.num_embeddings - start
         if self.image_head is not None:
             check_image_head(vocabulary, rows, self.config.model_type, start, codes)
 
     def init_rows(self) -> None:
-        """Fresh rows of its own: the parent's mean row."""
+        """Set the learned rows to the parent's mean row."""
         for rows in (self.absent_input, self.text_input):
             if rows is not None:
                 init.copy_(rows, self.embedding.weight.mean(0).expand_as(rows))
@@ -264,14 +259,14 @@ class JointTower(Tower):
         absent = self.scaled(F.embedding(self.joint_rows.absent_row[input_ids], self.absent_input))
         if self.text_input is not None:
             text_size = self.joint_rows.vocabulary.text_size
-            made = self.scaled(F.embedding(input_ids.clamp(max=text_size - 1), self.text_input))
-            absent = torch.where((input_ids < text_size)[..., None], made, absent)
+            text = self.scaled(F.embedding(input_ids.clamp(max=text_size - 1), self.text_input))
+            absent = torch.where((input_ids < text_size)[..., None], text, absent)
         return torch.where((row >= 0)[..., None], own, absent)
 
     def columns(self, hidden: Tensor, image: bool) -> Tensor:
-        """Logits [N, V] from the head's input [N, head width] over one modality and the controls; -inf elsewhere.
+        """Logits [N, V] of one modality and the controls, from the head's input [N, head width]; -inf elsewhere.
 
-        Names of image codes among the text ids have the logits of their rows, which the grammar forbids.
+        Text ids that name image codes keep the logits of their rows; the grammar forbids these ids.
         """
         vocabulary, rows = self.joint_rows.vocabulary, self.joint_rows.rows
         take = self.products(hidden)
@@ -293,7 +288,7 @@ class JointTower(Tower):
             )
         if self.absent_output is not None:
             extra = self.capped(product_of_head(hidden, self.absent_output))
-            ends = sum(token < vocabulary.text_size for token in self.joint_rows.missing)  # they come first
+            ends = sum(token < vocabulary.text_size for token in self.joint_rows.missing)  # the first missing ids
             for place, token in enumerate(self.joint_rows.missing[: ends + 1]):
                 pieces[token] = extra[:, place : place + 1 if place < ends else None]
         return spread(pieces, vocabulary.size)
