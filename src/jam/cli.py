@@ -1,4 +1,4 @@
-"""The command line: parse, build, run; nothing else."""
+"""The command line: parse the arguments, and run the command."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from jam.console import Console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `jam`.
-
-    Returns:
-        The exit status: 0 done, 1 an error the user can mend or a proof that fails, 2 a wrong call, 130 interrupted.
-    """
+    """The exit status of `jam`: 0 done, 1 a user's error or a failed proof, 2 a wrong call, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process needs no group for its checkpoints
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -33,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return COMMANDS[command].run(settings) or 0
-    except (ValueError, OSError) as error:  # OSError: a folder that may not be written, and the like
+    except (ValueError, OSError) as error:  # OSError: a folder without write permission, and the like
         errors.print(f"jam {command}: {told(error)}", markup=False)
         return 1
     except KeyboardInterrupt:

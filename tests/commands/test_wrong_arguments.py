@@ -116,7 +116,7 @@ def test_an_interrupted_training_says_where_it_is(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         training.run_training(made, "training", console)
     text = console.export_text()
-    assert f"stopped behind step 4, saved in {tmp_path}/run/checkpoints; the same command with --resume" in text
+    assert f"stopped after step 4, saved in {tmp_path}/run/checkpoints; the same command with --resume" in text
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["step-000004"]
     # In a log, lines stand for the bar.
     lines = [line for line in text.splitlines() if re.match(r"training \d/6 0:00:\d\d left \S+ loss \d", line)]

@@ -1,1 +1,1 @@
-"""The Python API: what the commands do, as functions, and a model folder in memory."""
+"""The Python API: the commands as functions, and a model folder in memory."""

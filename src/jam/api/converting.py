@@ -1,4 +1,4 @@
-"""Raw records to documents, and image tokenizers of other projects to ours."""
+"""Conversion of raw records to documents, and of other projects' image tokenizers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from jam.documents import Document, write_documents
 
 @dataclass
 class Converted:
-    """What `convert_documents` did.
+    """The result of `convert_documents`.
 
     Attributes:
-        documents: how many were written.
-        rejected: why records are no documents of the recipe, and how many there are of each kind.
-        media: the folder outside that of the new file below which pictures lie; None: all lie in it.
+        documents: number of written documents.
+        rejected: numbers of rejected records by reason.
+        media: the folder of pictures outside the new file's folder; None: there are no such pictures.
     """
 
     documents: int = 0
@@ -44,18 +44,18 @@ def convert_documents(
     allowed_media_path: Path | None = None,
     seed: int = 0,
 ) -> Converted:
-    """Turn raw records into a JSON-lines file of documents, by one of the paper's recipes.
+    """Turn raw records into a JSON-lines file of documents, by a recipe of the paper.
 
     Args:
         records: JSON lines (also .gz), Parquet, WebDataset tars, folders of such files, or ``datasets:NAME?...``.
-        recipe: what the records are: a name in `jam.data.converters.RECIPES`.
+        recipe: kind of the records, a name in `jam.data.converters.RECIPES`.
         out: file to write; it must not exist.
-        documents: at most so many, drawn evenly by category; None: all.
+        documents: largest number of documents, drawn evenly by category; None: all.
         category: key of a record's category.
-        least_rating: howto: rated above this, of 100.
-        most_images: howto: most pictures of a document.
-        allowed_media_path: folder below which pictures of files may lie, too.
-        seed: of the draw of `documents`.
+        least_rating: howto: the rating, of 100, must be above this number.
+        most_images: howto: largest number of pictures in a document.
+        allowed_media_path: another folder that may hold pictures of files.
+        seed: seed of the draw of `documents`.
 
     Raises:
         ValueError: `out` exists, an input is missing or broken, or no record is a document.
@@ -94,14 +94,14 @@ def convert_documents(
         if not done.documents:
             reasons = "; ".join(f"{reason} ({times})" for reason, times in done.rejected.most_common(3))
             raise ValueError(f"no record is a document by the recipe {recipe}: {reasons or 'there are none'}")
-        refuse_existing(out)  # another process may have been faster
+        refuse_existing(out)  # another process may have written the file meanwhile
 
     write_documents(out, counted())
     return done
 
 
 def _beside(document: Document, folder: Path, done: Converted) -> Document:
-    """The same with paths of pictures relative to the folder of the new file."""
+    """`document`, with paths of pictures relative to the new file's folder."""
     for image in document.images:
         if (file := image.file) is not None:
             image.path = os.path.relpath(file, folder)
@@ -115,16 +115,15 @@ def convert_tokenizer(source: str | Path, out: str | Path, yaml: str | Path | No
     """Write an image tokenizer folder of Chameleon's VQGAN, or of a checkpoint of Janus or Emu3.
 
     Args:
-        source: ``vqgan.ckpt``; or the folder of a checkpoint: of Janus or Emu3, or of Chameleon, whose VQGAN only
-            encodes.
+        source: ``vqgan.ckpt``; or a checkpoint folder of Janus, Emu3, or Chameleon (whose VQGAN only encodes).
         out: folder to write; it must not exist.
-        yaml: file that describes the ``.ckpt``; None: the one beside it.
+        yaml: file that describes the ``.ckpt``; None: the ``.yaml`` beside it.
 
     Returns:
-        Whether the result can decode, too.
+        True if the result can also decode.
 
     Raises:
-        ValueError: `out` exists, or `source` holds no image tokenizer that is known.
+        ValueError: `out` exists, or `source` holds no known image tokenizer.
     """
     source, out = Path(source), Path(out)
     refuse_existing(out)

@@ -1,4 +1,4 @@
-"""The documents that are given to a function of the API: files of every kind that `jam prepare` takes, or in memory."""
+"""Documents for functions of the API: documents in memory, or files of every kind that `jam prepare` takes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Given = Iterable[str | Path | Document]
 
 
 def read_all(given: Given, allowed_media_path: Path | None = None) -> Iterator[Document]:
-    """The documents in files, and those that are given themselves, one by one.
+    """The documents in memory and in files, one by one.
 
     Raises:
-        ValueError: a record that is no document, with file and line.
+        ValueError: a record is no document; the message has file and line.
     """
-    for one in given:
-        if isinstance(one, Document):
-            yield one
+    for entry in given:
+        if isinstance(entry, Document):
+            yield entry
             continue
-        for record in (record for source in open_sources([one], allowed_media_path) for record in source.read()):
+        for record in (record for source in open_sources([entry], allowed_media_path) for record in source.read()):
             try:
                 yield to_document(record)
             except ValueError as error:
@@ -30,8 +30,8 @@ def read_all(given: Given, allowed_media_path: Path | None = None) -> Iterator[D
 
 
 def count_documents(given: Given, allowed_media_path: Path | None = None) -> int:
-    """How many there are. Raises ValueError, before any work is done, for a file that is missing, broken or empty."""
-    counts = [(one, sum(1 for _ in read_all([one], allowed_media_path))) for one in given]
-    if empty := [str(one) for one, count in counts if not count]:
+    """The number of documents. Raises ValueError for a file that is missing, broken or empty."""
+    counts = [(entry, sum(1 for _ in read_all([entry], allowed_media_path))) for entry in given]
+    if empty := [str(entry) for entry, count in counts if not count]:
         raise ValueError(f"{', '.join(empty)}: there are no documents in it")
     return sum(count for _, count in counts)

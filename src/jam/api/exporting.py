@@ -1,4 +1,4 @@
-"""A model folder of a checkpoint of a run."""
+"""Export of a run's checkpoint as a model folder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from jam.training.export import restore
 def export(
     run: str | Path, out: str | Path, step: int | None = None, model: str | Path | None = None
 ) -> tuple[int, str]:
-    """Write the model folder `out` of a checkpoint of a run, which may still be going on.
+    """Write the model folder `out` from a checkpoint of a run, which may still be running.
 
     Args:
         run: the ``out`` of `train`.
-        step: of the checkpoint; None: the last.
-        model: the folder that the run began with; None: where it was.
+        step: step of the checkpoint; None: the last step.
+        model: the folder with which the run began; None: as in the run's recipe.
 
     Returns:
         The step of the checkpoint, and the stage of the model.
 
     Raises:
-        ValueError: `out` exists, `run` is no run or has no such checkpoint, or a file is not as it was written.
+        ValueError: `out` exists, `run` is no run or has no such checkpoint, or a file has changed since it was written.
     """
     run, out = Path(run), Path(out)
     refuse_existing(out)
@@ -42,7 +42,7 @@ def export(
 
 
 def read_recipe(run: Path) -> TrainConfig:
-    """The recipe that a run goes by. Raises ValueError for a folder that is none."""
+    """The recipe of a run. Raises ValueError for a folder that is no run of `jam train`."""
     path = run / "recipe.json"
     if not run.is_dir():
         raise ValueError(f"{run}: there is no such folder")
@@ -58,7 +58,7 @@ def read_recipe(run: Path) -> TrainConfig:
 
 
 def find_checkpoint(run: Path, step: int | None) -> Path:
-    """That of a step, or the last. Raises ValueError if it is not there."""
+    """The checkpoint of a step, or the last checkpoint. Raises ValueError if there is none."""
     found = {step_of(path): path for path in checkpoints(run)}
     if not found:
         raise ValueError(f"{run} has no checkpoint yet; the recipe's checkpoint_every says when there will be one")

@@ -20,15 +20,15 @@ def evaluate(
     on_documents: Callable[[int], None] | None = None,
     leave_out: Callable[[str], None] | None = None,
 ) -> dict[str, float | int | None]:
-    """Perplexities of text, of images and of both, each with the number of its tokens.
+    """Perplexities of text, of images and of both, with numbers of tokens.
 
     Args:
-        model: a model, or its folder.
-        documents: `Document` objects, or files of them.
-        batch_size: packed sequences in one forward.
-        allowed_media_path: folder below which pictures of files may lie, too.
-        on_documents: is called with the number of documents that were just measured.
-        leave_out: is told of each document that is too long to be measured; None: such a document is an error.
+        model: a model, or a model folder.
+        documents: `Document` objects, or files of documents.
+        batch_size: packed sequences in a forward.
+        allowed_media_path: another folder that may hold pictures of files.
+        on_documents: is called with the number of newly measured documents.
+        leave_out: is called with the reason for each document that is too long; None: such a document is an error.
 
     Raises:
         ValueError: a file or a document cannot be read, or a document is too long.

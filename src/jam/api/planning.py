@@ -1,4 +1,4 @@
-"""What a training run needs, before it runs."""
+"""The needs of a training run before it runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def plan(
     """Memory, operations and time of a run, from the ``config.json`` of the recipe's model alone.
 
     Args:
-        gpus: how many GPUs there are.
+        gpus: number of GPUs.
         gpu: a name in `jam.planning.GPUS`.
-        mfu: share of a GPU's operations that are the model's, above 0 to 1.
+        mfu: model FLOPs utilisation of a GPU, above 0 to 1.
         image_share: share of image tokens in the data, 0 to 1.
-        tokens: of the whole run; None: the recipe's steps times its batch.
-        gpus_per_node: GPUs that share parameters where the recipe's sharding is hybrid.
+        tokens: tokens of the whole run; None: the recipe's steps times its batch.
+        gpus_per_node: GPUs that share parameters if the recipe's sharding is hybrid.
 
     Raises:
         ValueError: the recipe does not fit the model or the number of GPUs, or the GPU is not known.

@@ -1,4 +1,4 @@
-"""Documents to token shards."""
+"""Token shards from documents."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def prepare(
     allowed_media_path: Path | None = None,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Turn documents into token shards for `train`; the same call goes on where one was killed.
+    """Turn documents into token shards for `train`; an equal call resumes a killed call.
 
     Args:
         documents: JSON lines (also .gz), Parquet, WebDataset tars, folders of such files, or ``datasets:NAME?...``.
-        model: folder whose tokenizers are used.
-        out: folder to write; one that is finished is refused.
-        workers: processes, of one thread each; the result is the same.
-        max_rejects: documents that may be bad before the run stops: a number, or a share below 1.
-        device: of the image tokenizer; None: a GPU if there is one.
-        allowed_media_path: folder below which files of pictures may lie, too.
+        model: model folder with the tokenizers.
+        out: folder to write; a finished folder is refused.
+        workers: number of processes with one thread each; it does not change the result.
+        max_rejects: largest number of bad documents, or their largest share if below 1; the call fails above it.
+        device: device of the image tokenizer; None: a GPU if there is one.
+        allowed_media_path: another folder that may hold pictures of files.
         on_progress: is called with the counts so far, after every block.
 
     Returns:

@@ -20,24 +20,24 @@ def make_trainer(model: Model, config: TrainConfig, world: World | None = None) 
     """A trainer of a loaded model; `Trainer.train` yields a report of every step.
 
     Args:
-        world: the processes that train together; None: this one alone.
+        world: the processes that train together; None: only this process.
 
     Raises:
-        ValueError: shards are of other tokenizers, or the model could not be saved: known before training, not after.
+        ValueError: shards are of other tokenizers, or the model cannot be saved.
     """
-    model.image_tokenizer_folder()  # every checkpoint takes a copy
+    model.image_tokenizer_folder()  # fails before training, not after: every checkpoint takes a copy
     return Trainer(model.joint, config, model.save, model.codec.fingerprint, world)
 
 
 def open_trainer(config: TrainConfig, world: World) -> tuple[Model, Trainer]:
-    """The model that a recipe names, and its trainer. Raises ValueError as `load` and `make_trainer` do."""
-    # Several processes load into the system's memory; each then puts its part where it computes.
+    """The model of a recipe, and its trainer. Raises ValueError as `load` and `make_trainer` do."""
+    # Several processes load into host memory; each process then moves its part to its device.
     model = load(config.model, config.device if world.size == 1 else "cpu", config.dtype, check=True)
     return model, make_trainer(model, config, world)
 
 
 def run(steps: Generator[T], on_step: Callable[[T], None] | None) -> None:
-    """Take all steps; where one, or `on_step`, raises, the trainer saves a checkpoint before the error goes on."""
+    """Run all steps; if a step or `on_step` raises, the trainer saves a checkpoint before the caller gets the error."""
     with closing(steps):
         for report in steps:
             if on_step is not None:
@@ -45,16 +45,16 @@ def run(steps: Generator[T], on_step: Callable[[T], None] | None) -> None:
 
 
 def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = None) -> Path:
-    """Train by a recipe, as `jam train` does; returns the folder of the trained model, ``config.out/model``.
+    """Train by a recipe, as `jam train` does, and return the folder of the trained model, ``config.out/model``.
 
-    Under `torchrun` the processes train together. An exception and Ctrl-C save a checkpoint first; with
-    ``resume=True`` in the recipe the next run goes on from it.
+    Under `torchrun` the processes train together. An exception or Ctrl-C saves a checkpoint, from which a run with
+    ``resume=True`` in the recipe continues.
 
     Args:
         on_step: is called with the report of every step.
 
     Raises:
-        ValueError: the recipe does not fit the model or its shards, or ``config.out`` exists.
+        ValueError: the recipe does not fit the model or the shards, or ``config.out`` exists.
 
     >>> config = jam.TrainConfig(  # doctest: +SKIP
     ...     model="fused", out="runs/align", sources=[jam.DataSource("shards")], steps=1000, batch_tokens=65_536
@@ -74,9 +74,9 @@ def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = No
 
 
 def train_tokenizer(config: TokenizerConfig, on_step: Callable[[TokenizerStep], None] | None = None) -> Path:
-    """Train an image tokenizer by a recipe, as `jam train-tokenizer` does; returns its folder.
+    """Train an image tokenizer by a recipe, as `jam train-tokenizer` does, and return its folder.
 
-    An exception and Ctrl-C save a checkpoint first; with ``resume=True`` in the recipe the next run goes on from it.
+    An exception or Ctrl-C saves a checkpoint, from which a run with ``resume=True`` in the recipe continues.
 
     Args:
         on_step: is called with the report of every step.

@@ -1,4 +1,4 @@
-"""What a fused folder kept of its parents."""
+"""A proof of what a fused folder kept of its parents."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def verify(
     say: Callable[[str], None] = lambda line: None,
     leave_out: Callable[[str], None] = lambda reason: None,
 ) -> Proof:
-    """Run a fused folder and both of its parents on the same documents, and compare logits, tensors and answers.
+    """Run a fused folder and both parents on documents, and compare logits, tensors and answers.
 
     Args:
-        documents: `Document` objects, or files of them; None: built-in drawing lessons and pictures.
-        text, image: folder or hub id of that parent; None: where it was when it was fused.
-        device: None: a GPU if there is one.
-        dtype: "float32", "bfloat16" or "float16", of the weights in memory; None: float32 on the CPU, else as stored.
-        tolerance: greatest difference of logits that passes; None: 0 where exactness is promised.
-        answer_ids: most ids of each answer to ten built-in questions that both are asked; 0: they are not asked.
-        allowed_media_path: folder below which files of pictures may lie, too.
-        say: is told what is being done.
-        leave_out: is told of each document that is longer than the model's context.
+        documents: `Document` objects, or files of documents; None: built-in drawing lessons and pictures.
+        text, image: folder or hub id of the parent; None: its place at the time of the fusion.
+        device: device to compute on; None: a GPU if there is one.
+        dtype: weights in memory: "float32", "bfloat16" or "float16"; None: float32 on the CPU, else as stored.
+        tolerance: greatest difference of logits that passes; None: 0 if the fusion promises exactness.
+        answer_ids: largest number of ids of an answer to each of ten built-in questions; 0: no questions.
+        allowed_media_path: another folder that may hold pictures of files.
+        say: is called with the current work, in words.
+        leave_out: is called with the reason for each document that is longer than the model's context.
 
     Returns:
-        The proof; its `verdict` says whether the parents were kept.
+        The proof; its `verdict` says if the parents were kept.
 
     Raises:
-        ValueError: it is no fused folder, a parent is not found or is another one, or no document can be compared on.
+        ValueError: `folder` is no fused folder, a parent is missing or has changed, or no document can be compared.
     """
     for name, value in (("tolerance", tolerance), ("answer_ids", answer_ids)):
         if value is not None and value < 0:
@@ -103,5 +103,5 @@ def built_in(codec: Codec) -> Iterator[Document]:
     for document in islice(captioned_pictures(SEED), CAPTIONS):
         yield Document([Text(document.texts[0]), picture(document.images[0])])
     for lesson in islice(interleaved_tutorials(SEED), LESSONS):
-        question, first, *others = lesson.texts
-        yield Document([Text(f"{question}\n{first}"), picture(lesson.images[0]), Text("\n".join(others))])
+        question, first, *steps = lesson.texts
+        yield Document([Text(f"{question}\n{first}"), picture(lesson.images[0]), Text("\n".join(steps))])

@@ -1,4 +1,4 @@
-"""One file a command: its arguments, its examples, and a `run` that calls the library."""
+"""The commands, one file each: arguments, examples, and a `run` that calls the library."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SUMMARIES = {name: summary for group in GROUPS.values() for name, summary in gro
 
 
 class _Commands:
-    """Commands by name, imported when used: none waits for what the others need."""
+    """Commands by name, imported on use: a command does not wait for other commands' imports."""
 
     def __getitem__(self, name: str) -> Any:
         return importlib.import_module(f"jam.commands.{name.replace('-', '_')}")
@@ -48,7 +48,7 @@ COMMANDS = _Commands()
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Any]:
-    """The command's name and its settings. Raises ValueError for anything unknown, with the nearest known one."""
+    """The command's name and settings. Raises ValueError for an unknown name, with the nearest known name."""
     name, *rest = arguments
     if name not in SUMMARIES:
         raise ValueError(unknown(name, list(SUMMARIES), "option" if name.startswith("-") else "command"))
@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
 
 
 def told(error: Exception) -> str:
-    """What a command that failed says, in one line."""
+    """The message of a failed command, in one line."""
     from jam.checkpoints.folders import is_disk_full
 
     if isinstance(error, OSError) and is_disk_full(error):
@@ -65,7 +65,7 @@ def told(error: Exception) -> str:
         return f"the disk is full: {where}make room or choose another place"
     if isinstance(error, OSError) and len(str(error.filename or "")) > LONGEST_NAME:
         return f"{error.strerror}: {str(error.filename)[:LONGEST_NAME]!r}..."
-    return " ".join(str(error).splitlines())  # names may have line ends in them
+    return " ".join(str(error).splitlines())  # names may contain line ends
 
 
 def overview() -> str:

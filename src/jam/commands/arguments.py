@@ -1,6 +1,6 @@
-"""Arguments through jsonargparse: options with dashes, recipes, and one clear line for every mistake.
+"""Arguments by jsonargparse: options with dashes, recipes, and one clear line for every mistake.
 
-An unknown option or key, at any depth, is answered with the nearest known one; jsonargparse itself suggests nothing.
+The message about an unknown option or key, at any depth, names the nearest known word, which jsonargparse does not do.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MOST_DIGITS = 1000  # of a number on the command line
 
 
 class Parser(ArgumentParser):
-    """A parser that shows options with dashes; made by `make_parser` (jsonargparse makes others of its own)."""
+    """A parser that shows options with dashes; `make_parser` creates it (jsonargparse creates some of its own)."""
 
-    # Options of which one is given: the first, on the command line, unsets the second, where that is the recipe's.
+    # From an option to its alternative: the option on the command line unsets the alternative in the recipe.
     alternatives: Mapping[str, str] = {}
 
     def format_help(self) -> str:  # type: ignore[override]
@@ -34,7 +34,7 @@ class Parser(ArgumentParser):
 
     @property
     def options(self) -> dict[str, argparse.Action]:
-        """Every option by its name in a recipe (underscores, no dashes in front)."""
+        """All options by their names in a recipe (underscores, no leading dashes)."""
         names = [(name, action) for action in self._actions for name in action.option_strings]
         return {name[2:]: action for name, action in names if name.startswith("--") and name[2:].isidentifier()}
 
@@ -44,7 +44,7 @@ class Parser(ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Says the default of an option whose help does not, and the choices of one that may be left out."""
+    """Help with the default of an option whose help does not name it, and with choices of an optional option."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
@@ -64,7 +64,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def make_parser(command: str, description: str, examples: str) -> Parser:
-    """The parser of a command; abbreviated options are unknown ones."""
+    """The parser of a command; abbreviated options are unknown options."""
     return Parser(
         prog=f"jam {command}",
         description=description,
@@ -77,7 +77,7 @@ def make_parser(command: str, description: str, examples: str) -> Parser:
 
 
 def add_placement(parser: Parser, dtype: bool = True, device_map: bool = False) -> None:
-    """``--device`` and ``--dtype``, wherever a model is loaded; ``--device-map`` where it is loaded whole, to run."""
+    """Add ``--device`` and ``--dtype`` to a command that loads a model, ``--device-map`` to one that only runs it."""
     parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:1, ...; default: a GPU if any")
     if dtype:
         parser.add_argument(
@@ -96,12 +96,12 @@ def add_placement(parser: Parser, dtype: bool = True, device_map: bool = False) 
 
 
 def add_check(parser: Parser) -> None:
-    """``--check``, wherever a model is loaded for minutes, not for days."""
+    """Add ``--check`` to a command that loads a model for minutes, not for days."""
     parser.add_argument("--check", action="store_true", help="compare the weights with their checksums first")
 
 
 def add_media(parser: Parser) -> None:
-    """``--allowed-media-path``, wherever documents are read."""
+    """Add ``--allowed-media-path`` to a command that reads documents."""
     help = (
         "folder below which files of pictures may lie, too; default: only in the folder of the documents; /: anywhere"
     )
@@ -109,35 +109,35 @@ def add_media(parser: Parser) -> None:
 
 
 def add_speed(parser: Parser) -> None:
-    """``--int8`` and ``--compile``, wherever a model is loaded to generate."""
+    """Add ``--int8`` and ``--compile`` to a command that generates."""
     parser.add_argument("--int8", action="store_true", help="a quarter of the memory of float32 for layers; inexact")
     parser.add_argument("--compile", action="store_true", help="compile the layers first, for many documents")
 
 
 def require(fits: bool, option: str, value: Any, must_be: str) -> None:
-    """Raises ValueError unless the value of an option `fits`: before any work is done, not after."""
+    """Raises ValueError unless an option's value `fits`."""
     if not fits:
         raise ValueError(f"{option} is {value}; it must be {must_be}")
 
 
 def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = False) -> Namespace:
-    """Parse; with `recipe` the first argument may be a YAML file whose keys are options.
+    """The parsed arguments; with `recipe`, the first argument may be a YAML file whose keys are options.
 
     Raises:
-        ValueError: an unknown option or recipe key (with the nearest known one), or a value that does not fit.
+        ValueError: an unknown option or recipe key (with the nearest known word), or a value that does not fit.
     """
     for argument in arguments:
         text = argument.partition("=")[2] if argument.startswith("--") else argument
-        if re.fullmatch(rf"[+-]?[0-9_]{{{MOST_DIGITS},}}", text):  # which YAML takes for a number, and Python does not
+        if re.fullmatch(rf"[+-]?[0-9_]{{{MOST_DIGITS},}}", text):  # a number for YAML, but not for Python
             raise ValueError(f"{shown(text)} is not a number that can be read: it has {MOST_DIGITS} digits or more")
     normal = [_underscores(argument) for argument in arguments]
     if recipe and normal and not normal[0].startswith("-"):
         normal = ["--config", *normal]
     normal = _lists(parser, normal)
-    given = {argument[2:].partition("=")[0] for argument in normal if argument.startswith("--")}
+    present = {argument[2:].partition("=")[0] for argument in normal if argument.startswith("--")}
     for argument, following in zip(normal, [*normal[1:], "--"], strict=False):
         name, equals, value = argument[2:].partition("=")
-        if not argument.startswith("--") or not name or " " in name:  # the last: a text that begins so
+        if not argument.startswith("--") or not name or " " in name:  # with a space: a text that begins with dashes
             continue
         if name not in parser.options:
             raise ValueError(unknown(name, list(parser.options), "option", dashes=True))
@@ -147,7 +147,7 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
         if name == "config":
             check_recipe(parser, Path(value))
         check_argument(_hint(parser, name), value, _shown(parser, name))
-    replaced = [other for name, other in parser.alternatives.items() if name in given and other not in given]
+    replaced = [second for first, second in parser.alternatives.items() if first in present and second not in present]
     try:
         settings: Namespace = parser.instantiate(parser.parse_args([*normal, *(f"--{name}=null" for name in replaced)]))
         return settings
@@ -156,7 +156,7 @@ def read_arguments(parser: Parser, arguments: Sequence[str], recipe: bool = Fals
 
 
 def check_recipe(parser: Parser, path: Path) -> None:
-    """Raises ValueError if the recipe is missing, no YAML mapping, or has keys or values that are none of options."""
+    """Raises ValueError if the recipe is missing, is no YAML mapping, or has keys or values that no option has."""
     if not path.is_file():
         raise ValueError(f"recipe {path} does not exist")
     recipe: Any = read_yaml(path)
@@ -169,21 +169,21 @@ def check_recipe(parser: Parser, path: Path) -> None:
 
 
 def check_argument(hint: Any, text: str, where: str) -> None:
-    """Raises ValueError unless an argument, as it stands on the command line, is a value of a type; None: any is."""
+    """Raises ValueError unless `text`, from the command line, is a value of type `hint`; None: any text is."""
     if hint is None or fits(hint, text):
         return
     try:
-        value = parse_yaml(text, where) if text.strip() else text  # nothing is null in a recipe, and no value here
+        value = parse_yaml(text, where) if text.strip() else text  # YAML would read an empty text as null
     except FileError:
         if text[:1] in ("[", "{"):
             raise
         value = text
-    # A text or a date that YAML finds is shown as it was written.
+    # The message shows a text or a YAML date as the user wrote it.
     check_value(hint, value if isinstance(value, list | dict | int | float | None) else text, where)
 
 
 def check_value(hint: Any, value: Any, where: str) -> None:
-    """Raises ValueError unless a value is of a type, in which mappings stand for dataclasses; `where` names it."""
+    """Raises ValueError unless a value has type `hint`, with mappings for dataclasses; `where` names the value."""
     if not (entry_types := _dataclasses(hint)):
         require_kind(hint, value, where)
         return
@@ -203,7 +203,7 @@ def check_value(hint: Any, value: Any, where: str) -> None:
 
 
 def unknown(name: str, known: Sequence[str], what: str, dashes: bool = False) -> str:
-    """ "unknown option --warmupsteps; did you mean --warmup-steps?" """
+    """A message: "unknown option --warmupsteps; did you mean --warmup-steps?"."""
 
     def show(word: str) -> str:
         return "--" + word.replace("_", "-") if dashes else word
@@ -219,7 +219,7 @@ def _underscores(argument: str) -> str:
 
 
 def _lists(parser: Parser, arguments: Sequence[str]) -> list[str]:
-    """The values of options that are lists, `--sources DIR[:WEIGHT] ...`, as one JSON list; JSON stays as it is."""
+    """The arguments, with the values of a list option, `--sources DIR[:WEIGHT] ...`, as a JSON list; JSON stays."""
     found: list[str] = []
     place = 0
     while place < len(arguments):
@@ -239,7 +239,7 @@ def _lists(parser: Parser, arguments: Sequence[str]) -> list[str]:
 
 
 def _source(text: str) -> dict[str, Any]:
-    """DIR or DIR:WEIGHT as a recipe has it."""
+    """DIR or DIR:WEIGHT as in a recipe."""
     path, _, weight = text.rpartition(":")
     try:
         return {"path": path, "weight": float(weight)} if path else {"path": text}
@@ -248,7 +248,7 @@ def _source(text: str) -> dict[str, Any]:
 
 
 def _hint(parser: Parser, name: str) -> Any:
-    """The type of an option, as jsonargparse keeps it."""
+    """The type of an option, from jsonargparse; None if there is none."""
     return getattr(parser.options.get(name), "_typehint", None)
 
 
@@ -257,17 +257,17 @@ def _dataclasses(hint: Any) -> list[type]:
 
 
 def _readable(parser: Parser, message: str) -> str:
-    """argparse's words on arguments that are too few or too many, in one line and in ours."""
+    """argparse's message about missing or unexpected arguments, in one line and in our words."""
     message = " ".join(message.split())
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         return f"missing: {', '.join(_shown(parser, name) for name in missing[1].split(', '))}"
     if more := re.fullmatch(r"unrecognized arguments: (.*)", message):
         return f"not expected: {more[1]}" + ("; a recipe stands first" if "config" in parser.options else "")
-    if one := re.fullmatch(r"argument --(\w+): (.*)", message):
-        return f"{_shown(parser, one[1])}: {one[2]}"
+    if wrong := re.fullmatch(r"argument --(\w+): (.*)", message):
+        return f"{_shown(parser, wrong[1])}: {wrong[2]}"
     return message
 
 
 def _shown(parser: Parser, name: str) -> str:
-    """An argument as `--help` shows it."""
+    """An argument's name as in `--help`."""
     return f"--{name.replace('_', '-')}" if name in parser.options else name.upper()

@@ -23,26 +23,26 @@ jam convert-documents wikihow.jsonl --recipe howto --out howto.jsonl --documents
 
 
 def parser() -> Parser:
-    made = make_parser("convert-documents", "Turn raw records into documents, by the paper's recipes.", EXAMPLES)
-    made.add_argument(
+    parser = make_parser("convert-documents", "Turn raw records into documents, by the paper's recipes.", EXAMPLES)
+    parser.add_argument(
         "records",
         nargs="+",
         type=str,
         help="JSON lines (also .gz), Parquet, WebDataset tars, folders of such files, or datasets:NAME?split=...",
     )
-    made.add_argument("--recipe", type=Literal[tuple(RECIPES)], required=True, help="what the records are")
-    made.add_argument("--out", type=Path, required=True, help="JSON-lines file to write; it must not exist")
-    made.add_argument(
-        "--documents", type=int | None, default=None, help="at most so many, drawn evenly by category; default: all"
+    parser.add_argument("--recipe", type=Literal[tuple(RECIPES)], required=True, help="what the records are")
+    parser.add_argument("--out", type=Path, required=True, help="JSON-lines file to write; it must not exist")
+    parser.add_argument(
+        "--documents", type=int | None, default=None, help="most documents, drawn evenly by category; default: all"
     )
-    made.add_argument("--category", type=str, default="category", help="key of a record's category, for --documents")
-    made.add_argument(
+    parser.add_argument("--category", type=str, default="category", help="key of a record's category, for --documents")
+    parser.add_argument(
         "--least_rating", type=float, default=HOW_TO_RATING, help="howto: rated above this, of 100; 0: any"
     )
-    made.add_argument("--most_images", type=int, default=HOW_TO_IMAGES, help="howto: most pictures of a document")
-    add_media(made)
-    made.add_argument("--seed", type=int, default=0, help="of the draw of --documents")
-    return made
+    parser.add_argument("--most_images", type=int, default=HOW_TO_IMAGES, help="howto: most pictures of a document")
+    add_media(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of --documents")
+    return parser
 
 
 def run(settings: Namespace) -> None:

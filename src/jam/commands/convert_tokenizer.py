@@ -24,17 +24,17 @@ def parser() -> Parser:
         "Make an image tokenizer folder of Chameleon's original VQGAN, which Anole, Liquid and Lumina-mGPT use too, or "
         "of a checkpoint of Janus or Emu3."
     )
-    made = make_parser("convert-tokenizer", description, EXAMPLES)
-    made.add_argument(
+    parser = make_parser("convert-tokenizer", description, EXAMPLES)
+    parser.add_argument(
         "source",
         type=Path,
         help="vqgan.ckpt; or the folder of a checkpoint: of Janus or Emu3, or of Chameleon, whose VQGAN only encodes",
     )
-    made.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
-    made.add_argument(
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
+    parser.add_argument(
         "--yaml", type=Path | None, default=None, help="file that describes the .ckpt; default: the .yaml beside it"
     )
-    return made
+    return parser
 
 
 def run(settings: Namespace) -> None:

@@ -17,21 +17,21 @@ jam demo --report
 
 
 def parser() -> Parser:
-    made = make_parser("demo", "Fuse the built-in tiny parents, align, tune, and answer held-out questions.", EXAMPLES)
-    made.add_argument(
+    parser = make_parser("demo", "Fuse the built-in tiny parents, align, tune, answer held-out questions.", EXAMPLES)
+    parser.add_argument(
         "--out",
         type=Path | None,
         default=None,
         help="folder to write, an earlier demo there is replaced; default: jam-demo, jam-demo-long or jam-report",
     )
-    made.add_argument("--prompts", type=int, default=100, help="held-out questions to answer")
-    made.add_argument(
+    parser.add_argument("--prompts", type=int, default=100, help="held-out questions to answer")
+    parser.add_argument(
         "--long", action="store_true", help="the longer recipe: more than four times the tuning steps, and CM3"
     )
-    made.add_argument(
+    parser.add_argument(
         "--report", action="store_true", help="instead: every fusion after the same alignment, in a table"
     )
-    return made
+    return parser
 
 
 def run(settings: Namespace) -> None:

@@ -23,15 +23,15 @@ jam eval runs/align/model captions.jsonl text.jsonl --json perplexity.json
 
 
 def parser() -> Parser:
-    made = make_parser("eval", "Perplexity on documents: of text, of images and of all targets, as JSON.", EXAMPLES)
-    made.add_argument("model", type=Path, help="model folder")
-    made.add_argument("documents", nargs="+", type=Path, help="JSON-lines files of documents")
-    made.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too")
-    made.add_argument("--batch_size", type=int, default=4, help="packed sequences in one forward")
-    add_media(made)
-    add_placement(made, device_map=True)
-    add_check(made)
-    return made
+    parser = make_parser("eval", "Perplexity on documents: of text, of images and of all targets, as JSON.", EXAMPLES)
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("documents", nargs="+", type=Path, help="JSON-lines files of documents")
+    parser.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too")
+    parser.add_argument("--batch_size", type=int, default=4, help="packed sequences in a forward")
+    add_media(parser)
+    add_placement(parser, device_map=True)
+    add_check(parser)
+    return parser
 
 
 def run(settings: Namespace) -> None:

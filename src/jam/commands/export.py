@@ -17,14 +17,14 @@ jam export runs/instruct --step 9000 --out instruct-9
 
 
 def parser() -> Parser:
-    made = make_parser("export", "Make a model folder of a checkpoint of a run, which may still be going on.", EXAMPLES)
-    made.add_argument("run", type=Path, help="the --out of `jam train`")
-    made.add_argument("--out", type=Path, required=True, help="model folder to write; it must not exist")
-    made.add_argument("--step", type=int | None, default=None, help="step of the checkpoint; default: the last")
-    made.add_argument(
+    parser = make_parser("export", "Write a model folder from a checkpoint of a run, which may still run.", EXAMPLES)
+    parser.add_argument("run", type=Path, help="the --out of `jam train`")
+    parser.add_argument("--out", type=Path, required=True, help="model folder to write; it must not exist")
+    parser.add_argument("--step", type=int | None, default=None, help="step of the checkpoint; default: the last")
+    parser.add_argument(
         "--model", type=str | None, default=None, help="folder that the run began with; default: where it was"
     )
-    return made
+    return parser
 
 
 def run(settings: Namespace) -> None:

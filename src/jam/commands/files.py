@@ -1,4 +1,4 @@
-"""Files that commands are given, and documents that they leave out."""
+"""Checks of commands' output files, and messages about left-out documents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jam.console import Console
 
 
 def say_left_out(console: Console, reasons: Sequence[str]) -> None:
-    """Name every document that is not used, and how many there are."""
+    """Print the reason for every left-out document, and their number."""
     for reason in reasons:
         console.print(f"left out: {reason}", soft_wrap=True, markup=False)
     if reasons:
@@ -17,7 +17,7 @@ def say_left_out(console: Console, reasons: Sequence[str]) -> None:
 
 
 def require_folder_of(path: Path, option: str) -> None:
-    """Raises ValueError if a file cannot be written for want of its folder: known before hours of work, not after."""
+    """Raises ValueError if a file's folder is missing or the file is a folder, for a check before hours of work."""
     if not path.parent.is_dir():
         raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first")
     if path.is_dir():

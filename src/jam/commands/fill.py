@@ -26,17 +26,17 @@ a gap is a part of a document:  {"type": "gap", "modality": "text"}  or  {"type"
 
 def parser() -> Parser:
     what = "Fill gaps of documents, texts or pictures, from what stands around them."
-    made = make_parser("fill", what, EXAMPLES)
-    made.add_argument("model", type=Path, help="model folder")
-    made.add_argument("documents", type=Path, help="a document with gaps (.json), or several as JSON lines")
+    parser = make_parser("fill", what, EXAMPLES)
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("documents", type=Path, help="a document with gaps (.json), or several as JSON lines")
     page = "page to write or replace: .html or .md; default: text on stdout"
-    made.add_argument("--out", type=Path | None, default=None, help=page)
-    add_settings(made, leave_out=("stop", "min_images", "max_images"), defaults={"guidance_scale": "1"})
-    add_media(made)
-    add_placement(made, device_map=True)
-    add_check(made)
-    add_speed(made)
-    return made
+    parser.add_argument("--out", type=Path | None, default=None, help=page)
+    add_settings(parser, leave_out=("stop", "min_images", "max_images"), defaults={"guidance_scale": "1"})
+    add_media(parser)
+    add_placement(parser, device_map=True)
+    add_check(parser)
+    add_speed(parser)
+    return parser
 
 
 def run(settings: Namespace) -> None:

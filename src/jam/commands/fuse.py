@@ -31,12 +31,12 @@ RECIPE = True
 
 
 def parser() -> Parser:
-    made = make_parser("fuse", "Fuse two checkpoints into one model folder, or show the plan of it.", EXAMPLES)
-    made.add_argument("--config", action="config", help="a recipe (YAML); may stand first without --config")
-    made.add_class_arguments(FuseConfig, skip={"plan"})
-    made.add_argument("--plan", action="store_true", help="show what would happen; each parent's config.json is enough")
-    made.add_argument("--json", action="store_true", help="with --plan: as JSON on stdout, all else on stderr")
-    return made
+    parser = make_parser("fuse", "Fuse two checkpoints into one model folder, or show the plan of it.", EXAMPLES)
+    parser.add_argument("--config", action="config", help="a recipe (YAML); may stand first without --config")
+    parser.add_class_arguments(FuseConfig, skip={"plan"})
+    parser.add_argument("--plan", action="store_true", help="show the plan only; each parent's config.json is enough")
+    parser.add_argument("--json", action="store_true", help="with --plan: as JSON on stdout, all else on stderr")
+    return parser
 
 
 def read_config(settings: Namespace) -> FuseConfig:
@@ -50,7 +50,7 @@ def run(settings: Namespace) -> None:
         if not config.plan:
             for path in parents_files(config):
                 hashes.begin(path)
-        # Torch and transformers are imported while the parents are hashed already.
+        # Torch and transformers are imported while threads hash the parents.
         from jam.fusion import fuse
 
         plan = fuse(config, say=console.print, on_bytes=on_bytes, hashes=hashes)
@@ -64,21 +64,21 @@ def run(settings: Namespace) -> None:
 
 
 def table(plan: FusionPlan) -> Table:
-    """A table to print; tensors that differ in the layer's number only share a line."""
+    """The plan as a table; tensors that differ only in the layer's number share a row."""
     groups: dict[tuple[str, ...], list[PlannedTensor]] = {}
     for tensor in plan.tensors:
         key = (_any_layer(tensor.name), " x ".join(map(str, tensor.shape)), _origin(tensor), tensor.operation)
         groups.setdefault(key, []).append(tensor)
-    made = Table(title=plan.summary, title_justify="left")
-    made.add_column("tensor", overflow="fold")
+    table = Table(title=plan.summary, title_justify="left")
+    table.add_column("tensor", overflow="fold")
     for heading in ("shape", "number", "parameters"):
-        made.add_column(heading, justify="right")
+        table.add_column(heading, justify="right")
     for heading in ("from", "operation"):
-        made.add_column(heading, overflow="fold", max_width=34)
+        table.add_column(heading, overflow="fold", max_width=34)
     for (name, shape, origin, operation), members in groups.items():
         parameters = sum(tensor.info.count for tensor in members)
-        made.add_row(name, shape, str(len(members)), f"{parameters:,}", origin, operation)
-    return made
+        table.add_row(name, shape, str(len(members)), f"{parameters:,}", origin, operation)
+    return table
 
 
 def _any_layer(name: str) -> str:
@@ -86,7 +86,7 @@ def _any_layer(name: str) -> str:
 
 
 def _origin(tensor: PlannedTensor) -> str:
-    """The sources in short: roles alone where the name is the parent's own."""
+    """The sources in short: only roles if the result's tensor has the parent's name."""
     roles = " + ".join(dict.fromkeys(source.role for source in tensor.sources)) or "-"
     names = {_any_layer(source.name) for source in tensor.sources if not tensor.name.endswith(source.name)}
     return f"{roles}: {', '.join(sorted(names))}" if names else roles

@@ -26,19 +26,19 @@ PICTURE = "[picture: give --out page.html to see it]"
 
 
 def parser() -> Parser:
-    made = make_parser("generate", "Answer questions with illustrated documents.", EXAMPLES)
-    made.add_argument("model", type=Path, help="model folder")
-    made.add_argument("prompt", nargs="+", help="one question, or several for one page")
+    parser = make_parser("generate", "Answer questions with illustrated documents.", EXAMPLES)
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("prompt", nargs="+", help="one question, or several for one page")
     page = "page to write or replace: .html or .md; default: text on stdout"
-    made.add_argument("--out", type=Path | None, default=None, help=page)
-    made.add_argument("--begin", type=str, default="", help="a text that every answer begins with; default: none")
+    parser.add_argument("--out", type=Path | None, default=None, help=page)
+    parser.add_argument("--begin", type=str, default="", help="a text that every answer begins with; default: none")
     help = "what the conversation begins with, such as how to answer; default: what the model's template has"
-    made.add_argument("--system", type=str | None, default=None, help=help)
-    add_settings(made)
-    add_placement(made, device_map=True)
-    add_check(made)
-    add_speed(made)
-    return made
+    parser.add_argument("--system", type=str | None, default=None, help=help)
+    add_settings(parser)
+    add_placement(parser, device_map=True)
+    add_check(parser)
+    add_speed(parser)
+    return parser
 
 
 def run(settings: Namespace) -> None:
@@ -46,7 +46,7 @@ def run(settings: Namespace) -> None:
     if settings.out is not None:
         check_page(settings.out)
     chosen = chosen_settings(settings)
-    GenerationSettings(**chosen)  # a mistake is named before the model is loaded
+    GenerationSettings(**chosen)  # raises for a mistake before the model is loaded
     model = load_chosen(settings)
     if model.manifest.stage == "fused" and model.codec.vocabulary.layout is None:
         console.print(
@@ -54,12 +54,12 @@ def run(settings: Namespace) -> None:
             "align it with `jam train recipes/align.yaml`",
             markup=False,
         )
-    made = replace(model.settings, **chosen)
+    merged = replace(model.settings, **chosen)
     prompts = [as_question(prompt, settings.system) for prompt in settings.prompt]
     if len(prompts) == 1:
-        documents = [live(model, prompts[0], made, settings.begin, console, shown=settings.out is None)]
+        documents = [live(model, prompts[0], merged, settings.begin, console, shown=settings.out is None)]
     else:
-        documents = answer(model, prompts, made, settings.begin, console)
+        documents = answer(model, prompts, merged, settings.begin, console)
         for document in documents if settings.out is None else ():
             show(document)
     for document in documents:
@@ -73,13 +73,13 @@ def run(settings: Namespace) -> None:
 
 
 def as_question(prompt: str, system: str | None) -> Document:
-    """One question, behind a system message if there is one."""
+    """A question as a document, after the system message, if any."""
     turns = [Message("system", [Text(system)])] if system else []
     return Document(messages=[*turns, Message("user", [Text(prompt)])])
 
 
 def check_page(path: Path) -> None:
-    """Raises ValueError unless a page can be written there."""
+    """Raises ValueError unless `path` can be a page."""
     if path.suffix not in (".html", ".md"):
         raise ValueError(f"--out {path}: the page must end in .html or .md")
     require_folder_of(path, "--out")
@@ -88,7 +88,7 @@ def check_page(path: Path) -> None:
 def answer(
     model: Model, prompts: list[Document], settings: GenerationSettings, begin: str, console: Console
 ) -> list[Document]:
-    """Answer all questions in one batch, with a bar that counts tokens and pictures."""
+    """The answers to all questions, from one batch, with a bar that counts tokens and pictures."""
     with progress_bar(console, transient=True) as progress:
         task = progress.add_task("writing", total=None, figures="")
 
@@ -102,7 +102,7 @@ def answer(
 def live(
     model: Model, prompt: Document, settings: GenerationSettings, begin: str, console: Console, shown: bool
 ) -> Document:
-    """Answer one question with a bar for every picture; with `shown` its text comes on stdout while it is written."""
+    """The answer to one question, with a bar for every picture; with `shown`, stdout has the text as it is written."""
 
     def say(text: str, end: str = "") -> None:
         if shown:
@@ -127,12 +127,12 @@ def live(
                     case Finished(document=Document() as document):
                         return document
     finally:
-        say("", "\n")  # what is said next, an error too, begins a line
+        say("", "\n")  # so that the next message, even an error, begins a line
     raise AssertionError("a stream ends with Finished")
 
 
 def show(document: Document) -> None:
-    """Question and answer on stdout; a picture is named, not shown."""
+    """Print question and answer on stdout, with a note for each picture."""
     for part in document.parts:
         if isinstance(part, Text):
             print(visible(part.text.strip()))

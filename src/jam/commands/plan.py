@@ -25,24 +25,24 @@ OWN = ("config", "gpus", "gpu", "mfu", "image_share", "tokens", "gpus_per_node",
 
 def parser() -> Parser:
     description = "Say what a run of a recipe needs, from the model's config.json alone; every key is an option too."
-    made = make_parser("plan", description, EXAMPLES)
-    made.add_argument("--config", action="config", help="the recipe; may stand first without --config")
-    made.add_argument("--gpus", type=int, default=1, help="how many GPUs")
-    made.add_argument("--gpu", type=str, default="h100-80gb", help=f"one of {', '.join(GPUS)}")
-    made.add_argument(
+    parser = make_parser("plan", description, EXAMPLES)
+    parser.add_argument("--config", action="config", help="the recipe; may stand first without --config")
+    parser.add_argument("--gpus", type=int, default=1, help="how many GPUs")
+    parser.add_argument("--gpu", type=str, default="h100-80gb", help=f"one of {', '.join(GPUS)}")
+    parser.add_argument(
         "--mfu", type=float, default=0.45, help="share of the GPU's operations that are the model's, above 0 to 1"
     )
-    made.add_argument("--image_share", type=float, default=0.5, help="share of image tokens, 0 to 1")
-    made.add_argument(
+    parser.add_argument("--image_share", type=float, default=0.5, help="share of image tokens, 0 to 1")
+    parser.add_argument(
         "--tokens", type=float | None, default=None, help="tokens of the whole run; default: steps x batch_tokens"
     )
-    made.add_argument(
+    parser.add_argument(
         "--gpus_per_node", type=int, default=8, help="GPUs of a node, which share parameters in hybrid sharding"
     )
-    made.add_argument("--json", action="store_true", help="print everything as JSON, on stdout")
-    made.add_class_arguments(TrainConfig, skip={"resume", "out"})
-    made.alternatives = {"steps": "epochs", "epochs": "steps"}
-    return made
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, on stdout")
+    parser.add_class_arguments(TrainConfig, skip={"resume", "out"})
+    parser.alternatives = {"steps": "epochs", "epochs": "steps"}
+    return parser
 
 
 def run(settings: Namespace) -> None:

@@ -23,27 +23,27 @@ jam prepare 'datasets:owner/name?split=train&streaming=true' --model fused --out
 
 
 def parser() -> Parser:
-    made = make_parser(
-        "prepare", "Turn documents into token shards for `jam train`; goes on where it was killed.", EXAMPLES
+    parser = make_parser(
+        "prepare", "Turn documents into token shards for `jam train`; an equal command resumes a killed one.", EXAMPLES
     )
-    made.add_argument(
+    parser.add_argument(
         "documents",
         nargs="+",
         type=str,
         help="JSON lines (also .gz), Parquet, WebDataset tars, folders of such files, or datasets:NAME?split=...",
     )
-    made.add_argument("--model", type=Path, required=True, help="model folder whose tokenizers are used")
-    made.add_argument("--out", type=Path, required=True, help="folder to write; one that is finished is not touched")
-    made.add_argument("--workers", type=int, default=1, help="processes, of one thread each; the result is the same")
-    made.add_argument(
+    parser.add_argument("--model", type=Path, required=True, help="model folder whose tokenizers are used")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; one that is finished is not touched")
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each; the result is the same")
+    parser.add_argument(
         "--max_rejects",
         type=int | float,
         default=MAX_REJECTS,
         help="documents that may be bad before the run stops: a number, or a share below 1",
     )
-    add_media(made)
-    add_placement(made, dtype=False)
-    return made
+    add_media(parser)
+    add_placement(parser, dtype=False)
+    return parser
 
 
 def run(settings: Namespace) -> None:

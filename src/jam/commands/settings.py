@@ -1,4 +1,4 @@
-"""Options for `GenerationSettings`, and the model that they are for, wherever a model writes."""
+"""Options for `GenerationSettings`, and the model, for commands that generate."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from jam.generation import GenerationSettings
 
 HELP = {
     "max_new_tokens": "most tokens to write; a picture that would not fit whole is not begun",
-    "min_images": "at least so many pictures",
+    "min_images": "fewest pictures to draw",
     "max_images": "most pictures to draw",
     "temperature": "divides the logits; 0 takes the most probable token",
     "top_p": "sample from the smallest set of tokens of at least this probability",
-    "top_k": "sample from so many most probable tokens; 0 is all",
+    "top_k": "sample from this number of most probable tokens; 0 is all",
     "min_p": "sample from text tokens at least this probable, relative to the most probable",
-    "repetition_penalty": "makes text that was there before less probable; 1 is none",
+    "repetition_penalty": "makes repeated text less probable; 1 is none",
     "image_temperature": "temperature of image tokens",
     "image_top_p": "top-p of image tokens",
     "image_top_k": "top-k of image tokens",
     "guidance_scale": "classifier-free guidance on image tokens; 1 is none",
     "guidance_end": "guidance at the end of a picture, with a linear or cosine schedule",
-    "guidance_schedule": "the way from guidance scale to guidance end",
+    "guidance_schedule": "schedule from guidance scale to guidance end",
     "image_grid": "tokens of a picture as [height,width], where documents say a picture's size",
     "stop": "a string that ends the document; several are possible",
-    "seed": "the same seed gives the same document",
+    "seed": "equal seeds give equal documents",
 }
 
 
 def add_settings(parser: Parser, leave_out: tuple[str, ...] = (), defaults: Mapping[str, str] = {}) -> None:
-    """An option for every field of `GenerationSettings` but `leave_out`; `defaults` has other words for some."""
+    """Add an option for every field of `GenerationSettings` but `leave_out`; `defaults` has words for some defaults."""
     hints = get_type_hints(GenerationSettings)
     for field in fields(GenerationSettings):
         if field.name in leave_out:
@@ -48,13 +48,12 @@ def add_settings(parser: Parser, leave_out: tuple[str, ...] = (), defaults: Mapp
 
 
 def chosen_settings(settings: Namespace) -> dict[str, Any]:
-    """The fields that were given."""
+    """The fields of `GenerationSettings` that the user chose."""
     names = [field.name for field in fields(GenerationSettings)]
-    given = {name: getattr(settings, name, None) for name in names}
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name in names if (value := getattr(settings, name, None)) is not None}
 
 
 def load_chosen(settings: Namespace) -> Model:
-    """The model that the options of placement, speed and checking ask for."""
+    """The model, loaded by the options of placement, speed and checking."""
     names = ("model", "device", "dtype", "device_map", "int8", "compile", "check")
     return load(*(getattr(settings, name) for name in names))

@@ -23,20 +23,20 @@ jam train recipes/align.yaml --model fused --out runs/cross --train cross --lr 1
 jam train --model fused --out try --sources shards --steps 30 --warmup-steps 3 --batch-tokens 4096
 """
 RECIPE = True
-SHOWN = 3  # documents that are left out, in the line that says so
+SHOWN = 3  # left-out documents in a message
 
 
 def parser() -> Parser:
-    made = make_parser("train", "Align or instruct-tune by a recipe (YAML); every key is an option too.", EXAMPLES)
-    made.add_argument("--config", action="config", help="the recipe; may stand first without --config")
-    made.add_class_arguments(TrainConfig, skip={"resume"})
-    made.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    made.alternatives = {"steps": "epochs", "epochs": "steps"}
-    return made
+    parser = make_parser("train", "Align or instruct-tune by a recipe (YAML); every key is an option too.", EXAMPLES)
+    parser.add_argument("--config", action="config", help="the recipe; may stand first without --config")
+    parser.add_class_arguments(TrainConfig, skip={"resume"})
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
+    parser.alternatives = {"steps": "epochs", "epochs": "steps"}
+    return parser
 
 
 def read_config(settings: Namespace) -> TrainConfig:
-    """The parsed arguments as settings of a run. Raises ValueError for values that don't fit together."""
+    """The settings of a run, from parsed arguments. Raises ValueError for values that do not fit together."""
     return TrainConfig(**{key: value for key, value in vars(settings).items() if key != "config"})
 
 
@@ -69,7 +69,7 @@ def train(config: TrainConfig, world: World, console: Console) -> None:
     try:
         run_training(trainer, "training", console)
     finally:
-        trainer.checkpoints.finish()  # an error of the terminal costs no checkpoint either
+        trainer.checkpoints.finish()  # so that an error of the terminal costs no checkpoint
     if trainer.validation_report.get("all_tokens"):
         console.print(f"validation: {json.dumps(trainer.validation_report)}", soft_wrap=True)
     console.print(

@@ -20,15 +20,15 @@ RECIPE = True
 
 def parser() -> Parser:
     description = "Train an image tokenizer (VQGAN) by a recipe (YAML); every key is an option too."
-    made = make_parser("train-tokenizer", description, EXAMPLES)
-    made.add_argument("--config", action="config", help="the recipe; may stand first without --config")
-    made.add_class_arguments(TokenizerConfig, skip={"resume"})
-    made.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    return made
+    parser = make_parser("train-tokenizer", description, EXAMPLES)
+    parser.add_argument("--config", action="config", help="the recipe; may stand first without --config")
+    parser.add_class_arguments(TokenizerConfig, skip={"resume"})
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in --out")
+    return parser
 
 
 def read_config(settings: Namespace) -> TokenizerConfig:
-    """The parsed arguments as settings of a run. Raises ValueError for values that don't fit together."""
+    """The settings of a run, from parsed arguments. Raises ValueError for values that do not fit together."""
     return TokenizerConfig(**{key: value for key, value in vars(settings).items() if key != "config"})
 
 

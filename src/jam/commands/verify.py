@@ -33,21 +33,21 @@ def parser() -> Parser:
         "Rerun both parents and the fused model on documents: what was kept. Exit status 1 beyond --tolerance, and "
         "where a file is not as it was written."
     )
-    made = make_parser("verify", description, EXAMPLES)
-    made.add_argument("model", type=Path, help="model folder that `jam fuse` wrote")
+    parser = make_parser("verify", description, EXAMPLES)
+    parser.add_argument("model", type=Path, help="model folder that `jam fuse` wrote")
     for role in ("text", "image"):
         help = f"folder or hub id of the {role} parent; default: where it was when it was fused"
-        made.add_argument(f"--{role}", type=Path | None, default=None, help=help)
+        parser.add_argument(f"--{role}", type=Path | None, default=None, help=help)
     help = "JSON-lines files to compare on; default: built-in drawing lessons and pictures"
-    made.add_argument("--documents", nargs="+", type=Path, default=None, help=help)
+    parser.add_argument("--documents", nargs="+", type=Path, default=None, help=help)
     help = "greatest difference of logits that passes; default: 0 where exactness is promised, else none"
-    made.add_argument("--tolerance", type=float | None, default=None, help=help)
-    made.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too, as JSON")
+    parser.add_argument("--tolerance", type=float | None, default=None, help=help)
+    parser.add_argument("--json", type=Path | None, default=None, help="file to write the report into, too, as JSON")
     help = "most ids of each answer to ten built-in questions, which the text parent is asked, too; 0: do not ask"
-    made.add_argument("--answer_ids", type=int, default=NEW_IDS, help=help)
-    add_media(made)
-    add_placement(made)
-    return made
+    parser.add_argument("--answer_ids", type=int, default=NEW_IDS, help=help)
+    add_media(parser)
+    add_placement(parser)
+    return parser
 
 
 def run(settings: Namespace) -> int:
@@ -68,7 +68,7 @@ def run(settings: Namespace) -> int:
             tolerance=settings.tolerance,
             answer_ids=settings.answer_ids,
             allowed_media_path=settings.allowed_media_path,
-            say=lambda text: status.update(RichText(text)),  # which a string's markup would not be
+            say=lambda text: status.update(RichText(text)),  # a string would be read as markup
             leave_out=left_out.append,
         )
     say_left_out(errors, left_out)
@@ -85,49 +85,49 @@ def run(settings: Namespace) -> int:
 
 
 def heading(proof: Proof) -> str:
-    """What was compared, and how."""
+    """A line about the comparison: method, stage, data type and number of documents."""
     settings = ", ".join(f"{name} {value}" for name, value in proof.options.items())
     fusion = f"{proof.method} ({settings})" if settings else proof.method
     return f"{fusion}, stage {proof.stage}; in {proof.dtype}, {proof.way}, on {proof.pieces} documents"
 
 
 def table(proof: Proof) -> Table:
-    """The figures by modality, and text behind pictures below."""
-    made = Table("")
+    """The figures by modality, then the figures of text after pictures and of answers."""
+    table = Table("")
     for column in ("text", "image"):
-        made.add_column(column, justify="right")
+        table.add_column(column, justify="right")
     kept = proof.text, proof.image
     names = {parent["role"]: parent["name"] for parent in proof.parents}
-    made.add_row("parent", names["text"], names["image"])
-    made.add_row("positions compared", *(f"{one.tokens:,}" for one in kept))
-    made.add_row("greatest difference of logits", *(f"{one.max_logit_difference:.3g}" for one in kept))
-    made.add_row("tokens that change (greedy)", *(f"{one.changed_tokens:,}" for one in kept))
-    made.add_row("perplexity of the parent", *(_figure(one.parent_ppl) for one in kept))
-    made.add_row("perplexity of the fused model", *(_figure(one.fused_ppl) for one in kept))
-    made.add_row("probability of new control rows", *(f"{one.new_control_probability:.2g}" for one in kept))
+    table.add_row("parent", names["text"], names["image"])
+    table.add_row("positions compared", *(f"{modality.tokens:,}" for modality in kept))
+    table.add_row("greatest difference of logits", *(f"{modality.max_logit_difference:.3g}" for modality in kept))
+    table.add_row("tokens that change (greedy)", *(f"{modality.changed_tokens:,}" for modality in kept))
+    table.add_row("perplexity of the parent", *(_figure(modality.parent_ppl) for modality in kept))
+    table.add_row("perplexity of the fused model", *(_figure(modality.fused_ppl) for modality in kept))
+    table.add_row("probability of new control rows", *(f"{modality.new_control_probability:.2g}" for modality in kept))
     if proof.changed_tensors:
-        made.add_row(
+        table.add_row(
             "tensors that are not the parent's", *(str(len(names)) for names in proof.changed_tensors.values())
         )
         rows = (
-            sum(one.rows for one in proof.changed_rows if one.tensor.startswith(f"{role}_tower."))
+            sum(changed.rows for changed in proof.changed_rows if changed.tensor.startswith(f"{role}_tower."))
             for role in proof.changed_tensors
         )
-        made.add_row("rows that are not as fusion makes them", *(f"{count:,}" for count in rows))
-        made.add_row(
-            "settings that are not the parent's", *(str(len(them)) for them in proof.changed_settings.values())
+        table.add_row("rows that are not as fusion makes them", *(f"{count:,}" for count in rows))
+        table.add_row(
+            "settings that are not the parent's", *(str(len(changed)) for changed in proof.changed_settings.values())
         )
     behind = proof.behind_pictures
-    made.add_section()
-    made.add_row(f"perplexity of {behind.tokens:,} tokens of text behind pictures", _figure(behind.with_pictures), "")
-    made.add_row("the same text without pictures", _figure(behind.without), "")
+    table.add_section()
+    table.add_row(f"perplexity of {behind.tokens:,} tokens of text after pictures", _figure(behind.with_pictures), "")
+    table.add_row("the same text without pictures", _figure(behind.without), "")
     if proof.answers is not None and not proof.answers.asked:  # no room, or a decoder without a class of its own
-        made.add_row("answers of the parent", "none asked", "")
+        table.add_row("answers of the parent", "none asked", "")
     elif (answers := proof.answers) is not None:
         asked = "its chat template" if answers.by_template else "plain text"
         equal = f"{answers.asked - len(answers.differences)} of {answers.asked}"
-        made.add_row(f"answers that are the parent's, {answers.ids:,} greedy ids (by {asked})", equal, "")
-    return made
+        table.add_row(f"answers that are the parent's, {answers.ids:,} greedy ids (by {asked})", equal, "")
+    return table
 
 
 def _figure(value: float | None) -> str:
@@ -151,14 +151,14 @@ def last_line(proof: Proof) -> str:
 
 
 def _changes(proof: Proof) -> str:
-    """What of the model is not the parents', behind a semicolon."""
+    """The differences between model and parents, each after a semicolon."""
     changed = [f"{role}: {', '.join(names[:2])}" for role, names in proof.changed_tensors.items() if names]
     differs = f"; tensors that are not the parents': {'; '.join(changed)}" if changed else ""
     if proof.changed_rows:
         differs += f"; not as fusion makes them: {'; '.join(map(_rows, proof.changed_rows))}"
     if proof.answers is not None and proof.answers.differences:
         differs += f"; other answers than the text parent's: {'; '.join(map(_answer, proof.answers.differences[:2]))}"
-    if settings := [f"{role}: {_settings(them)}" for role, them in proof.changed_settings.items() if them]:
+    if settings := [f"{role}: {_settings(values)}" for role, values in proof.changed_settings.items() if values]:
         differs += f"; settings that are not the parents': {'; '.join(settings)}"
     return differs
 
@@ -168,23 +168,23 @@ def _rows(changed: ChangedRows) -> str:
     return f"{changed.tensor} ({changed.rows:,} of {changed.of:,} rows, first {first})"
 
 
-def _answer(one: Difference) -> str:
-    if one.place < 0:
-        return f"{one.question!r} has other ids than the parent's tokenizer gives it"
-    return f"{one.question!r}, id {one.place + 1}: {one.fused} instead of {one.parent}"
+def _answer(difference: Difference) -> str:
+    if difference.place < 0:
+        return f"{difference.question!r} has other ids than the parent's tokenizer gives it"
+    return f"{difference.question!r}, id {difference.place + 1}: {difference.fused} instead of {difference.parent}"
 
 
 def _settings(changed: list[ChangedSetting]) -> str:
     return ", ".join(
-        f"{one.name} {reprlib.repr(one.fused)} instead of {reprlib.repr(one.parent)}" for one in changed[:2]
+        f"{value.name} {reprlib.repr(value.fused)} instead of {reprlib.repr(value.parent)}" for value in changed[:2]
     )
 
 
 def _unmeasured(proof: Proof) -> list[str]:
-    """What was neither run nor compared."""
+    """Reasons why a parent was not run, or tensors were not compared."""
     kinds = (("text", "text", proof.text), ("image", "a picture", proof.image))
     missing = [
-        f"the {role} parent was not run, for no document has {kind}" for role, kind, it in kinds if not it.tokens
+        f"the {role} parent was not run, for no document has {kind}" for role, kind, kept in kinds if not kept.tokens
     ]
     if not proof.promised:
         missing.append(f"tensors were not compared, for {_reason(proof)}")

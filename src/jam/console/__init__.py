@@ -1,7 +1,7 @@
-"""What is shown in a terminal: text of documents, files and models says nothing to the terminal itself.
+"""A console that shows text of documents, files and models, but passes none of its control characters to the terminal.
 
-A title with an escape sequence could clear the screen, write over what stands there, or rename the window; a
-bidirectional override shows another name than the file has.
+An escape sequence in a title could clear or overwrite the screen or rename the window; a bidirectional override shows
+another name than the file has.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ SHOWN = {code: chr(code).encode("unicode_escape").decode() for code in CONTROLS 
 
 
 def visible(text: str) -> str:
-    r"""The text with control characters, but line ends and tabs, as escapes: ``\x1b``, ``\u202e``."""
+    r"""The text with control characters as escapes (``\x1b``, ``\u202e``), except line ends and tabs."""
     return text.translate(SHOWN)
 
 
 class Console(console.Console):
-    """A console of rich that shows text as it is: without markup, and with control characters made `visible`."""
+    """A console of rich without markup, whose text has control characters as escapes (see `visible`)."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False} | options)
@@ -32,6 +32,6 @@ class Console(console.Console):
         return super().render_str(visible(text), **options)
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
-        """Segments of anything that is printed, a table or a bar too; those that steer the terminal are rich's own."""
+        """Segments of text, tables and bars with control characters as escapes; control segments are rich's own."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)

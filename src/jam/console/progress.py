@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with what remains, and a line of figures."""
+"""Progress of long work: a bar with the remaining time, and a line of figures."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from rich.table import Column
 from jam.console import Console
 
 T = TypeVar("T")
-EVERY = 30.0  # seconds between two lines where there is no terminal
+EVERY = 30.0  # seconds between lines without a terminal
 
 
 class Lines(Progress):
-    """A bar; in a log, where there is no terminal, a line now and then."""
+    """A bar; without a terminal, as in a log, lines at intervals."""
 
     _last = -math.inf
 
@@ -46,7 +46,7 @@ class Lines(Progress):
         if self.console.is_terminal or now - self._last < EVERY:
             return
         first, self._last = self._last == -math.inf, now
-        if first:  # the bar, or what follows, tells of work that is done soon
+        if first:  # short work needs no line
             return
         task = next(task for task in self.tasks if task.id == task_id)
         left = "-:--:--" if task.time_remaining is None else timedelta(seconds=round(task.time_remaining))
@@ -57,11 +57,11 @@ class Lines(Progress):
 
 
 def progress_bar(console: Console, transient: bool = False) -> Progress:
-    """A bar whose tasks need the field `figures`; a line now and then where there is no terminal.
+    """A bar whose tasks need the field `figures`; without a terminal, lines at intervals.
 
-    `transient`: it leaves no bar behind, since a summary follows.
+    `transient`: the bar disappears at the end, since a summary follows.
     """
-    # In a narrow terminal the figures are cut, never the time that remains.
+    # A narrow terminal cuts the figures, never the remaining time.
     return Lines(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
@@ -81,7 +81,7 @@ def progress_bar(console: Console, transient: bool = False) -> Progress:
 
 @contextmanager
 def bytes_bar(console: Console, what: str = "fusing") -> Iterator[Callable[[int, int], None]]:
-    """A function of (bytes that are newly done, all bytes) that moves a bar; nothing is shown where no one watches."""
+    """A function of (newly done bytes, all bytes) that moves a bar; without a terminal there is no bar."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
@@ -96,7 +96,7 @@ def bytes_bar(console: Console, what: str = "fusing") -> Iterator[Callable[[int,
 
 
 def track(items: Iterable[T], total: int | None, what: str, console: Console) -> Iterator[T]:
-    """Pass items on and show how many came, how long it took and how long it will take."""
+    """The items, with a bar that shows their number, the elapsed and the remaining time."""
     with progress_bar(console) as progress:
         task = progress.add_task(what, total=total, figures="")
         for item in items:
@@ -112,7 +112,7 @@ class Smoothed:
         self.values: dict[str, float] = {}
 
     def __call__(self, now: Mapping[str, float | None], digits: int = 3) -> str:
-        """What has no value now keeps its average; what never had one is left out."""
+        """The averages after the values `now`; None keeps an average, and a figure without any value is left out."""
         for name, value in now.items():
             if value is None:
                 continue

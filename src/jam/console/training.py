@@ -1,4 +1,4 @@
-"""A training in a terminal: a bar with the time that remains, smoothed figures, and where it is saved when it stops."""
+"""A training in a terminal: a bar with the remaining time, smoothed figures, and the checkpoints' place at a stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jam.console.progress import Smoothed, progress_bar
 
 
 class Running(Protocol):
-    """A trainer, of a model or of an image tokenizer."""
+    """A trainer of a model or an image tokenizer."""
 
     config: Any
     step: int
@@ -21,7 +21,7 @@ class Running(Protocol):
 
 
 def run_training(trainer: Running, what: str, console: Console, on_step: Callable[[Any], None] | None = None) -> None:
-    """Run a model's trainer to its end with a bar and smoothed losses; `on_step` gets every `StepReport`."""
+    """Run a model's trainer to the end, with a bar and smoothed losses; `on_step` gets every `StepReport`."""
     smooth = Smoothed()
     with steps_of(trainer, console) as steps, progress_bar(console) as progress:
         task = progress.add_task(what, total=trainer.steps, figures="")
@@ -37,13 +37,13 @@ def run_training(trainer: Running, what: str, console: Console, on_step: Callabl
 
 @contextmanager
 def steps_of(trainer: Running, console: Console) -> Iterator[Iterator[Any]]:
-    """The steps of a training, which says where it is saved when Ctrl-C or SIGTERM ends it."""
+    """The steps of a training; when Ctrl-C or SIGTERM ends it, the console shows the checkpoints' place."""
     steps = trainer.train()
     try:
         with closing(steps):
             yield steps
     except (KeyboardInterrupt, SystemExit):
         saved = f"{trainer.config.out}/checkpoints"
-        line = f"stopped behind step {trainer.step}, saved in {saved}; the same command with --resume goes on"
+        line = f"stopped after step {trainer.step}, saved in {saved}; the same command with --resume continues"
         console.print(line, soft_wrap=True, markup=False)
         raise

@@ -1,1 +1,1 @@
-"""The story on the built-in world: parents, demo, report. It uses every other room and none uses it."""
+"""Parents, demo and report on the built-in world. This room uses every other room, and no room uses it."""

@@ -1,4 +1,4 @@
-"""How long a demo will take, by its first training steps."""
+"""A forecast of a demo's time from its first training steps."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from jam.console import Console
 from jam.training import StepReport
 
-FIRST, LAST = 2, 4  # steps that are timed: the very first one also makes room in memory
-OPTIMISER = 900  # positions that take as long as what a step does whatever its size
-ANSWERS = 0.15  # what comes behind the training, by the training's time
+FIRST, LAST = 2, 4  # steps to time: step 1 also allocates memory
+OPTIMISER = 900  # positions that take as long as the fixed part of a step
+ANSWERS = 0.15  # time after the training, relative to the time of training
 
 
 class Forecast:
-    """Called with every step of the first training; says once how long everything will take.
+    """A callback for the first training's steps that prints once how long the demo will take.
 
     Args:
-        recipes: of all trainings, in order.
-        started: when the demo began, by `time.perf_counter`.
+        recipes: recipes of all trainings, in order.
+        started: begin of the demo, by `time.perf_counter`.
     """
 
     def __init__(self, recipes: Sequence[Mapping[str, Any]], started: float, console: Console) -> None:

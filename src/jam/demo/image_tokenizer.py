@@ -1,7 +1,7 @@
-"""Trains the built-in image tokenizer: a small `diffusers.VQModel` on blocks of the built-in world's pictures.
+"""Training of the built-in image tokenizer, a small `diffusers.VQModel` on blocks of the built-in world's pictures.
 
-It codes tiles of 8 x 8 pixels one by one, so that a code depends on its own block alone: a code that also tells of its
-neighbours reconstructs as well, and is hard to predict for the model that has to write it (docs/demo-world.md).
+It codes tiles of 8 x 8 pixels one by one, so that a code depends only on its own block: codes that depend on neighbours
+reconstruct as well, but are hard to predict for the model that writes them (docs/demo-world.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PICTURES = 8000
 
 
 def build_image_tokenizer(seed: int = 0) -> Any:
-    """An untrained tokenizer, f8: 64 x 64 pixels to 8 x 8 codes, a tile for each code."""
+    """An untrained tokenizer, f8: 64 x 64 pixels to 8 x 8 codes, one code per tile."""
     return build_tokenizer(
         TokenizerConfig(
             out="",
@@ -47,11 +47,11 @@ def build_image_tokenizer(seed: int = 0) -> Any:
 def train_image_tokenizer(
     model: Any, steps: int, batch_size: int = 256, lr: float = 3e-3, seed: int = 0
 ) -> Iterator[float]:
-    """Train `model` (a `VQModel`) in place; yields the loss after every step.
+    """Train `model` (a `VQModel`) in place, and yield the loss after every step.
 
-    Blocks are drawn by the root of their frequency, so that the background does not drown the rest. The first third
-    trains the autoencoder without a codebook; the latents of the most frequent blocks then become its codes, and the
-    rest trains with straight-through gradients (VQ-VAE, van den Oord et al., 2017).
+    Blocks are drawn by the root of their frequency, so that the background does not dominate. The first third of the
+    steps trains without a codebook. Then the latents of the most frequent blocks become the codes, and the other steps
+    train with straight-through gradients (VQ-VAE, van den Oord et al., 2017).
     """
     generator = torch.Generator().manual_seed(seed)
     blocks, counts = distinct_blocks(PICTURES, seed)
@@ -77,7 +77,7 @@ def train_image_tokenizer(
 
 
 def distinct_blocks(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The distinct blocks of `count` pictures, -1 .. 1, ``[blocks, 3, 8, 8]``, and how often each occurs."""
+    """The distinct blocks of `count` pictures, -1 .. 1, ``[blocks, 3, 8, 8]``, and their numbers of occurrences."""
     rng = random.Random(seed)
     drawn = []
     for _ in range(count):
@@ -90,7 +90,7 @@ def distinct_blocks(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _initialise_codebook(model: Any, blocks: Tensor, counts: Tensor) -> None:
-    """The latents of the most frequent blocks; codes that are left over go far away and stay unused."""
+    """Set the codes to the latents of the most frequent blocks; remaining codes are far away and stay unused."""
     frequent = counts.argsort(descending=True)[:CODES]
     codebook = model.quantize.embedding.weight
     codebook.fill_(1000.0)

@@ -1,4 +1,4 @@
-"""What the exact checker says of a model: answers to held-out questions, pictures for held-out captions."""
+"""The exact checker's figures of a model: answers to held-out questions, pictures for held-out captions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from jam.tutorials.texts import Request
 
 @dataclass(frozen=True)
 class Answers:
-    """Documents and verdicts for the same questions, at one guidance scale."""
+    """Documents and verdicts for a list of questions, at one guidance scale."""
 
     guidance_scale: float
     documents: list[Document]
     verdicts: list[Verdict]
 
     def summary(self) -> dict[str, float | list[float]]:
-        """Shares of answers and of pictures, the latter also by picture position."""
+        """Shares of answers and of pictures; shares of pictures also by position."""
         pictures = [right for verdict in self.verdicts for right in verdict.pictures]
         positions = max((len(verdict.pictures) for verdict in self.verdicts), default=0)
         by_position = [
@@ -51,7 +51,7 @@ def share(values: Sequence[bool]) -> float:
 def answer_prompts(
     model: Model, prompts: Sequence[tuple[str, Request]], settings: GenerationSettings, console: Console
 ) -> Answers:
-    """Answer all questions in one batch and judge every picture by the texts before it."""
+    """The answers to all questions, from one batch, with verdicts."""
     with progress_bar(console) as progress:
         task = progress.add_task(f"answering, guidance {settings.guidance_scale:g}", total=len(prompts), figures="")
 
@@ -68,7 +68,7 @@ def answer_prompts(
 
 
 def pictures_from_captions(model: Model, captions: Sequence[tuple[str, Scene]], settings: GenerationSettings) -> float:
-    """Share of captions to which the model draws exactly the right picture."""
+    """Share of captions for which the model draws exactly the right picture."""
     vocabulary, codec = model.codec.vocabulary, model.codec
     prompts = [
         [*vocabulary.begin_ids, *encode_text(codec.tokenizer, caption), vocabulary.break_id] for caption, _ in captions

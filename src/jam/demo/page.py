@@ -1,4 +1,4 @@
-"""The demo's page: answers with the checker's verdicts, the numbers, and how it was made."""
+"""The demo's page: answers with the checker's verdicts, the numbers, and the steps of the demo."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ td, th { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px soli
 
 
 def write_page(path: Path, report: dict[str, Any], answers: Answers) -> None:
-    """Write the page; pictures are inside it."""
+    """Write the page, with pictures inside it."""
     body = [
         "<h1>Drawing lessons by a fused model</h1>",
         "<p>A text parent that never saw a picture and an image parent that never saw a question, nor one picture "
@@ -43,7 +43,7 @@ def write_page(path: Path, report: dict[str, Any], answers: Answers) -> None:
 
 
 def numbers(report: dict[str, Any]) -> str:
-    """Tables of what the checker found and of perplexities."""
+    """Tables of the checker's figures and of perplexities."""
     headings = ("guidance", "well-formed", "pictures right", "by position", "texts right", "answers right")
     rows = [f"<tr>{''.join(f'<th>{heading}</th>' for heading in headings)}</tr>"]
     for run in report["by_guidance_scale"]:
@@ -64,7 +64,7 @@ def numbers(report: dict[str, Any]) -> str:
 
 
 def one_answer(document: Document, verdict: Verdict) -> str:
-    """One question with its steps side by side."""
+    """A question with its steps side by side."""
     question = " ".join(part.text for part in document.messages[0].content if isinstance(part, Text))
     figures, text, picture = [], "", 0
     for part in document.answer:

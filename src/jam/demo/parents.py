@@ -1,8 +1,8 @@
-"""Trains the built-in tiny parents: an image tokenizer, a text parent and an image parent (`make parents`).
+"""Training of the built-in tiny parents: an image tokenizer, a text parent and an image parent (`make parents`).
 
-The text parent reads text-only tutorials, the image parent captioned pictures; neither sees the documents of the
-other, nor the held-out pairs of thing and colour. Both are Llama decoders of one shape, so that every method can fuse
-them. A finished stage is kept: after an interrupt the same command goes on with the next one.
+The text parent reads text-only tutorials, the image parent reads captioned pictures; no parent sees the other parent's
+documents or the held-out pairs of thing and colour. Both are Llama decoders of one shape, so that every method can fuse
+them. Finished stages are kept: after an interrupt, an equal command continues with the next stage.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from jam.vocabulary import ParentRows, Vocabulary
 CONTEXT = 1024
 SENTINELS = 16
 TEXT_DOCUMENTS, CAPTIONS, VALIDATION = 60_000, 60_000, 256
-# Standard deviation of the image rows that are made from pixels; the other rows start with 0.02.
+# Standard deviation of the image rows from pixels; other rows start with 0.02.
 PIXEL_STD = 0.1
 
 
 def build_text_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """A byte-level BPE; of the default size, it makes one token of every word of the built-in world."""
+    """A byte-level BPE; at the default size, every word of the built-in world is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -85,8 +85,8 @@ def decoder(vocab_size: int, eos_id: int, seed: int) -> LlamaForCausalLM:
 def start_from_pixels(table: Tensor, image_tokenizer: ImageTokenizer, seed: int) -> None:
     """Set the rows of image codes ``table [codes, hidden]`` to the pixels of their blocks, in a random rotation.
 
-    Blocks of one colour, and blocks of one shape, then lie near each other from the start; from random rows the parent
-    learns every pair of shape and colour by itself, and fails at those it never saw (docs/demo-world.md).
+    Rows of blocks of one colour or one shape are then near each other from the start. From random rows, the parent
+    learns each pair of shape and colour apart, and fails at unseen pairs (docs/demo-world.md).
     """
     info = image_tokenizer.info
     codes = torch.arange(info.codebook_size)[:, None, None].expand(-1, *info.grid)
@@ -100,14 +100,14 @@ def start_from_pixels(table: Tensor, image_tokenizer: ImageTokenizer, seed: int)
 
 
 def parent(network: LlamaForCausalLM, vocabulary: Vocabulary, rows: ParentRows, folder: Path, codec: Codec) -> Model:
-    """A parent that can be trained, measured and saved as any other model."""
+    """A parent as a `Model`, for training, measuring and saving."""
     grid = codec.image_tokenizer.info.grid if codec.image_tokenizer else (0, 0)
     manifest = Manifest("parent", vocabulary=vocabulary.to_dict(), image_grid=list(grid), rows=asdict(rows))
     return Model(folder, SingleDecoder(network, vocabulary, grid, rows), codec, manifest, GenerationSettings())
 
 
 def train_parent(model: Model, config: TrainConfig, out: Path, console: Console, what: str) -> None:
-    """Train and write the parent's folder, its weights in float16 (they are kept in the package)."""
+    """Train a parent and write its folder, with weights in float16 (the package contains them)."""
     trainer = make_trainer(model, config)
     run_training(trainer, what, console)
     model.joint.half()
@@ -149,19 +149,19 @@ def train_image_parent(
     rows = ParentRows(text_size, vocabulary.image_start, vocabulary.control_start, vocabulary.control_size)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        documents, others = captioned_pictures(0), captioned_pictures(VALIDATION_SEED)
+        documents, held_out = captioned_pictures(0), captioned_pictures(VALIDATION_SEED)
         shards = write_shards(documents, CAPTIONS, codec, scratch / "train", "captions", console)
-        validation = write_shards(others, VALIDATION, codec, scratch / "validation", "validation captions", console)
+        validation = write_shards(held_out, VALIDATION, codec, scratch / "validation", "validation captions", console)
         network = decoder(vocabulary.size, eos_id, seed=2)
         table = network.model.embed_tokens.weight[vocabulary.image_start : vocabulary.control_start]
         start_from_pixels(table, images, seed=3)
-        # `Model.save` copies the image tokenizer that lies in the model's folder.
+        # `Model.save` copies the image tokenizer in the model's folder.
         model = parent(network, vocabulary, rows, image_tokenizer.parent, codec)
         train_parent(model, recipe(scratch / "run", shards, validation, steps), out, console, "image parent")
 
 
 def make_parents(out: Path, tokenizer_steps: int, text_steps: int, image_steps: int, console: Console) -> None:
-    """Everything, from nothing: `out/text` and `out/image` (with `image_tokenizer/`)."""
+    """Train tokenizers and parents, and write `out/text` and `out/image` (with `image_tokenizer/`)."""
     image_tokenizer = out / IMAGE_TOKENIZER_FOLDER
     corpora = (islice(text_tutorials(0), 3000), islice(captioned_pictures(0), 3000))
     tokenizer = build_text_tokenizer(text for corpus in corpora for document in corpus for text in document.texts)

@@ -1,4 +1,4 @@
-"""`jam demo --report`: every fusion of the tiny parents after the same alignment, in one table."""
+"""`jam demo --report`: every fusion of the tiny parents after an equal alignment, in one table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jam.demo.story import SETTINGS
 from jam.tutorials import PARENTS
 from jam.tutorials.corpora import held_out_captions
 
-CAPTIONS = 100  # held-out ones that each model draws
+CAPTIONS = 100  # held-out captions for each model
 DOCUMENTS = 1500  # of each corpus, for alignment
 
 
@@ -44,9 +44,9 @@ FUSIONS = (
 
 
 def report(out: Path, console: Console, **changes: Any) -> list[dict[str, Any]]:
-    """Measure both parents and every fusion, aligned by the demo's recipe with `changes` to it.
+    """The figures of both parents and every fusion, aligned by the demo's recipe with `changes`.
 
-    The table is printed and lies in ``out/report.json``.
+    The function prints the table and writes ``out/report.json``.
     """
     started = time.perf_counter()
     begin_folder(out)
@@ -73,7 +73,7 @@ def report(out: Path, console: Console, **changes: Any) -> list[dict[str, Any]]:
 
 
 def row_of(name: str, model: Model, paper: tuple[float | None, float | None]) -> dict[str, Any]:
-    """Perplexities on text-only lessons and pictures of captions, and pictures drawn right from held-out captions."""
+    """Perplexities on text-only lessons and captioned pictures, share of right pictures for held-out captions."""
     has_images = model.codec.vocabulary.image_size > 0
     is_image_parent = has_images and model.manifest.stage == "parent"
     texts = perplexity(model.joint, validation("texts", model.codec)) if not is_image_parent else {}
@@ -91,8 +91,8 @@ def row_of(name: str, model: Model, paper: tuple[float | None, float | None]) ->
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """The rows with the rank of each fusion among the fusions, ours beside the paper's."""
-    made = Table(title="after the same alignment; in brackets: rank among the fusions")
+    """The rows as a table, with the ranks of fusions in our figures and in the paper's."""
+    table = Table(title="after the same alignment; in brackets: rank among the fusions")
     for heading in (
         "model",
         "parameters",
@@ -102,7 +102,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
         "paper: Wikipedia",
         "paper: MS-COCO",
     ):
-        made.add_column(heading, justify="left" if heading == "model" else "right")
+        table.add_column(heading, justify="left" if heading == "model" else "right")
     ranks = {key: ranking(rows, key) for key in ("text_ppl", "image_ppl", "paper_wikipedia_ppl", "paper_coco_ppl")}
 
     def cell(row: dict[str, Any], key: str, digits: int) -> str:
@@ -113,7 +113,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
     for row in rows:
         right = "-" if row["pictures_right"] is None else f"{row['pictures_right']:.0%}"
-        made.add_row(
+        table.add_row(
             row["model"],
             f"{row['parameters'] / 1e6:.2f}M",
             cell(row, "text_ppl", 3),
@@ -122,11 +122,11 @@ def table(rows: list[dict[str, Any]]) -> Table:
             cell(row, "paper_wikipedia_ppl", 2),
             cell(row, "paper_coco_ppl", 1),
         )
-    return made
+    return table
 
 
 def ranking(rows: list[dict[str, Any]], key: str) -> dict[str, int]:
-    """Rank of every fusion that has this figure, 1 is best (lowest)."""
+    """Ranks of the fusions that have a figure `key`; 1 is the best, the lowest figure."""
     fusions = {fusion.name for fusion in FUSIONS}
     measured = sorted((row[key], row["model"]) for row in rows if row["model"] in fusions and row[key] is not None)
     return {name: rank for rank, (_, name) in enumerate(measured, 1)}

@@ -1,4 +1,4 @@
-"""What story and report share: the built-in parents, their corpora as shards, and training by the demo's recipes."""
+"""The common part of story and report: built-in parents, corpora as shards, and training by the demo's recipes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from jam.tutorials import PARENTS
 from jam.tutorials.corpora import captioned_pictures, interleaved_tutorials, text_tutorials
 
 REPORT = "report.json"
-MARK = ".jam-demo"  # the folder is ours and may be replaced
+MARK = ".jam-demo"  # a folder with this file may be replaced
 RECIPES = Path(__file__).parent / "recipes"
-VALIDATION_SEED = 1_000_003  # of documents that measure, in every corpus
-TRAINING_SEED = 7  # other documents than the parents saw
+VALIDATION_SEED = 1_000_003  # of documents to measure, in every corpus
+TRAINING_SEED = 7  # of documents that the parents have not seen
 VALIDATION = 128
 
 CORPORA: dict[str, Callable[[int, bool], Iterator[Document]]] = {
@@ -46,10 +46,10 @@ CORPORA: dict[str, Callable[[int, bool], Iterator[Document]]] = {
 
 
 def begin_folder(out: Path) -> None:
-    """An empty folder for a demo or report; one that an earlier demo left is replaced.
+    """Create an empty folder for a demo or report, in place of an earlier demo.
 
     Raises:
-        ValueError: there is something else at `out`.
+        ValueError: `out` exists and is no earlier demo.
     """
     if (out / MARK).is_file():
         shutil.rmtree(out)
@@ -66,7 +66,7 @@ def fuse_parents(out: Path, console: Console, **options: object) -> Model:
 
 
 def write_corpus(name: str, count: int, codec: Codec, out: Path, console: Console) -> Path:
-    """`count` training documents of a corpus as shards."""
+    """Write `count` training documents of a corpus as shards."""
     documents = CORPORA[name](TRAINING_SEED, False)
     return write_shards(documents, count, codec, out, f"{count} {name}", console)
 
@@ -74,7 +74,7 @@ def write_corpus(name: str, count: int, codec: Codec, out: Path, console: Consol
 def write_shards(
     documents: Iterator[Document], count: int, codec: Codec, out: Path, what: str, console: Console
 ) -> Path:
-    """The first `count` documents as shards."""
+    """Write the first `count` documents as shards, and return `out`."""
     with progress_bar(console) as progress:
         task = progress.add_task(f"preparing {what}", total=count, figures="")
         for summary in prepare(islice(documents, count), codec, out):
@@ -83,7 +83,7 @@ def write_shards(
 
 
 def validation(name: str, codec: Codec) -> list[Encoded]:
-    """Encoded documents of a corpus about the held-out pairs, which no training sees."""
+    """Encoded documents of a corpus about held-out pairs, which no training sees."""
     return list(encode_all(islice(CORPORA[name](VALIDATION_SEED, True), VALIDATION), codec))
 
 
@@ -95,7 +95,7 @@ def perplexity(joint: JointModel, documents: list[Encoded]) -> dict[str, float |
 
 
 def read_recipe(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe of the demo with `changes` to it."""
+    """A recipe of the demo with `changes`."""
     return read_yaml(RECIPES / f"{name}.yaml") | changes
 
 
@@ -108,7 +108,7 @@ def train(
     on_step: Callable[[StepReport], None] | None = None,
     **changes: Any,
 ) -> Model:
-    """Train by a recipe of the demo with `changes` to it; the result lies in ``out/model``, and is `model` itself."""
+    """`model`, trained in place by a recipe of the demo with `changes`, and saved to ``out/model``."""
     settings = read_recipe(recipe, changes)
     listed = [DataSource(str(path), weight) for path, weight in sources]
     config = TrainConfig(model=str(model.folder), out=str(out), sources=listed, **settings)

@@ -37,7 +37,7 @@ SETTINGS = GenerationSettings(temperature=0.7, top_p=0.9, image_temperature=0.7,
 
 @dataclass(frozen=True)
 class Lessons:
-    """How the demo tunes: a recipe, how many documents of each corpus it has, and changes to the recipes."""
+    """The demo's tuning: a recipe, numbers of documents by corpus, guidance scales, and changes to the recipes."""
 
     recipe: str
     tutorials: int
@@ -52,7 +52,7 @@ LONG = Lessons("instruct-long", tutorials=9_000, captions=2_000, texts=800, guid
 
 
 def story(out: Path, prompts: int, lessons: Lessons, console: Console) -> dict[str, Any]:
-    """Run it all into `out`, which may hold an earlier demo: ``index.html``, ``report.json`` and ``model/``."""
+    """Run the demo, and write ``index.html``, ``report.json`` and ``model/`` to `out`, in place of an earlier demo."""
     started = time.perf_counter()
     begin_folder(out)
     console.rule("1. fuse")
@@ -78,11 +78,11 @@ def story(out: Path, prompts: int, lessons: Lessons, console: Console) -> dict[s
 
 
 def answer_all(model: Model, prompts: int, scales: Sequence[float], console: Console) -> list[Answers]:
-    """Answers without guidance, then with the scale that draws best on other questions; the last run is the best."""
-    others = held_out_prompts(TRIAL_PROMPTS, seed=1)
+    """Answers without guidance, then with the scale that draws best on trial questions; the last run is the best."""
+    trial_prompts = held_out_prompts(TRIAL_PROMPTS, seed=1)
     console.print(f"choosing the guidance scale on {TRIAL_PROMPTS} other questions")
     trials = {
-        scale: answer_prompts(model, others, replace(SETTINGS, guidance_scale=scale), console).summary()
+        scale: answer_prompts(model, trial_prompts, replace(SETTINGS, guidance_scale=scale), console).summary()
         for scale in scales
     }
     listed = ", ".join(f"{scale:g}: {trial['pictures_right']:.1%}" for scale, trial in trials.items())
@@ -96,7 +96,7 @@ def answer_all(model: Model, prompts: int, scales: Sequence[float], console: Con
 
 
 def step_zero(model: Model, console: Console) -> dict[str, Any]:
-    """Nothing was lost: logits and perplexities of the parents and of the model that was just fused."""
+    """Difference of logits and perplexities of the parents and of the fused, untrained model."""
     text, image = load(PARENTS / "text", device="cpu"), load(PARENTS / "image", device="cpu")
     assert isinstance(text.joint, SingleDecoder) and isinstance(image.joint, SingleDecoder)
     texts, captions = validation("texts", model.codec), validation("captions", model.codec)
@@ -119,7 +119,7 @@ def step_zero(model: Model, console: Console) -> dict[str, Any]:
 
 
 def perplexities(model: Model) -> dict[str, float | int | None]:
-    """Text perplexity on text-only tutorials, image perplexity on captioned pictures; both about held-out pairs."""
+    """Text perplexity on text-only tutorials and image perplexity on captioned pictures, about held-out pairs."""
     return {
         "text_ppl": perplexity(model.joint, validation("texts", model.codec))["text_ppl"],
         "image_ppl": perplexity(model.joint, validation("captions", model.codec))["image_ppl"],
@@ -127,7 +127,7 @@ def perplexities(model: Model) -> dict[str, float | int | None]:
 
 
 def tune(model: Model, folder: Path, lessons: Lessons, console: Console, forecast: Forecast) -> None:
-    """Alignment, then instruct tuning, in place."""
+    """Align, then instruct-tune the model, in place."""
     data = {
         name: write_corpus(name, count, model.codec, folder / "data" / name, console)
         for name, count in (("texts", lessons.texts), ("captions", lessons.captions), ("tutorials", lessons.tutorials))

@@ -1,4 +1,4 @@
-"""The built-in world: drawing tutorials made by program, their exact checker, and the tiny parents."""
+"""The built-in world: generated drawing tutorials, their exact checker, and the tiny parents."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The exact checker: does a picture show what the texts so far say, and do the texts lead to what was asked."""
+"""The exact checker: it compares pictures with the texts before them, and texts with the question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jam.tutorials.things import BACKGROUND, COLOURS, THINGS
 _PALETTE = np.array([BACKGROUND, *COLOURS.values()], dtype=np.int32)
 MAX_WRONG_OF_PART = 0.4
 MAX_WRONG_OF_PICTURE = 0.015
-CLUSTER = 4  # pixels; a square of this side that is wholly wrong is something that should not be there
+CLUSTER = 4  # pixels; a wholly wrong square of this side is an object that should not be there
 
 
 def colour_labels(picture: Image.Image) -> np.ndarray:
@@ -31,7 +31,7 @@ def _windows(array: np.ndarray, side: int) -> np.ndarray:
 
 
 def _neighbours(scene: Scene) -> Iterator[Scene]:
-    """The scene with one part left out, and with one more part, in a colour that none of its parts has."""
+    """Scenes with one part less, and scenes with one part more, in a colour that no part has."""
     for index in range(len(scene.parts)):
         yield replace(scene, parts=scene.parts[:index] + scene.parts[index + 1 :])
     drawn = dict(scene.parts)
@@ -42,11 +42,11 @@ def _neighbours(scene: Scene) -> Iterator[Scene]:
 
 
 def picture_shows(picture: Image.Image, scene: Scene) -> bool:
-    """Whether every part of the scene is there in its colour and place, and nothing else.
+    """True if the picture shows every part of the scene in its colour and place, and nothing else.
 
-    Pixels are compared by nearest palette colour. Of the pixels that one part alone decides (those that change if it is
-    left out or, for a part not drawn yet, if it is added) at most 40 % may differ. Away from edges, where an image
-    tokenizer blurs, at most 1.5 % of the picture may differ, and nowhere a whole square of 4 x 4 pixels.
+    Pixels are compared by nearest palette colour. At most 40 % of the pixels of a part may differ: the pixels that
+    change without the part or, for a part that is not drawn yet, with the part. Away from edges, which an image
+    tokenizer blurs, at most 1.5 % of the picture may differ, and no whole square of 4 x 4 pixels.
     """
     if picture.size != (expected := scene.draw()).size:
         return False
@@ -63,14 +63,13 @@ def picture_shows(picture: Image.Image, scene: Scene) -> bool:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the checker says of one answer.
+    """The checker's verdict on an answer.
 
-    `pictures` judges each picture by the texts before it; pictures that a thing's steps ask for and that are not there
-    count as wrong.
+    `pictures` judges each picture by the texts before it; missing pictures of a thing's steps count as wrong.
     """
 
-    well_formed: bool  # ends by itself; text and picture alternate; as many steps as the thing has parts
-    texts_right: bool  # the texts lead to what was asked
+    well_formed: bool  # the model ended it; texts and pictures alternate; as many steps as the thing has parts
+    texts_right: bool  # the texts answer the question
     pictures: tuple[bool, ...]
 
     @property
@@ -79,7 +78,7 @@ class Verdict:
 
 
 def check_answer(parts: list[Part], request: Request, ended: bool) -> Verdict:
-    """Judge the parts of an answer; `ended`: whether the model closed the document itself."""
+    """The verdict on the parts of an answer; `ended`: True if the model ended the document."""
     alternate = len(parts) % 2 == 0 and all(
         isinstance(part, Text if index % 2 == 0 else ImagePart) for index, part in enumerate(parts)
     )

@@ -1,4 +1,4 @@
-"""Documents of the built-in world: three corpora without the held-out pairs, and the prompts that test them."""
+"""Documents of the built-in world: three corpora without held-out pairs, and prompts about held-out pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jam.tutorials.texts import Request, caption, request_for, step_texts
 
 
 def text_tutorials(seed: int, held_out: bool = False) -> Iterator[Document]:
-    """Question and answer without pictures, for the text parent; endless."""
+    """Questions and answers without pictures, for the text parent; endless."""
     rng = random.Random(f"text {seed}")
     while True:
         scene = random_scene(rng, held_out)
@@ -21,7 +21,7 @@ def text_tutorials(seed: int, held_out: bool = False) -> Iterator[Document]:
 
 
 def captioned_pictures(seed: int, held_out: bool = False) -> Iterator[Document]:
-    """A caption and its picture, after any number of steps, for the image parent; endless."""
+    """Captions and their pictures, after any number of steps, for the image parent; endless."""
     rng = random.Random(f"captions {seed}")
     while True:
         scene = random_scene(rng, held_out)
@@ -30,7 +30,7 @@ def captioned_pictures(seed: int, held_out: bool = False) -> Iterator[Document]:
 
 
 def interleaved_tutorials(seed: int, held_out: bool = False) -> Iterator[Document]:
-    """Question, then for every step a sentence and the picture so far; endless."""
+    """Questions, with a sentence and the picture so far for every step; endless."""
     rng = random.Random(f"interleaved {seed}")
     while True:
         scene = random_scene(rng, held_out)
@@ -42,7 +42,7 @@ def interleaved_tutorials(seed: int, held_out: bool = False) -> Iterator[Documen
 
 
 def held_out_prompts(count: int, seed: int = 0) -> list[tuple[str, Request]]:
-    """Questions about pairs of thing and colour that occur in no corpus."""
+    """Questions about pairs of thing and colour that no corpus has."""
     rng = random.Random(f"prompts {seed}")
     prompts = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""A scene of the built-in world: a thing, where it stands, its size and the coloured parts drawn so far."""
+"""A scene of the built-in world: a thing, its place, its size and the coloured parts drawn so far."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jam.tutorials.things import BACKGROUND, BASELINE, COLOURS, HELD_OUT, PLACES
 
 @dataclass(frozen=True)
 class Scene:
-    """`parts` are (part name, colour) in the order in which they are drawn."""
+    """A thing with parts, which are (part name, colour) in the order of drawing."""
 
     thing: str
     size: str
@@ -53,7 +53,7 @@ class Scene:
 
 
 def random_scene(rng: random.Random, held_out: bool = False) -> Scene:
-    """A complete scene with all its parts in distinct colours, from the pairs held out or from the others."""
+    """A complete scene whose parts have distinct colours; `held_out`: True for a held-out pair, False for another."""
     while True:
         thing = THINGS[rng.choice(list(THINGS))]
         colours = rng.sample(list(COLOURS), len(thing.parts))

@@ -1,4 +1,4 @@
-"""The words of the built-in world: questions, step sentences and captions; and reading step sentences back."""
+"""The words of the built-in world: questions, captions and step sentences, and the reading of step sentences."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def with_article(phrase: str) -> str:
 
 
 def part_phrase(thing: str, part: str, colour: str) -> str:
-    """ "a red roof", "red wheels"."""
+    """A part in words: "a red roof", "red wheels"."""
     phrase = f"{colour} {part}"
     return phrase if THINGS[thing].part(part).plural else with_article(phrase)
 
 
 def step_texts(scene: Scene, rng: random.Random) -> list[str]:
-    """One sentence a step; the first names thing, size and place."""
+    """One sentence per step; the first sentence names thing, size and place."""
     texts = []
     last = len(THINGS[scene.thing].parts) - 1
     for index, (part, colour) in enumerate(scene.parts):
@@ -58,7 +58,7 @@ def step_texts(scene: Scene, rng: random.Random) -> list[str]:
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """A description of the picture: half the time the sentences that lead to it, else all parts in one sentence."""
+    """A description of the picture: half the time the step sentences, else all parts in one sentence."""
     if rng.random() < 0.5:
         return " ".join(step_texts(scene, rng))
     phrases = [part_phrase(scene.thing, part, colour) for part, colour in scene.parts]
@@ -69,7 +69,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What a question asks for: a thing in a colour, and perhaps a size, a place and the colours of more parts."""
+    """The content of a question: a thing in a colour, and perhaps a size, a place and the colours of more parts."""
 
     thing: str
     colour: str
@@ -87,7 +87,7 @@ class Request:
         return rng.choice(QUESTIONS).format(what=what)
 
     def is_met_by(self, scene: Scene) -> bool:
-        """Whether the scene is complete and is what was asked for."""
+        """True if the scene is complete and fits the request."""
         colours = dict(scene.parts)
         return (
             scene.thing == self.thing
@@ -100,7 +100,7 @@ class Request:
 
 
 def request_for(scene: Scene, rng: random.Random) -> Request:
-    """A question to which the scene is an answer."""
+    """A request that the scene meets."""
     main = THINGS[scene.thing].main
     colours = dict(scene.parts)
     accents = tuple((part, colour) for part, colour in scene.parts if part != main and rng.random() < 0.7)
@@ -114,10 +114,10 @@ def request_for(scene: Scene, rng: random.Random) -> Request:
 
 
 def read_steps(texts: list[str]) -> Scene | None:
-    """The scene that the step sentences lead to, or None when they cannot be followed.
+    """The scene after the step sentences, or None if they describe no scene.
 
-    The first sentence must name exactly one thing, size and place; every sentence exactly one colour, directly before
-    a part of that thing which was not drawn before.
+    The first sentence must name exactly one thing, size and place; every sentence must name exactly one colour,
+    directly before a new part of the thing.
     """
     if not texts:
         return None

@@ -1,4 +1,4 @@
-"""What can be drawn: twelve things, each a few flat parts on a grid of 3 x 3 units."""
+"""The twelve things of the built-in world, each of a few flat parts on a grid of 3 x 3 units."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Shape:
         xs = [left + round(x * unit) for x in self.coordinates[::2]]
         ys = [top + round(y * unit) for y in self.coordinates[1::2]]
         if self.kind == "polygon":
-            # Pixel centres of the right and lower edge belong to the shape, as they do for boxes.
+            # Pixel centres of the right and lower edge belong to the shape, as for boxes.
             xs = [x - (x == max(xs)) for x in xs]
             ys = [y - (y == max(ys)) for y in ys]
             canvas.polygon(list(zip(xs, ys, strict=True)), fill=colour)
@@ -60,7 +60,7 @@ def polygon(*coordinates: float) -> Shape:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of one colour; `plural` parts take no article ("red wheels")."""
+    """A part of one colour; `plural` parts have no article ("red wheels")."""
 
     name: str
     shapes: tuple[Shape, ...]
@@ -69,7 +69,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Thing:
-    """`main` is the part that gives the thing its colour: a red house has a red body."""
+    """A thing with its parts; `main` is the part that gives the thing its colour: a red house has a red body."""
 
     name: str
     main: str
@@ -79,10 +79,10 @@ class Thing:
         return next(part for part in self.parts if part.name == name)
 
 
-# Parts meet at whole units, so that a block of 8 x 8 pixels has one colour beside the background, and the shape of
-# every main part occurs in another thing too, or as another part, in all colours (but the mushroom's two slanted
-# corners): a block in a held-out colour is then known, though never from this thing. Main parts share two names: "a red
-# body" is known too (docs/demo-world.md).
+# Parts meet at whole units, so that a block of 8 x 8 pixels has one colour beside the background. The shape of every
+# main part (but the mushroom's slanted corners) also occurs in another thing or another part, in all colours, so that
+# the corpora have the blocks of held-out pairs. Main parts share two names, so that the corpora also have "a red body"
+# (docs/demo-world.md).
 THINGS = {
     thing.name: thing
     for thing in (
@@ -186,5 +186,5 @@ THINGS = {
 }
 PART_NAMES = {part.name for thing in THINGS.values() for part in thing.parts}
 
-# One colour of every thing occurs in no corpus; these pairs are what is tested.
+# One colour of every thing occurs in no corpus; these pairs are the test.
 HELD_OUT = {(thing, list(COLOURS)[(3 * index + 1) % len(COLOURS)]) for index, thing in enumerate(THINGS)}
