@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, is_dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -27,10 +27,17 @@ LIST_OF = {int: "1, 2", float: "0.5, 1", str: "one, other"}
 
 
 def check_fields(settings: Any) -> None:
-    """Raises ValueError, which names the first field of a dataclass whose value does not have the declared type."""
+    """Raises ValueError, which names the first field of a dataclass whose value does not have the declared type.
+
+    A path in a field of text becomes text: names of files are given either way.
+    """
     hints = _hints(type(settings))  # type: ignore[arg-type]
     for field in fields(settings):
-        require_kind(hints[field.name], getattr(settings, field.name), field.name)
+        hint, value = hints[field.name], getattr(settings, field.name)
+        if isinstance(value, PurePath) and fits(hint, ""):
+            object.__setattr__(settings, field.name, str(value))
+        else:
+            require_kind(hint, value, field.name)
 
 
 @cache

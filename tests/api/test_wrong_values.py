@@ -134,3 +134,16 @@ def test_documents_that_are_none(make: Callable[[], object], words: str) -> None
 
 def test_a_path_of_a_picture_may_be_one() -> None:
     assert Image(path=Path("a") / "b.png").path == "a/b.png"  # type: ignore[arg-type]
+
+
+def test_names_of_files_are_text_or_paths() -> None:
+    """What one function returns, `jam.train` for example, is what the next one takes."""
+    config = jam.TrainConfig(
+        model=Path("fused"), out=Path("runs/a"), sources=[jam.DataSource(Path("shards/a"))], steps=9
+    )
+    assert (config.model, config.out, config.sources[0].path) == ("fused", "runs/a", "shards/a")
+    assert jam.FuseConfig(jam.PARENTS / "text", jam.PARENTS / "image", out=Path("fused")).text == str(
+        jam.PARENTS / "text"
+    )
+    with pytest.raises(ValueError, match="steps is PosixPath"):
+        jam.TrainConfig(model="fused", out="runs/a", sources=[jam.DataSource("shards/a")], steps=Path("3"))
