@@ -145,14 +145,12 @@ def test_a_step_that_raises_ends_those_of_the_step(
     assert [one.new_ids for one in loop.run(asked)] == expected
 
 
-def test_a_callback_that_raises_ends_its_run(model: Model, loop: EngineLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_callback_that_raises_ends_its_run(model: Model, loop: EngineLoop) -> None:
     other, *asked = requests(model, 3)
-    go_on = held(model, monkeypatch, after=2)
     stream = loop.submit(other)
 
     def stop(streams: Any) -> None:
-        assert [one.images for one in streams] == [0, 0] and not any(one.is_finished for one in streams)
-        go_on.set()
+        assert len(streams) == 2
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -77,7 +77,7 @@ def test_nothing_is_lost(family: str, pairs: dict[str, Path], tmp_path: Path, ca
     told = capsys.readouterr().out
     decoder_alone = family in ("chameleon", "lumina-mgpt")  # which no class of transformers is
     assert ("none asked" in told) == decoder_alone and ("10 of 10" in told) != decoder_alone
-    assert "behind pictures" in told
+    assert "after pictures" in told
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -50,7 +50,7 @@ def test_choices_and_defaults_are_shown() -> None:
     assert "--guidance-schedule {constant,linear,cosine}" in text and "--dtype {float32,bfloat16,float16}" in text
     text = " ".join(COMMANDS["train"].parser().format_help().split())
     assert "peak learning rate; default: 3e-05" in text and "--checkpoint-every CHECKPOINT_EVERY" in text
-    assert "train on the causally masked objective; for messages, spans lie in the answer; default: true" in text
+    assert "train on the causally masked objective; in messages, spans are within the answer; default: true" in text
 
 
 @pytest.mark.parametrize(
