@@ -17,7 +17,7 @@ class FusionMethod(ABC):
 
     Attributes:
         name: the name for ``--method`` and the manifest.
-        options: the fields of `FuseConfig` that this method reads; other methods refuse values other than the default.
+        options: fields of `FuseConfig` that this method reads; a method without a field refuses all but its default.
         library: the library that opens the result, for the model card.
         reads_two_tokenizers: True if the parents' tokenizers may differ.
     """
