@@ -25,7 +25,6 @@ from transformers import DynamicCache, GenerationConfig, GenerationMixin, LlamaC
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from jam.generation import Engine, GenerationSettings
-from jam.generation.guidance import unconditional_prefix
 from jam.generation.request import Request
 from jam.grammar import State
 from jam.models import CrossConfig, CrossForCausalLM, SingleDecoder, compile_layers, quantize
@@ -179,7 +178,7 @@ def generate(model: Any, tokens: int, image: bool = False, scale: float = 1.0) -
     ids = torch.tensor([prompt(model, image)], device=model.device)
     choices = {"do_sample": False, "cache_implementation": "static", "pad_token_id": 2, "eos_token_id": None}
     if scale != 1:
-        start = [*unconditional_prefix(model.vocabulary), model.vocabulary.break_id]
+        start = [*model.vocabulary.pictures.unconditional, model.vocabulary.break_id]
         choices |= {"guidance_scale": scale, "negative_prompt_ids": torch.tensor([start], device=model.device)}
 
     def run(count: int) -> float:

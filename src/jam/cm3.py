@@ -79,12 +79,12 @@ def _clip(span: Span, runs: Sequence[Span]) -> Span:
     return max(overlaps, key=lambda overlap: overlap[1] - overlap[0])
 
 
-def text_spans(ids: Sequence[int], vocabulary: Vocabulary) -> list[Span]:
-    """The spans that mask exactly the whole text of an image-text document; none without text or without image.
+def text_spans(ids: Sequence[int], vocabulary: Vocabulary, start: int | None = None) -> list[Span]:
+    """The spans that mask exactly the whole text from `start` on; none without text or without image.
 
     These spans train the paper's unconditional prompt of classifier-free guidance, ``</s> <sentinel:0> <break>``.
     """
-    runs = segments(ids, vocabulary)
+    runs = segments(ids, vocabulary, start)
     texts = [span for span in runs if not vocabulary.is_image(int(ids[span[0]]))]
     return texts if len(texts) < len(runs) and len(texts) <= vocabulary.sentinels else []
 

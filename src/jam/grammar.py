@@ -2,7 +2,7 @@
 
 One object serves the loss (state of every target), the readout (which vocabulary is possible) and decoding (what may be
 sampled), so that a broken stream can be neither trained nor produced. `<break>` toggles between text and image; an
-image that begins a document, or follows another image, therefore follows an empty text. With a family's layout an
+image that begins a document, or comes after another image, therefore follows an empty text. With a family's layout an
 image stands within its frame instead, and text follows it without a token between.
 """
 

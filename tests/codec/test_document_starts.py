@@ -15,13 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import jam
 from jam import cm3
 from jam.codec import Codec
-from jam.data.examples import PLAIN, Objective, draw_masked, make_example
+from jam.data.examples import PLAIN, Objective, draw_spans, make_example
 from jam.data.split import split
 from jam.documents import Document, Image, Text
 from jam.evaluation.samples import pictures_of, text_behind_pictures, text_of
 from jam.fusion import FuseConfig, fuse
 from jam.fusion.document_layout import opening_of
-from jam.generation.guidance import unconditional_prefix
 from jam.grammar import Grammar, State
 from jam.vocabulary import Vocabulary
 from support import tiny
@@ -57,7 +56,7 @@ def test_documents_come_back(begin: tuple[int, ...] | None) -> None:
         ]
         prompt = made.encode_prompt(Document(content))
         assert prompt == encoded.ids[:-1]
-    assert unconditional_prefix(v) == [*opening, v.sentinel_id(0)]
+    assert v.pictures.unconditional == (*opening, v.sentinel_id(0))
 
 
 @BEGINNINGS
@@ -66,7 +65,7 @@ def test_every_id_behind_the_first_is_learnt(begin: tuple[int, ...] | None) -> N
     document = made.encode(Document([Text("First draw a red house."), PICTURE, Text("Then, 2 trees")]))
     plain = make_example(document, made.grammar, PLAIN, rng)
     assert len(plain) == len(document.ids) - 1 and plain.weights[max(0, document.main_start - 1) :].all()
-    masked = [draw_masked(document, made.vocabulary, Objective(unconditional_rate=0.5), rng)[1] for _ in range(100)]
+    masked = [draw_spans(document, made.vocabulary, Objective(unconditional_rate=0.5), rng) for _ in range(100)]
     assert any(spans and spans[0][0] == document.main_start for spans in masked)
     for spans in masked:
         ids = cm3.mask(document.ids, spans, made.vocabulary)

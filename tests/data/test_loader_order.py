@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jam.data import TENSORS, Loader, Objective, Shards, Source, draw_masked, example_length, label
+from jam.data import TENSORS, Loader, Objective, Shards, Source, draw_spans, example_length, label
 from jam.data.loader import START
 from support.encoded import G, V, random_encoded, write_shards
 
@@ -46,7 +46,7 @@ def test_lengths_are_known_before_examples_are_made():
     cut = 0
     for _ in range(2000):
         encoded = random_encoded(rng, most=4)
-        _, spans = draw_masked(encoded, V, Objective(unconditional_rate=0.2), rng)
+        spans = draw_spans(encoded, V, Objective(unconditional_rate=0.2), rng)
         limit = len(encoded.ids) - 1 + int(rng.integers(0, 12))
         made = label(encoded, spans, G, Objective(), limit)
         assert example_length(encoded, spans, V, limit) == len(made) <= limit

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jam import cm3
 from jam.codec import Codec, Encoded
 from jam.data import (
     PLAIN,
@@ -16,7 +15,7 @@ from jam.data import (
     Objective,
     Shards,
     Source,
-    draw_masked,
+    draw_spans,
     label,
     make_example,
     prepare,
@@ -105,9 +104,9 @@ def test_masks_stay_in_the_last_answer_and_the_others_weigh_the_same(tmp_path):
     assert 0 < before.sum() < len(before)
     masked = 0
     for _ in range(100):
-        drawn, spans = draw_masked(encoded, codec.vocabulary, Objective(unconditional_rate=1.0, part_rate=0.3), rng)
-        assert drawn is encoded and all(left >= encoded.main_start for left, _ in spans)
-        example = label(drawn, spans, codec.grammar, PLAIN, len(encoded.ids) + 2)
+        spans = draw_spans(encoded, codec.vocabulary, Objective(unconditional_rate=1.0, part_rate=0.3), rng)
+        assert all(left >= encoded.main_start for left, _ in spans)
+        example = label(encoded, spans, codec.grammar, PLAIN, len(encoded.ids) + 2)
         assert example.weights[: len(before)].tolist() == before.tolist()
         masked += bool(spans)
     assert masked > 40
@@ -191,7 +190,6 @@ def test_documents_stand_in_front(front, main):
     codec, rng = tiny.codec(), np.random.default_rng(0)
     alone = codec.encode(main)
     encoded = codec.put_in_front([codec.encode(one) for one in front], alone, weight=0.25)
-    assert encoded.alone().ids == alone.ids and encoded.alone().weights().tolist() == alone.weights().tolist()
     kept = len(encoded.ids) - len(alone.ids)
     weights = [0.0, *[0.25] * kept, *alone.weights()[1:].tolist()]
     assert encoded.weights().tolist() == weights and encoded.main_start == alone.main_start + kept
@@ -208,27 +206,28 @@ def test_masks_stay_in_the_main_document():
     assert set(front) == {0.5}
     seen = 0
     for _ in range(200):
-        drawn, spans = draw_masked(encoded, codec.vocabulary, Objective(unconditional_rate=0.0, part_rate=0.3), rng)
-        example = label(drawn, spans, codec.grammar, PLAIN, len(encoded.ids) + 3)
-        assert drawn is encoded and all(left >= encoded.main_start for left, _ in spans)
+        spans = draw_spans(encoded, codec.vocabulary, Objective(unconditional_rate=0.0, part_rate=0.3), rng)
+        example = label(encoded, spans, codec.grammar, PLAIN, len(encoded.ids) + 3)
+        assert all(left >= encoded.main_start for left, _ in spans)
         assert example.inputs[: encoded.main_start].tolist() == encoded.ids[: encoded.main_start]
         assert example.weights[: len(front)].tolist() == front.tolist()
         seen += bool(spans)
     assert seen > 100
 
 
-def test_a_picture_that_is_learnt_unconditionally_has_nothing_in_front():
-    codec, always = tiny.codec(), Objective(unconditional_rate=1.0)
-    alone, picture = codec.encode(caption("a tree")), codec.encode(Document(content=[PICTURE]))
-    front = [codec.encode(caption("a red house"))]
-    rng = np.random.default_rng(0)
-    with_front = make_example(codec.put_in_front(front, alone), codec.grammar, always, rng)
-    expected = cm3.mask(alone.ids, cm3.text_spans(alone.ids, codec.vocabulary), codec.vocabulary)
-    assert [*with_front.inputs.tolist(), int(with_front.targets[-1])] == expected
-    assert with_front.inputs[1] == codec.vocabulary.sentinel_id(0)
+def test_a_picture_that_is_learnt_unconditionally_keeps_what_stands_in_front():
+    """``</s>`` documents ``<sentinel:0> <break>``: the prompt that guides a picture with retrieved documents."""
+    codec, always = tiny.codec(), Objective(cm3=False, unconditional_rate=1.0)
+    v, front = codec.vocabulary, [codec.encode(caption("a red house"))]
+    encoded, rng = codec.put_in_front(front, codec.encode(caption("a tree")), weight=0.5), np.random.default_rng(0)
+    start = encoded.main_start
+    example = make_example(encoded, codec.grammar, always, rng)
+    assert example.inputs[: start + 2].tolist() == [*encoded.ids[:start], v.sentinel_id(0), v.break_id]
+    assert set(example.weights[: start - 1]) == {0.5}
+    picture = codec.put_in_front(front, codec.encode(Document(content=[PICTURE])))
     asked = codec.put_in_front(front, codec.encode(conversation(1)))
-    for encoded in (codec.put_in_front(front, picture), asked):  # without a text, or with a question
-        assert draw_masked(encoded, codec.vocabulary, always, rng)[0] is encoded
+    for other in (picture, asked):  # without a text of its own, or with a question
+        assert draw_spans(other, v, always, rng) == []
 
 
 def test_what_cannot_stand_in_front():

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from jam import cm3
 from jam.data import PLAIN, Objective, make_example, split
 from jam.documents import Document, Image, Message, Text, parse_document, to_record
-from jam.generation.request import read_prompt
+from jam.generation.request import Request, read_prompt
 from jam.grammar import Cursor, Grammar, State
 from jam.layout import ImageLayout
 from jam.vocabulary import Vocabulary
@@ -160,11 +160,11 @@ def test_a_gap_is_for_a_picture_of_the_usual_shape(family: str) -> None:
         masked = cm3.mask(ids, cm3.segments(ids, v), v)
         prompt = masked[: masked.index(v.eos_id) + 2]
         if grid == GRID:
-            assert read_prompt(prompt, Grammar(v, GRID)).whole == {0: GRID}
+            assert read_prompt(Request(prompt), Grammar(v, GRID)).whole == {0: GRID}
             continue
         place = prompt.index(v.sentinel_id(0))
         with pytest.raises(ValueError, match=f"position {place}: a picture of 4 x 2 codes is masked; .* one of 2 x 4"):
-            read_prompt(prompt, Grammar(v, GRID))
+            read_prompt(Request(prompt), Grammar(v, GRID))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -112,13 +112,3 @@ class Encoded:
         own = [segment for segment in self.segments if segment.role != "opening"]
         segments += [replace(segment, end=segment.end + len(ids) - opening) for segment in own]
         return Encoded([*ids, *self.ids[opening:]], tuple(segments))
-
-    def alone(self) -> Encoded:
-        """This document without the documents in front."""
-        front = [segment.end for segment in self.segments if segment.role == "retrieved"]
-        if not front:
-            return self
-        opening, *own = [segment for segment in self.segments if segment.role != "retrieved"]
-        first, end = opening.end, front[-1]
-        moved = (replace(segment, end=segment.end - end + first) for segment in own)
-        return Encoded([*self.ids[:first], *self.ids[end:]], (opening, *moved))

@@ -102,9 +102,7 @@ def add_check(parser: Parser) -> None:
 
 def add_media(parser: Parser) -> None:
     """Add ``--allowed-media-path`` to a command that reads documents."""
-    help = (
-        "folder below which files of pictures may lie, too; default: only in the folder of the documents; /: anywhere"
-    )
+    help = "another folder that may hold files of pictures; default: only the folder of the documents; /: any folder"
     parser.add_argument("--allowed_media_path", type=Path | None, default=None, help=help)
 
 
@@ -261,8 +259,8 @@ def _readable(parser: Parser, message: str) -> str:
     message = " ".join(message.split())
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         return f"missing: {', '.join(_shown(parser, name) for name in missing[1].split(', '))}"
-    if more := re.fullmatch(r"unrecognized arguments: (.*)", message):
-        return f"not expected: {more[1]}" + ("; a recipe stands first" if "config" in parser.options else "")
+    if extra := re.fullmatch(r"unrecognized arguments: (.*)", message):
+        return f"not expected: {extra[1]}" + ("; a recipe stands first" if "config" in parser.options else "")
     if wrong := re.fullmatch(r"argument --(\w+): (.*)", message):
         return f"{_shown(parser, wrong[1])}: {wrong[2]}"
     return message

@@ -65,5 +65,5 @@ def run(settings: Namespace) -> None:
     console.print(f"{settings.out}: {done.documents} documents")
     if done.media is not None:
         console.print(
-            f"note: pictures lie in {done.media}; what reads {settings.out} needs --allowed-media-path {done.media}"
+            f"note: pictures are in {done.media}; a reader of {settings.out} needs --allowed-media-path {done.media}"
         )

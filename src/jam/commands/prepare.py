@@ -34,7 +34,7 @@ def parser() -> Parser:
     )
     parser.add_argument("--model", type=Path, required=True, help="model folder whose tokenizers are used")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; one that is finished is not touched")
-    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each; the result is the same")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each; the result is equal")
     parser.add_argument(
         "--max_rejects",
         type=int | float,
@@ -54,7 +54,7 @@ def run(settings: Namespace) -> None:
         started = time.perf_counter()
 
         def on_progress(counts: dict[str, Any]) -> None:
-            first.update(first or counts)  # a run that goes on begins with what is there
+            first.update(first or counts)  # a resumed run begins with earlier counts
             done, share = counts["documents"], counts["share"]
             seconds = max(1e-9, time.perf_counter() - started)
             rates = [f"{(counts[key] - first[key]) / seconds:.0f} {key}/s" for key in ("documents", "images")]

@@ -1,6 +1,6 @@
 """Batches from documents. No other room makes labels, states, positions or document boundaries."""
 
-from jam.data.examples import PLAIN, Example, Objective, draw_masked, example_length, label, make_example
+from jam.data.examples import PLAIN, Example, Objective, draw_spans, example_length, label, make_example
 from jam.data.loader import Loader, plain_batches
 from jam.data.packing import TENSORS, Batch, assign, collate
 from jam.data.prepare import MAX_REJECTS, REJECTS, check_limit, prepare, refuse_prepared
@@ -25,7 +25,7 @@ __all__ = [
     "assign",
     "check_limit",
     "collate",
-    "draw_masked",
+    "draw_spans",
     "example_length",
     "label",
     "make_example",

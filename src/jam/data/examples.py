@@ -48,23 +48,18 @@ class Example:
         return len(self.inputs)
 
 
-def draw_masked(
+def draw_spans(
     encoded: Encoded, vocabulary: Vocabulary, objective: Objective, rng: np.random.Generator
-) -> tuple[Encoded, list[cm3.Span]]:
-    """The document to learn from, and the spans of its main part to mask.
-
-    A picture that is learnt unconditionally is learnt without its text and without the documents before it.
-    """
+) -> list[cm3.Span]:
+    """The spans of the main part to mask; documents in front stay, as in the prompts of generation."""
+    spans: list[cm3.Span] = []
     if not encoded.is_asked and rng.random() < objective.unconditional_rate:
-        alone = encoded.alone()
-        if spans := cm3.text_spans(alone.ids, vocabulary):
-            return alone, spans
-    spans = []
-    if objective.part_rate and rng.random() < objective.part_rate:
+        spans = cm3.text_spans(encoded.ids, vocabulary, encoded.main_start)
+    if not spans and objective.part_rate and rng.random() < objective.part_rate:
         spans = cm3.part_span(encoded.ids, vocabulary, rng, encoded.main_start)
-    if objective.cm3 and not spans:
+    if not spans and objective.cm3:
         spans = cm3.draw_spans(encoded.ids, vocabulary, rng, encoded.main_start)
-    return encoded, spans
+    return spans
 
 
 def example_length(encoded: Encoded, spans: Sequence[cm3.Span], vocabulary: Vocabulary, limit: int) -> int:
@@ -85,8 +80,8 @@ def make_example(
     encoded: Encoded, grammar: Grammar, objective: Objective, rng: np.random.Generator, limit: int | None = None
 ) -> Example:
     """The example of one document with randomly masked spans (see `label`)."""
-    drawn, spans = draw_masked(encoded, grammar.vocabulary, objective, rng)
-    return label(drawn, spans, grammar, objective, limit)
+    spans = draw_spans(encoded, grammar.vocabulary, objective, rng)
+    return label(encoded, spans, grammar, objective, limit)
 
 
 def label(

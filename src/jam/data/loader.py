@@ -17,7 +17,7 @@ import numpy as np
 
 from jam.cm3 import Span
 from jam.codec import Encoded
-from jam.data.examples import PLAIN, Example, Objective, draw_masked, example_length, label, make_example
+from jam.data.examples import PLAIN, Example, Objective, draw_spans, example_length, label, make_example
 from jam.data.packing import Batch, assign, collate
 from jam.data.source import Source
 from jam.grammar import Grammar
@@ -140,8 +140,7 @@ class Loader:
         visits, lengths = [], []
         for place, (source, piece) in enumerate(self.documents_of(window)):
             encoded, rng = self.sources[source][piece], np.random.default_rng([self.seed, 2, window, place])
-            drawn, spans = draw_masked(encoded, self.grammar.vocabulary, self.objective, rng)
-            assert drawn is encoded, "a source's documents have no documents before them"
+            spans = draw_spans(encoded, self.grammar.vocabulary, self.objective, rng)
             visits.append(Visit(source, piece, tuple(spans)))
             lengths.append(example_length(encoded, spans, self.grammar.vocabulary, self.context))
         bins = assign(lengths, self.context)

@@ -103,7 +103,7 @@ class ShardWriter:
         return self.counts.documents
 
     def add(self, encoded: Encoded) -> None:
-        assert encoded.alone() is encoded, "retrieved documents are no part of a document"
+        assert all(segment.role != "retrieved" for segment in encoded.segments), "documents in front are not stored"
         ids = np.asarray(encoded.ids, dtype=self._dtypes["ids"])
         is_image = (ids >= self.vocabulary.image_start) & (ids < self.vocabulary.control_start)
         edges = np.flatnonzero(np.diff(np.concatenate([[0], is_image.view(np.int8), [0]])))

@@ -1,4 +1,4 @@
-"""`README.md` of a fused model: what it is made of, for readers and, in its head, for the hub."""
+"""`README.md` of a fused model: its parents and its fusion, for readers and, in its head, for the hub."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def _apart(image: Parent, rows: ParentRows) -> ParentRows:
 
 
 def _shared_size(text_rows: ParentRows, text: Parent, image: Parent) -> int:
-    """Number of text ids that both parents have: all but those that only the text parent's tokenizer has."""
+    """Number of text ids that both parents have: all but ids that only the text parent's tokenizer has."""
     if text.tokenizer is None or image.tokenizer is None:
         return text_rows.text_size
     return min(text_rows.text_size, text.text_tokens.size, image.text_tokens.size)

@@ -51,7 +51,7 @@ def write_weights(
 
     files = {hash_entry(parent, path): path for parent in (pair.text, pair.image) for path in parent.files}
     with Jobs(max(2, torch.get_num_threads())) as jobs:
-        # The hashes' own threads read ahead of those that compute and write.
+        # The hashes' threads read ahead of the threads that compute and write.
         for entry, path in files.items():
             if entry not in work.journal.hashes:
                 hashes.begin(path).add_done_callback(partial(record, entry))

@@ -180,9 +180,9 @@ def join(
     if image_size and reads_text:
         frames = find_layout(text, image, apart is None, layout, plan_only, notes)
     eos_id = _eos_id(text, plan_only)
-    said = Conventions() if frames else find_conventions(text, eos_id, layout, notes)
+    chat = Conventions() if frames else find_conventions(text, eos_id, layout, notes)
     vocabulary = Vocabulary(
-        text_rows.text_size, image_size, eos_id, sentinels, named, frames, said.begin, said.ends, said.chat_template
+        text_rows.text_size, image_size, eos_id, sentinels, named, frames, chat.begin, chat.ends, chat.chat_template
     )
     for parent in (text,) if apart else (text, image):
         if parent.manifest and parent.manifest.vocabulary:

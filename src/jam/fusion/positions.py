@@ -39,7 +39,7 @@ class StretchedPositions(Made):
         sources = {name: (offset + old, *shape[1:])}
         return cls(sources, f"{old} positions interpolated to {new}", None, offset, old, new)
 
-    def compute(self, first: Tensor, *others: Tensor) -> Tensor:
+    def compute(self, first: Tensor, *sources: Tensor) -> Tensor:
         import torch
 
         wide = first.to(torch.promote_types(first.dtype, torch.float32))

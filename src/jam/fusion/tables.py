@@ -98,21 +98,21 @@ def stored_blocks(table: Table) -> Iterator[Tensor]:
 class ExtendedTable:
     """The rows of a table, followed by rows ``[M, *row_shape]`` in memory."""
 
-    def __init__(self, first: Table, behind: Tensor) -> None:
-        self._first, self._behind = first, behind
+    def __init__(self, first: Table, extra: Tensor) -> None:
+        self._first, self._extra = first, extra
         self.block_rows = first.block_rows
 
     def stored_blocks(self) -> Iterator[Tensor]:
         """All rows in order; rows of the table in the data type of the file."""
         yield from self._first.stored_blocks()
-        yield from self._behind.split(self.block_rows)
+        yield from self._extra.split(self.block_rows)
 
     def gather(self, index_R: Tensor) -> Tensor:
         """As `Table.gather`."""
-        is_behind = index_R >= self._first.length
-        if not is_behind.any():
+        is_extra = index_R >= self._first.length
+        if not is_extra.any():
             return self._first.gather(index_R)
-        gathered = self._behind[(index_R - self._first.length).clamp(min=0)]
-        if not is_behind.all():
-            gathered[~is_behind] = self._first.gather(index_R[~is_behind]).to(gathered.dtype)
+        gathered = self._extra[(index_R - self._first.length).clamp(min=0)]
+        if not is_extra.all():
+            gathered[~is_extra] = self._first.gather(index_R[~is_extra]).to(gathered.dtype)
         return gathered

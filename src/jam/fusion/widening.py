@@ -26,14 +26,14 @@ def beside(text: Table, image: Table) -> Iterator[Tensor]:
     return _side_by_side(text.blocks(), image.blocks())
 
 
-def one_behind_the_other(text: Table, image: Table) -> Iterator[Tensor]:
+def concatenated(text: Table, image: Table) -> Iterator[Tensor]:
     yield from text.blocks()
     yield from image.blocks()
 
 
 def scaled_norm(text: Table, image: Table, *, scale: float, shift: float) -> Iterator[Tensor]:
     """Weights w of both norms, concatenated; ``shift + w`` is multiplied by `scale`."""
-    return ((block + shift) * scale - shift for block in one_behind_the_other(text, image))
+    return ((block + shift) * scale - shift for block in concatenated(text, image))
 
 
 def widen(text: Table, image: Table, *, init: Init) -> Iterator[Tensor]:

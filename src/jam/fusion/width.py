@@ -57,7 +57,7 @@ def width(pair: Pair, init: Init = "copy") -> FusionPlan:
     # An embedding that multiplies by the root of the hidden size would make the parents' vectors larger.
     scale = family.embedding_scale(settings) / family.embedding_scale(pair.text.settings)
     blocks = {"copy": "[[text, text], [image, image]]", "average": "[[text, average], [image, average]]"}
-    behind = "concatenation along the hidden dimension"
+    concatenation = "concatenation along the hidden dimension"
 
     def rule(name: str, target: Skeleton) -> tuple[str, Compute]:
         shape, old = target.shapes[name], pair.text.skeleton.shapes[name]
@@ -68,7 +68,7 @@ def width(pair: Pair, init: Init = "copy") -> FusionPlan:
             operation = f"{operation}; divided by {scale:.4g}, by which the wider embedding multiplies more"
             return operation, rows(divisor=scale)
         if scale != 1 and target.input_table == target.output_table and name == f"{target.norm}weight":
-            operation = f"{behind}; times {scale:.4g}, by which the tied head's rows are smaller"
+            operation = f"{concatenation}; times {scale:.4g}, by which the tied head's rows are smaller"
             return operation, Later("widening.scaled_norm", scale=scale, shift=family.norm_shift)
         growth = [new // before for new, before in zip(shape, old, strict=True)]
         if 2 not in growth:
@@ -78,6 +78,6 @@ def width(pair: Pair, init: Init = "copy") -> FusionPlan:
             )
         if growth == [2, 2]:
             return blocks[init], Later("widening.widen", init=init)
-        return behind, Later("widening.beside" if growth[0] == 1 else "widening.one_behind_the_other")
+        return concatenation, Later("widening.beside" if growth[0] == 1 else "widening.concatenated")
 
     return single_plan(pair, "width", settings, rule)

@@ -7,14 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from jam.generation.events import Event, Finished
-from jam.generation.limits import Limits
 from jam.generation.progress import Progress
 from jam.generation.reporter import Reporter
 from jam.generation.request import Request
 from jam.generation.result import FinishReason, Generation
 from jam.generation.sampling import draws
 from jam.generation.slots import Slot
-from jam.grammar import Grammar, State
+from jam.grammar import State
 
 if TYPE_CHECKING:
     from jam.codec import Codec
@@ -26,8 +25,7 @@ class ActiveRequest:
     Args:
         id: names it in events.
         request: what is asked.
-        grammar: of the model.
-        limits: of the request.
+        progress: of the request, at its prompt.
         codec: reads text; without it there are no text events, no stop strings and no sentence ends.
         is_heard: whether anybody takes its events but the last one.
     """
@@ -36,14 +34,12 @@ class ActiveRequest:
         self,
         id: int,
         request: Request,
-        grammar: Grammar,
-        limits: Limits,
+        progress: Progress,
         codec: Codec | None = None,
         is_heard: bool = True,
     ) -> None:
-        self.id, self.request, self.limits = id, request, limits
+        self.id, self.request, self.progress, self.limits = id, request, progress, progress.limits
         self.prompt, self.settings = request.prompt, request.settings
-        self.progress = Progress(request, grammar, limits)
         self.log_probs: list[float] = []
         self.finish_reason: FinishReason | None = None
         self.slot: Slot | None = None  # both are lent by the scheduler

@@ -24,7 +24,8 @@ from jam.generation.guidance import guide
 from jam.generation.limits import Limits
 from jam.generation.model_runner import ModelRunner, bytes_per_token
 from jam.generation.prefixes import common_length, share
-from jam.generation.request import Request, Session, requests_of
+from jam.generation.progress import Progress
+from jam.generation.request import Request, Session, read_prompt, requests_of
 from jam.generation.result import Generation
 from jam.generation.sampling import Choices, penalise, sample
 from jam.generation.scheduler import Scheduler
@@ -93,7 +94,11 @@ class Engine:
     ) -> Engine:
         """An engine whose cache is no larger than these requests need, and than `memory` allows."""
         context = model.context_length
-        limits = [Limits.of(request, model.grammar, context, context, codec is not None) for request in requests]
+        cursors = [read_prompt(request, model.grammar) for request in requests]
+        limits = [
+            Limits.of(request, cursor, context, context, can_read=codec is not None)
+            for request, cursor in zip(requests, cursors, strict=True)
+        ]
         length = max((limit.slot_length for limit in limits), default=1)
         return cls(model, codec, max(1, sum(limit.slots for limit in limits)), length, memory)
 
@@ -215,9 +220,13 @@ class Engine:
         self.scheduler.end(session)
 
     def _row(self, request: Request, is_heard: bool) -> ActiveRequest:
-        grammar, length, context = self.model.grammar, self.runner.length, self.model.context_length
-        limits = Limits.of(request, grammar, length, context, can_read=self.codec is not None)
-        return ActiveRequest(next(self._ids), request, grammar, limits, self.codec, is_heard)
+        cursor, length, context = (
+            read_prompt(request, self.model.grammar),
+            self.runner.length,
+            self.model.context_length,
+        )
+        limits = Limits.of(request, cursor, length, context, can_read=self.codec is not None)
+        return ActiveRequest(next(self._ids), request, Progress(request, cursor, limits), self.codec, is_heard)
 
     def _restart(self, slot: Slot) -> None:
         """Keep what a slot has in common with the ids that it is to hold; the last one is read with the next step."""

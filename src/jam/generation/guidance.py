@@ -4,13 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from jam.vocabulary import Vocabulary
-
-
-def unconditional_prefix(vocabulary: Vocabulary) -> list[int]:
-    """What stands before the picture: the family's own prompt, or a document whose whole text is masked."""
-    return list(vocabulary.pictures.unconditional)
-
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
     """Eq. 6: uncond + alpha (cond - uncond). Logits [R, V], alpha [R].

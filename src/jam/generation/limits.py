@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jam.generation.guidance import unconditional_prefix
-from jam.generation.request import Request, read_prompt, tokens_of_image, tokens_of_spans
+from jam.generation.request import Request, tokens_of_image, tokens_of_spans
 from jam.generation.result import FinishReason
 from jam.generation.settings import GenerationSettings
 from jam.grammar import Cursor, Grammar, State
@@ -34,22 +33,21 @@ class Limits:
     slot_length: int
 
     @classmethod
-    def of(cls, request: Request, grammar: Grammar, length: int, context: int, can_read: bool) -> Limits:
+    def of(cls, request: Request, cursor: Cursor, length: int, context: int, can_read: bool) -> Limits:
         """The limits of a request.
 
         Args:
+            cursor: after the prompt (`read_prompt`).
             length: ids that a slot of the cache holds.
             context: ids that the model takes.
             can_read: whether there is a codec that reads text.
 
         Raises:
-            ValueError: the prompt cannot be continued, or the settings ask for what this model or this room does not
-                have.
+            ValueError: the prompt leaves no room, or the settings ask for what this model or this cache does not have.
         """
-        settings, prompt = request.settings, len(request.prompt)
+        settings, prompt, grammar = request.settings, len(request.prompt), cursor.grammar
         _check_settings(settings, grammar, context, can_read)
         _check_unconditional(request.unconditional or [], grammar)
-        cursor = read_prompt(request.prompt, grammar, settings.image_grid)
         image_cost = tokens_of_image(grammar, settings.image_grid) if grammar.vocabulary.image_size else 0
         fills = bool(cursor.spans)
         room = length - prompt
@@ -60,7 +58,7 @@ class Limits:
         prefix: tuple[int, ...] | None = None
         if guided:
             given = request.unconditional
-            prefix = tuple(unconditional_prefix(grammar.vocabulary) if given is None else given)
+            prefix = tuple(grammar.vocabulary.pictures.unconditional if given is None else given)
         limits = cls(
             budget,
             "max_new_tokens" if budget == settings.max_new_tokens else "context",

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Callable
 
 from jam.generation.limits import Limits
-from jam.generation.request import Request, read_prompt, tokens_of_spans
+from jam.generation.request import Request, tokens_of_spans
 from jam.generation.result import FinishReason
-from jam.grammar import Grammar, State
+from jam.grammar import Cursor, State
 
 PICTURE_ROOM = 32  # ids of text that are given up for the end of a sentence before a picture that must come
 
@@ -18,23 +18,22 @@ class Progress:
 
     Args:
         request: what is asked.
-        grammar: of the model.
+        cursor: after the prompt (`read_prompt`), from where it moves with the document.
         limits: of the request.
 
     Attributes:
-        cursor: where the document stands in the grammar.
         new_ids: ids after the prompt.
         images: pictures completed in `new_ids`.
         seen: text ids of the prompt and of what is written.
         cut_gaps: gaps, counted from 0, whose texts the budget closed.
     """
 
-    def __init__(self, request: Request, grammar: Grammar, limits: Limits) -> None:
-        self.request, self.grammar, self.limits, self.settings = request, grammar, limits, request.settings
-        self.cursor = read_prompt(request.prompt, grammar, request.settings.image_grid)
+    def __init__(self, request: Request, cursor: Cursor, limits: Limits) -> None:
+        self.request, self.cursor, self.limits, self.settings = request, cursor, limits, request.settings
+        self.grammar = cursor.grammar
         self.new_ids: list[int] = []
         self.images = 0
-        self.seen = {token for token in request.prompt if grammar.vocabulary.is_text(token)}
+        self.seen = {token for token in request.prompt if self.grammar.vocabulary.is_text(token)}
         self.cut_gaps: list[int] = []
 
     def copy(self) -> Progress:

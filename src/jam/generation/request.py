@@ -60,14 +60,14 @@ def requests_of(
     return [Request(prompt, chosen) for prompt, chosen in zip(prompts, settings, strict=True)]  # type: ignore[arg-type]
 
 
-def read_prompt(prompt: list[int], grammar: Grammar, grid: tuple[int, int] | None = None) -> Cursor:
-    """The cursor after a prompt; pictures that begin after it have the shape `grid`.
+def read_prompt(request: Request, grammar: Grammar) -> Cursor:
+    """The cursor after a request's prompt; pictures that begin after it have the shape of its settings.
 
     Raises:
-        ValueError: it is empty, breaks the grammar, is closed, or holds mask tokens that no opened gap belongs to; or
-            documents of this model do not say the shape of a picture.
+        ValueError: the prompt is empty, breaks the grammar, is closed, or holds mask tokens that no opened gap belongs
+            to; or documents of this model do not say the shape of a picture.
     """
-    v = grammar.vocabulary
+    v, prompt, grid = grammar.vocabulary, request.prompt, request.settings.image_grid
     if not prompt:
         raise ValueError("the prompt is empty: it must hold at least one id, with which a document begins")
     cursor = Cursor.after(grammar, prompt, grid)

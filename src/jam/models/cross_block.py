@@ -39,7 +39,7 @@ class CrossBlock(GradientCheckpointingLayer):
         activation: name of the FFN's activation.
         layer_idx: index in the cache.
         std: standard deviation of fresh weights.
-        output_std: standard deviation of the two matrices that write to the stream; 0: the block is the identity.
+        output_std: standard deviation of the two matrices that write to the stream; 0: starts as the identity.
     """
 
     def __init__(

@@ -79,9 +79,9 @@ def tensor_shapes_of_cross(
         found |= _shared(settings, shapes, vocabulary)
     text, image = settings["text"], settings["image"]
     count = len(exchanges(text, image, cross_every))
-    for name, receiver, other in (("to_text", text, image), ("to_image", image, text)):
+    for name, receiver, sender in (("to_text", text, image), ("to_image", image, text)):
         for block in range(count):
-            found |= _block(f"{name}.{block}", receiver, other.hidden_size)
+            found |= _block(f"{name}.{block}", receiver, sender.hidden_size)
     return found
 
 

@@ -77,11 +77,11 @@ class LPIPS(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, reconstruction: Tensor, pictures: Tensor) -> Tensor:
-        both = (torch.cat([reconstruction, pictures]) - self.mean) / self.std
+        features = (torch.cat([reconstruction, pictures]) - self.mean) / self.std
         loss = reconstruction.new_zeros(())
         for group, line in zip(self.groups, self.lines, strict=True):
-            both = group(both)
-            first, second = F.normalize(both, dim=1, eps=1e-10).chunk(2)
+            features = group(features)
+            first, second = F.normalize(features, dim=1, eps=1e-10).chunk(2)
             loss = loss + F.conv2d((first - second).square(), line).mean()
         return loss
 

@@ -30,13 +30,13 @@ class Made:
     operation: str
     rows_behind: Callable[..., Tensor] | None = None
 
-    def compute(self, first: Tensor, *others: Tensor) -> Tensor:
+    def compute(self, first: Tensor, *sources: Tensor) -> Tensor:
         """The tensor, from all sources in order."""
         if self.rows_behind is None:
             return first
         import torch
 
-        return torch.cat([first, self.rows_behind(*others)])
+        return torch.cat([first, self.rows_behind(*sources)])
 
 
 class Composite:
